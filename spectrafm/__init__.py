@@ -1,0 +1,1 @@
+"""Stellar labels with errors from any stellar spectrum."""

@@ -1,0 +1,2 @@
+def progress(iterable, enabled, total=None, description=None):
+    return iterable

@@ -1,0 +1,58 @@
+"""Quality flags of a row of results.
+
+One integer bitmask a star. Zero means that nothing was found wrong.
+"""
+
+from enum import IntFlag
+
+__all__ = ["MASKING_FLAGS", "Flag", "describe_flags"]
+
+
+class Flag(IntFlag):
+    """Bits of the ``flag`` column returned by `spectrafm.SpectraFM.infer`."""
+
+    BAD_INPUT = 1
+    NO_GOOD_PIXELS = 2
+    NO_OVERLAP = 4
+    FEW_PIXELS = 8
+    PARTIAL_COVERAGE = 16
+    NO_UNCERTAINTY = 32
+    LOW_SNR = 64
+    OUTSIDE_LABEL_RANGE = 128
+    LARGE_UNCERTAINTY = 256
+    UNUSUAL_SPECTRUM = 512
+    SAMPLING_MISMATCH = 1024
+
+
+#: Flags whose rows carry no labels: their values are masked.
+MASKING_FLAGS = Flag.BAD_INPUT | Flag.NO_GOOD_PIXELS | Flag.NO_OVERLAP
+
+_MEANING = {
+    Flag.BAD_INPUT: "the spectrum could not be used; the reason is in the log; labels masked",
+    Flag.NO_GOOD_PIXELS: "no good pixel at all; labels masked",
+    Flag.NO_OVERLAP: "no good pixel in the wavelength range of the weights; labels masked",
+    Flag.FEW_PIXELS: "fewer good pixels than the weights were trained to expect",
+    Flag.PARTIAL_COVERAGE: "part of the wavelength range of the weights is missing",
+    Flag.NO_UNCERTAINTY: "no usable flux uncertainties were given; errors are wider",
+    Flag.LOW_SNR: "signal-to-noise ratio below the range of the training stars",
+    Flag.OUTSIDE_LABEL_RANGE: "a label lies at or beyond the edge of the training labels",
+    Flag.LARGE_UNCERTAINTY: "a predicted error is much larger than is usual for these weights",
+    Flag.UNUSUAL_SPECTRUM: "the spectrum is unlike the training spectra",
+    Flag.SAMPLING_MISMATCH: "pixel spacing far from that of the training spectra",
+}
+
+
+def describe_flags(flag):
+    """Say in words what a flag value means.
+
+    Parameters
+    ----------
+    flag : int
+        A value of the ``flag`` column.
+
+    Returns
+    -------
+    list of str
+        ``"NAME: meaning"`` for each bit that is set, lowest bit first.
+    """
+    return [f"{bit.name}: {_MEANING[bit]}" for bit in Flag if int(flag) & bit]

@@ -1,0 +1,108 @@
+"""The named quantities that a model may be given or asked for.
+
+One registry: name, unit, UCD and description of every stellar label and every
+piece of photometry. Nothing else in the package repeats these facts. Units are
+kept as strings so that this module stays free of astropy.
+"""
+
+from dataclasses import dataclass
+
+from .exceptions import InputValueError
+
+__all__ = ["QUANTITIES", "Quantity", "get_quantity"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A named physical quantity.
+
+    Attributes
+    ----------
+    name : str
+        Column name and token name, for example ``"teff"``.
+    unit : str
+        Unit of the value, in astropy's notation.
+    error_unit : str
+        Unit of its error (``dex`` for ``logg``: a difference of logarithms).
+    ucd : str
+        UCD1+ word of the value.
+    description : str
+        One line for table columns and documentation.
+    kind : {"label", "photometry", "observation"}
+        Stellar label, photometric quantity, or property of the observation.
+    """
+
+    name: str
+    unit: str
+    error_unit: str
+    ucd: str
+    description: str
+    kind: str = "label"
+
+
+def _abundance(element):
+    return Quantity(
+        f"{element.lower()}_fe",
+        "dex",
+        "dex",
+        f"phys.abund.{element}",
+        f"Abundance ratio [{element}/Fe]",
+    )
+
+
+def _magnitude(name, ucd, description):
+    return Quantity(name, "mag", "mag", ucd, description, "photometry")
+
+
+_ELEMENTS = ("C", "N", "O", "Na", "Mg", "Al", "Si", "S", "K", "Ca", "Ti", "V", "Cr", "Mn", "Co", "Ni")
+
+#: All known quantities by name.
+QUANTITIES = {
+    q.name: q
+    for q in (
+        Quantity("teff", "K", "K", "phys.temperature.effective", "Effective temperature"),
+        Quantity("logg", "dex(cm s-2)", "dex", "phys.gravity", "Logarithm of the surface gravity"),
+        Quantity("fe_h", "dex", "dex", "phys.abund.Fe", "Iron abundance [Fe/H]"),
+        Quantity("m_h", "dex", "dex", "phys.abund.Z", "Overall metallicity [M/H]"),
+        Quantity("alpha_m", "dex", "dex", "phys.abund", "Alpha-element abundance [alpha/M]"),
+        *(_abundance(element) for element in _ELEMENTS),
+        Quantity("vmicro", "km / s", "km / s", "phys.veloc.microTurb", "Microturbulent velocity"),
+        Quantity("vsini", "km / s", "km / s", "phys.veloc.rotat", "Projected rotational velocity"),
+        Quantity("a_k", "mag", "mag", "phys.absorption;em.IR.K", "Extinction in the 2MASS Ks band", "photometry"),
+        _magnitude("phot_g_mean_mag", "phot.mag;em.opt", "Gaia G magnitude"),
+        _magnitude("phot_bp_mean_mag", "phot.mag;em.opt.B", "Gaia BP magnitude"),
+        _magnitude("phot_rp_mean_mag", "phot.mag;em.opt.R", "Gaia RP magnitude"),
+        _magnitude("j_mag", "phot.mag;em.IR.J", "2MASS J magnitude"),
+        _magnitude("h_mag", "phot.mag;em.IR.H", "2MASS H magnitude"),
+        _magnitude("k_mag", "phot.mag;em.IR.K", "2MASS Ks magnitude"),
+        Quantity("ln_resolving_power", "", "", "spect.resolution", "Natural logarithm of the resolving power", "observation"),
+        Quantity("relative_sed", "", "", "meta.code", "1 when the flux is a relative spectral energy distribution", "observation"),
+        Quantity("continuum_normalized", "", "", "meta.code", "1 when the flux is continuum-normalised", "observation"),
+    )
+}
+
+
+def get_quantity(name, argument="labels"):
+    """Look a quantity up by name.
+
+    Parameters
+    ----------
+    name : str
+        Name of the quantity.
+    argument : str, optional
+        Name of the user's argument, for the error message.
+
+    Returns
+    -------
+    Quantity
+
+    Raises
+    ------
+    InputValueError
+        The name is not known; the message lists the known ones.
+    """
+    try:
+        return QUANTITIES[name]
+    except (KeyError, TypeError):
+        known = ", ".join(QUANTITIES)
+        raise InputValueError(f"{argument}: unknown quantity {name!r}; known are: {known}") from None

@@ -1,0 +1,38 @@
+"""The model: pure torch and NumPy, free of astropy."""
+
+from .config import AugmentationConfig, FitConfig, ModelConfig
+from .embedding import LogFourierEncoding, NonLinearEmbedding, PatchEmbedding, SinusoidalEncoding
+from .layers import (
+    StellarPerceptronDecoder,
+    StellarPerceptronEncoder,
+    StellarPerceptronTorchModel,
+    TransformerBlock,
+)
+from .model import Perception, StellarPerceptron
+from .model_core import StellarPerceptronCore, Vocabulary
+from .nn_utils import TrainingGenerator, robust_mean_squared_error
+from .tokens import Tokens, TokenTable
+from .trainer import Trainer
+
+__all__ = [
+    "AugmentationConfig",
+    "FitConfig",
+    "LogFourierEncoding",
+    "ModelConfig",
+    "NonLinearEmbedding",
+    "PatchEmbedding",
+    "Perception",
+    "SinusoidalEncoding",
+    "StellarPerceptron",
+    "StellarPerceptronCore",
+    "StellarPerceptronDecoder",
+    "StellarPerceptronEncoder",
+    "StellarPerceptronTorchModel",
+    "TokenTable",
+    "Tokens",
+    "Trainer",
+    "TrainingGenerator",
+    "TransformerBlock",
+    "Vocabulary",
+    "robust_mean_squared_error",
+]

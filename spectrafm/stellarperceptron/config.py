@@ -1,0 +1,330 @@
+"""Checked configurations of the model and of its training.
+
+A configuration that exists is consistent: each ``__post_init__`` collects all
+problems and reports them in one error.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from ..exceptions import ConfigError
+
+__all__ = ["AugmentationConfig", "FitConfig", "ModelConfig"]
+
+
+def _raise(name, problems):
+    if problems:
+        raise ConfigError(f"{name}: " + "; ".join(problems))
+
+
+class _Config:
+    """Conversion to and from plain dictionaries, shared by all configurations."""
+
+    def to_dict(self):
+        """Return the settings as plain JSON types.
+
+        Returns
+        -------
+        dict
+        """
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, settings):
+        """Build from a dictionary, refusing names that do not exist.
+
+        Parameters
+        ----------
+        settings : dict
+            Field names and values; fields left out take their defaults.
+
+        Returns
+        -------
+        config
+
+        Raises
+        ------
+        ConfigError
+            Unknown field, or values that contradict each other.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise ConfigError(f"{cls.__name__}: unknown settings {unknown}; known are: {', '.join(sorted(known))}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Config):
+    """Architecture of a `StellarPerceptronTorchModel`.
+
+    The defaults are those of this package: one flux token for all instruments,
+    Fourier features of ln(wavelength), flux errors as input, patches of
+    pixels. `ModelConfig.paper` gives the published architecture
+    (Koblischke & Bovy 2024, arXiv:2411.04750).
+
+    Attributes
+    ----------
+    context_length : int
+        Largest number of encoder tokens of a star.
+    embedding_dim : int
+        Width of every token.
+    encoder_heads, encoder_dense : tuple of int
+        Attention heads and dense width of each encoder block.
+    decoder_heads, decoder_dense : tuple of int
+        The same for the cross-attention blocks of the decoder.
+    head_dense : tuple of int
+        Widths of the dense layers after the decoder blocks.
+    dropout, head_dropout : float
+        Dropout in the blocks and in the dense layers after them.
+    norm_first : bool
+        Layer normalisation before attention (True) or after the sum (paper).
+    wavelength_encoding : {"log_fourier", "sinusoidal"}
+        Fourier features of ln(wavelength), or the encoding of the paper.
+    min_period, max_period : float
+        Shortest and longest period of the Fourier features in ln(wavelength).
+        The default shortest is two pixels of a spectrograph of R = 100,000.
+    wavelength_center, wavelength_scale : float
+        Centre and scale [Angstrom] of the sinusoidal encoding.
+    flux_error_input : bool
+        Whether the standard deviation of a token's value is an input.
+    patch_size : int
+        Pixels in a token. 1: every pixel is a token (paper). Larger: the most
+        pixels, and the number of knots of the learned functions, of a patch.
+    patch_width : float
+        Largest width of a patch in ln(wavelength). Narrower patches are this
+        divided by powers of two.
+    patch_anchor : float
+        Wavelength [Angstrom] of one patch edge; edges of all widths lie on
+        the grid that starts there.
+    patch_components : int
+        Principal components of the training patches that are kept.
+    patch_dense : int
+        Width of the dense layer inside the patch projection.
+    asinh_softening : float
+        Scale, in units of the standardised flux, of the arcsinh of the flux
+        that the patch projection sees beside the flux itself; it opens up the
+        faint end of a spectral energy distribution.
+    pad_to_context : bool
+        Pad every batch to ``context_length`` (paper) instead of to its
+        longest star. Answers do not depend on it.
+
+    Raises
+    ------
+    ConfigError
+        Listing everything that is inconsistent.
+    """
+
+    context_length: int = 512
+    embedding_dim: int = 256
+    encoder_heads: tuple = (8, 8)
+    encoder_dense: tuple = (512, 512)
+    decoder_heads: tuple = (8, 8)
+    decoder_dense: tuple = (512, 512)
+    head_dense: tuple = (512, 256)
+    dropout: float = 0.0
+    head_dropout: float = 0.0
+    norm_first: bool = False
+    wavelength_encoding: str = "log_fourier"
+    min_period: float = 2e-5
+    max_period: float = 2.2
+    wavelength_center: float = 15000.0
+    wavelength_scale: float = 2000.0
+    flux_error_input: bool = True
+    patch_size: int = 64
+    patch_width: float = 0.16
+    patch_anchor: float = 3000.0
+    patch_components: int = 160
+    patch_dense: int = 512
+    asinh_softening: float = 0.05
+    pad_to_context: bool = False
+
+    def __post_init__(self):
+        """Refuse contradictions, all in one error."""
+        problems = []
+        for name in ("context_length", "embedding_dim", "patch_size", "patch_components", "patch_dense"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                problems.append(f"{name} must be a positive integer, not {value!r}")
+        for part in ("encoder", "decoder"):
+            heads, dense = getattr(self, f"{part}_heads"), getattr(self, f"{part}_dense")
+            if not heads or len(heads) != len(dense):
+                problems.append(f"{part}_heads {heads} and {part}_dense {dense} must have one entry a block, at least one")
+            problems += [
+                f"embedding_dim {self.embedding_dim} must be a multiple of each of {part}_heads {heads}"
+                for h in heads
+                if h < 1 or self.embedding_dim % h
+            ][:1]
+        for name in ("dropout", "head_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                problems.append(f"{name} must be in [0, 1), not {getattr(self, name)!r}")
+        if self.wavelength_encoding not in ("log_fourier", "sinusoidal"):
+            problems.append(
+                f"wavelength_encoding must be 'log_fourier' or 'sinusoidal', not {self.wavelength_encoding!r}"
+            )
+        if self.embedding_dim % 2:
+            problems.append(f"embedding_dim must be even, not {self.embedding_dim}")
+        if not 0 < self.min_period < self.max_period:
+            problems.append(f"0 < min_period < max_period is needed, not {self.min_period} and {self.max_period}")
+        for name in ("patch_width", "patch_anchor", "wavelength_scale", "asinh_softening"):
+            if not getattr(self, name) > 0:
+                problems.append(f"{name} must be positive, not {getattr(self, name)!r}")
+        if not problems and self.patch_size > 1 and self.patch_components > 5 * self.patch_size:
+            problems.append(f"patch_components {self.patch_components} exceed 5 channels x patch_size {self.patch_size}")
+        _raise("ModelConfig", problems)
+
+    @classmethod
+    def paper(cls, **changes):
+        """Return the published architecture: 512 random pixels, width 256.
+
+        Parameters
+        ----------
+        **changes
+            Fields to set differently, for example ``context_length=7514``.
+
+        Returns
+        -------
+        ModelConfig
+        """
+        settings = {
+            "context_length": 512,
+            "embedding_dim": 256,
+            "encoder_heads": (16, 8),
+            "encoder_dense": (2048, 1024),
+            "decoder_heads": (16, 8, 4),
+            "decoder_dense": (2048, 1024, 512),
+            "head_dense": (2048, 1024, 512, 256),
+            "dropout": 0.1,
+            "head_dropout": 0.05,
+            "norm_first": False,
+            "wavelength_encoding": "sinusoidal",
+            "flux_error_input": False,
+            "patch_size": 1,
+            "pad_to_context": True,
+        }
+        return cls(**(settings | changes))
+
+
+@dataclass(frozen=True)
+class AugmentationConfig(_Config):
+    """What is drawn anew for every star at every training step.
+
+    Attributes
+    ----------
+    noise : float
+        Largest extra noise, in units of the star's own flux error.
+    noise_probability : float
+        Fraction of stars that get extra noise.
+    noise_correlation : float
+        Largest correlation length of the extra noise in pixels.
+    withhold_sigma : float
+        Fraction of stars whose flux errors are withheld.
+    drop_pixels : float
+        Fraction of stars that lose single pixels (up to 30 % of them).
+    window : float
+        Fraction of stars cut to a random window (from the whole range down to
+        a quarter of the pixels) or given a gap.
+    give_quantity : float
+        Fraction of stars that are given some of their known quantities.
+    flux_requests : int
+        Number of fluxes requested from each star, at random wavelengths.
+    flux_weight : float
+        Weight of these in the loss, relative to that of the labels.
+    """
+
+    noise: float = 0.0
+    noise_probability: float = 0.5
+    noise_correlation: float = 0.0
+    withhold_sigma: float = 0.0
+    drop_pixels: float = 0.0
+    window: float = 0.0
+    give_quantity: float = 0.0
+    flux_requests: int = 0
+    flux_weight: float = 0.1
+
+    def __post_init__(self):
+        """Refuse contradictions, all in one error."""
+        problems = [
+            f"{name} must be in [0, 1], not {getattr(self, name)!r}"
+            for name in ("noise_probability", "withhold_sigma", "drop_pixels", "window", "give_quantity")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        problems += [
+            f"{name} must not be negative, not {getattr(self, name)!r}"
+            for name in ("noise", "noise_correlation", "flux_requests", "flux_weight")
+            if getattr(self, name) < 0
+        ]
+        _raise("AugmentationConfig", problems)
+
+
+@dataclass(frozen=True)
+class FitConfig(_Config):
+    """How a model is trained.
+
+    Attributes
+    ----------
+    steps : int
+        Number of optimiser steps.
+    batch_size : int
+        Stars in a step, summed over all processes.
+    learning_rate : float
+        Largest learning rate of AdamW.
+    final_learning_rate : float
+        Where the cosine ends, as a fraction of ``learning_rate``.
+    warmup_steps : int
+        Steps of linear warm-up.
+    weight_decay : float
+        Decoupled weight decay of matrices; vectors and embeddings have none.
+    clip_norm : float
+        Largest norm of the gradient.
+    ema_decay : float
+        Decay of the running average of the weights that is validated and
+        kept; 0 keeps the last weights.
+    validation_fraction : float
+        Fraction of stars set aside for validation, drawn by star.
+    validation_every, checkpoint_every, log_every : int
+        Steps between validations, checkpoints and lines of the log.
+    precision : {"float32", "bfloat16"}
+        bfloat16 uses autocast; wavelengths and the loss stay in float32.
+    seed : int
+        Seed of everything that is drawn.
+
+    Raises
+    ------
+    ConfigError
+        Listing everything that is inconsistent.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 0.01
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.0
+    validation_fraction: float = 0.1
+    validation_every: int = 1000
+    checkpoint_every: int = 1000
+    log_every: int = 50
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self):
+        """Refuse contradictions, all in one error."""
+        problems = [
+            f"{name} must be a positive integer, not {getattr(self, name)!r}"
+            for name in ("steps", "batch_size", "validation_every", "checkpoint_every", "log_every")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1
+        ]
+        if not self.learning_rate > 0 or not self.clip_norm > 0:
+            problems.append("learning_rate and clip_norm must be positive")
+        if not 0 <= self.validation_fraction < 1 or not 0 <= self.ema_decay < 1:
+            problems.append("validation_fraction and ema_decay must be in [0, 1)")
+        if not 0 <= self.final_learning_rate <= 1 or self.weight_decay < 0:
+            problems.append("final_learning_rate must be in [0, 1] and weight_decay must not be negative")
+        if not 0 <= self.warmup_steps <= self.steps:
+            problems.append(f"warmup_steps {self.warmup_steps} must be between 0 and steps {self.steps}")
+        if self.precision not in ("float32", "bfloat16"):
+            problems.append(f"precision must be 'float32' or 'bfloat16', not {self.precision!r}")
+        _raise("FitConfig", problems)

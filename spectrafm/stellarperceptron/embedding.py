@@ -1,0 +1,383 @@
+"""From tokens to vectors: values, errors, wavelengths, patches of pixels."""
+
+import math
+
+import torch
+from torch import nn
+
+__all__ = [
+    "LogFourierEncoding",
+    "NonLinearEmbedding",
+    "PatchEmbedding",
+    "SinusoidalEncoding",
+    "assign_patches",
+]
+
+_ACTIVATIONS = {"gelu": nn.functional.gelu, "relu": nn.functional.relu, "tanh": torch.tanh}
+
+
+def _without_autocast(tensor):
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def _float64(wavelength):
+    """Return the wavelengths in float64, on the CPU where the device has none."""
+    return wavelength.to("cpu" if wavelength.device.type == "mps" else wavelength.device, torch.float64)
+
+
+class SinusoidalEncoding(nn.Module):
+    """Wavelength encoding of the paper (arXiv:2411.04750).
+
+    With x = (wavelength - center) / scale, even channels are
+    sin(1000 x / 10000^(2i/d)) and odd channels the cosine.
+
+    Parameters
+    ----------
+    embedding_dim : int
+        Number of channels.
+    center, scale : float
+        Centre and scale [Angstrom].
+    """
+
+    def __init__(self, embedding_dim, center=15000.0, scale=2000.0):
+        super().__init__()
+        self.embedding_dim, self.center, self.scale = embedding_dim, center, scale
+
+    def forward(self, wavelength):
+        """Encode wavelengths.
+
+        Parameters
+        ----------
+        wavelength : torch.Tensor
+            ``(...)`` [Angstrom, vacuum]; 0 gives a zero vector.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(..., embedding_dim)`` float32, whatever the autocast.
+        """
+        # the published order of operations in float32: a phase of thousands of radians shows every rounding
+        wavelength = wavelength.float()
+        index = torch.arange(0, self.embedding_dim, 2, device=wavelength.device).float()
+        x = (wavelength - self.center) / self.scale
+        phase = (1000.0 * x[..., None]) * torch.exp(index * (-math.log(10000.0) / self.embedding_dim))
+        return _interleave(phase, wavelength)
+
+
+class LogFourierEncoding(nn.Module):
+    """Fourier features of ln(wavelength), periods in geometric progression.
+
+    Parameters
+    ----------
+    embedding_dim : int
+        Number of channels.
+    min_period, max_period : float
+        Shortest and longest period in ln(wavelength).
+    """
+
+    #: Wavelength [Angstrom] at which all phases are zero.
+    reference = 8000.0
+
+    def __init__(self, embedding_dim, min_period=2e-5, max_period=2.2):
+        super().__init__()
+        self.embedding_dim, self.min_period, self.max_period = embedding_dim, min_period, max_period
+
+    def forward(self, wavelength):
+        """Encode wavelengths.
+
+        Parameters
+        ----------
+        wavelength : torch.Tensor
+            ``(...)`` [Angstrom, vacuum]; 0 gives a zero vector.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(..., embedding_dim)`` float32, whatever the autocast.
+        """
+        device = wavelength.device
+        wavelength = _float64(wavelength)
+        n_period = self.embedding_dim // 2
+        step = torch.arange(n_period, dtype=torch.float64, device=wavelength.device) / max(n_period - 1, 1)
+        period = self.max_period * (self.min_period / self.max_period) ** step
+        # padding has wavelength 0, whose logarithm must not reach the phases
+        x = torch.log(wavelength.clamp(min=1.0) / self.reference)
+        return _interleave(2 * math.pi * x[..., None] / period, wavelength).to(device)
+
+
+def _interleave(phase, wavelength):
+    encoding = torch.stack((torch.sin(phase), torch.cos(phase)), dim=-1).flatten(-2)  # (..., embedding_dim)
+    return torch.where(wavelength[..., None] > 0, encoding, 0.0).to(torch.float32)
+
+
+def _error_features(sigma):
+    """Return (how small the error is, whether it is known), each 0 where it is not."""
+    known = torch.isfinite(sigma)
+    # about -1.5 .. 1.5 for relative errors between 1e-4 and 1
+    precision = (-torch.log(torch.where(known, sigma, 1.0).clamp(1e-4, 10.0)) - 4.0) / 3.0
+    return torch.where(known, precision, 0.0), known.to(sigma.dtype)
+
+
+class NonLinearEmbedding(nn.Module):
+    """One vector a token: activation(E[token] * value + B[token]).
+
+    Parameters
+    ----------
+    n_row : int
+        Rows of the embedding, padding not counted.
+    embedding_dim : int
+        Width.
+    activation : str
+        Name of the activation.
+    error_input : bool
+        Add terms for the standard deviation of the value, where it is known.
+
+    References
+    ----------
+    Leung & Bovy 2023 (arXiv:2308.10944), section 2.
+    """
+
+    def __init__(self, n_row, embedding_dim, activation="gelu", error_input=False):
+        super().__init__()
+        self.activation = activation
+        self.embeddings = nn.Parameter(torch.empty(n_row + 1, embedding_dim))
+        self.bias = nn.Parameter(torch.empty(n_row + 1, embedding_dim))
+        self.error = nn.Parameter(torch.zeros(2, embedding_dim)) if error_input else None
+        nn.init.normal_(self.embeddings)
+        nn.init.normal_(self.bias, std=0.1)
+        with torch.no_grad():
+            self.embeddings[0].zero_()
+            self.bias[0].zero_()
+
+    def forward(self, row, value, sigma=None):
+        """Embed known tokens.
+
+        Parameters
+        ----------
+        row : torch.Tensor
+            ``(n_star, n_token)`` int64, 0 where padded.
+        value, sigma : torch.Tensor
+            ``(n_star, n_token)``, standardised; sigma NaN where not known.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_token, embedding_dim)``, zero where padded.
+        """
+        x = self.embeddings[row] * value[..., None] + self.bias[row]  # (n_star, n_token, embedding_dim)
+        if self.error is not None and sigma is not None:
+            precision, known = _error_features(sigma)
+            x = x + torch.stack((precision, known), dim=-1).to(x.dtype) @ self.error
+        return torch.where(row[..., None] > 0, _ACTIVATIONS[self.activation](x), 0.0)
+
+    def request(self, row):
+        """Embed requests: the vector of the token alone.
+
+        Parameters
+        ----------
+        row : torch.Tensor
+            ``(n_star, n_request)`` int64.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_request, embedding_dim)``.
+        """
+        return self.embeddings[row]
+
+
+def assign_patches(wavelength, good, *, patch_size, patch_width, patch_anchor):
+    """Lay pixels into patches of equal width in ln(wavelength).
+
+    Edges lie on a fixed grid, so that a missing pixel moves nothing. A star's
+    patches are ``patch_width`` wide, or that divided by the power of two that
+    leaves at most ``patch_size`` pixels (at the median spacing) in each.
+
+    Parameters
+    ----------
+    wavelength : torch.Tensor
+        ``(n_star, n_pixel)`` float64 [Angstrom], ascending among good pixels.
+    good : torch.Tensor
+        ``(n_star, n_pixel)`` bool.
+    patch_size : int
+        Knots of a patch and largest number of pixels in it.
+    patch_width, patch_anchor : float
+        Largest width in ln(wavelength); wavelength of an edge [Angstrom].
+
+    Returns
+    -------
+    patch : torch.Tensor
+        ``(n_star, n_pixel)`` int64, number of the pixel's patch in its star.
+    knot : torch.Tensor
+        ``(n_star, n_pixel)`` float32, place in the patch, 0 .. patch_size - 1.
+    weight : torch.Tensor
+        ``(n_star, n_pixel)`` float32, width of the pixel in knots; 0 if bad.
+    center, width : torch.Tensor
+        ``(n_star, n_patch)`` float64: central wavelength [Angstrom] (0 where
+        the patch has no good pixel) and width in ln(wavelength).
+    """
+    n_star, n_pixel = wavelength.shape
+    x = torch.log(torch.where(good, wavelength, patch_anchor) / patch_anchor)  # (n_star, n_pixel)
+    spacing = torch.diff(x, dim=1)
+    both = good[:, 1:] & good[:, :-1]
+    spacing = torch.where(both, spacing, torch.nan)
+    typical = spacing.nanmedian(dim=1).values if n_pixel > 1 else x.new_full((n_star,), torch.nan)
+    typical = torch.where(typical > 0, typical, patch_width / patch_size)  # (n_star,)
+    # a hair of tolerance, so that rounding does not decide the level
+    level = torch.ceil(torch.log2(patch_width / (patch_size * typical)) - 1e-6).clamp(min=0)
+    width = patch_width * torch.exp2(-level)  # (n_star,)
+
+    position = x / width[:, None]
+    cell = torch.floor(position)
+    knot = ((position - cell) * (patch_size - 1)).to(torch.float32)
+    new = torch.ones_like(good)
+    new[:, 1:] = cell[:, 1:] != cell[:, :-1]
+    # number the cells that hold good pixels, in order of wavelength
+    patch = (torch.cumsum(new & good, dim=1) - 1).clamp(min=0)
+    n_patch = int(patch.max()) + 1 if n_pixel else 1
+
+    reach = 4.0 * typical[:, None]
+    step = torch.minimum(torch.nan_to_num(spacing, nan=torch.inf), reach)
+    left = torch.cat((step[:, :1], step), dim=1)
+    right = torch.cat((step, step[:, -1:]), dim=1)
+    lonely = (left >= reach) & (right >= reach)
+    left, right = (torch.where(side >= reach, other, side) for side, other in ((left, right), (right, left)))
+    size = torch.where(lonely, typical[:, None], 0.5 * (left + right))
+    weight = torch.where(good, size / width[:, None] * (patch_size - 1), 0.0).to(torch.float32)
+
+    middle = patch_anchor * torch.exp((cell + 0.5) * width[:, None])
+    center = wavelength.new_zeros(n_star, n_patch)
+    center.scatter_reduce_(1, patch, torch.where(good, middle, 0.0), "amax")
+    return patch, knot, weight, center, width[:, None].expand(-1, n_patch)
+
+
+class PatchEmbedding(nn.Module):
+    """One vector a patch of pixels, on any wavelength grid.
+
+    Functions of the place in the patch, piecewise linear between
+    ``patch_size`` knots, are evaluated at each good pixel, multiplied with
+    what is known of the pixel (flux, its arcsinh, its error, its presence) and
+    summed with the width of the pixel. On a fixed grid this is the linear
+    projection of a patch; elsewhere its natural extension.
+
+    The sums are whitened with the principal components of the training
+    patches, frozen in the weights: neighbouring pixels are so alike that
+    without it the first layer learns the continuum long before the lines.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Uses ``embedding_dim`` and the ``patch_`` fields.
+    encoding : torch.nn.Module
+        Encoding of the central wavelength.
+    """
+
+    #: flux, arcsinh of flux, smallness of its error, presence of the error, presence of the pixel
+    n_channel = 5
+
+    def __init__(self, config, encoding):
+        super().__init__()
+        self.config, self.encoding = config, encoding
+        n_in, n_component = self.n_channel * config.patch_size, config.patch_components
+        # standardised value of zero flux; set with the standardisation
+        self.register_buffer("flux_zero", torch.zeros(()))
+        self.register_buffer("feature_mean", torch.zeros(n_in))
+        self.register_buffer("components", torch.eye(n_in)[:, :n_component].clone())
+        self.dense_1 = nn.Linear(n_component, config.patch_dense)
+        self.place = nn.Linear(config.embedding_dim + 1, config.patch_dense, bias=False)
+        self.dense_2 = nn.Linear(config.patch_dense, config.embedding_dim)
+
+    def features(self, value, sigma, wavelength, good):
+        """Sum the pixels of each patch onto its knots.
+
+        Parameters
+        ----------
+        value, sigma : torch.Tensor
+            ``(n_star, n_pixel)`` float32, standardised.
+        wavelength : torch.Tensor
+            ``(n_star, n_pixel)`` float64 [Angstrom].
+        good : torch.Tensor
+            ``(n_star, n_pixel)`` bool.
+
+        Returns
+        -------
+        features : torch.Tensor
+            ``(n_star, n_patch, n_channel * patch_size)`` float32.
+        center, width : torch.Tensor
+            ``(n_star, n_patch)`` float64, see `assign_patches`.
+        """
+        config, n_knot = self.config, self.config.patch_size
+        wavelength = _float64(wavelength)
+        order = torch.argsort(torch.where(good.to(wavelength.device), wavelength, torch.inf), dim=1, stable=True)
+        patch, knot, weight, center, width = assign_patches(
+            torch.gather(wavelength, 1, order),
+            torch.gather(good.to(wavelength.device), 1, order),
+            patch_size=n_knot,
+            patch_width=config.patch_width,
+            patch_anchor=config.patch_anchor,
+        )
+        patch, knot, weight, order = (t.to(value.device) for t in (patch, knot, weight, order))
+        value, sigma, good = (torch.gather(t, 1, order) for t in (value, sigma, good))
+        value = torch.where(good, value, 0.0)
+        precision, known = _error_features(sigma if config.flux_error_input else torch.full_like(sigma, torch.nan))
+        compressed = torch.asinh((value - self.flux_zero) / config.asinh_softening) - 3.0
+        channels = torch.stack((value, compressed, precision, known, torch.ones_like(value)), dim=1)
+        channels = channels * weight[:, None]  # (n_star, n_channel, n_pixel)
+
+        n_star, n_patch = center.shape
+        lower = knot.floor().clamp(max=n_knot - 2)
+        share = (knot - lower)[:, None]
+        index = (patch * n_knot + lower.to(torch.int64))[:, None].expand_as(channels)
+        summed = channels.new_zeros(n_star, self.n_channel, n_patch * n_knot)
+        summed.scatter_add_(2, index, channels * (1 - share))
+        summed.scatter_add_(2, index + 1, channels * share)
+        summed = summed.view(n_star, self.n_channel, n_patch, n_knot).transpose(1, 2)
+        return summed.reshape(n_star, n_patch, -1), center, width
+
+    @torch.no_grad()
+    def set_components(self, features, floor=1e-4):
+        """Set the whitening from training patches.
+
+        Parameters
+        ----------
+        features : torch.Tensor
+            ``(n_patch, n_channel * patch_size)``.
+        floor : float, optional
+            Variance added to each component, so that noise is not blown up.
+        """
+        features = features.double()
+        mean = features.mean(dim=0)
+        covariance = (features - mean).T @ (features - mean) / len(features)
+        variance, vectors = torch.linalg.eigh(covariance)
+        # eigh sorts upwards: the last are the strongest
+        variance, vectors = variance.flip(0), vectors.flip(1)
+        n_component = self.components.shape[1]
+        scale = torch.rsqrt(variance.clamp(min=0) + floor)[:n_component]
+        self.feature_mean.copy_(mean)
+        self.components.copy_(vectors[:, :n_component] * scale)
+
+    def forward(self, value, sigma, wavelength, good):
+        """Embed the pixels of each star.
+
+        Parameters
+        ----------
+        value, sigma, wavelength, good : torch.Tensor
+            ``(n_star, n_pixel)``, see `features`.
+
+        Returns
+        -------
+        vectors : torch.Tensor
+            ``(n_star, n_patch, embedding_dim)``.
+        pad_mask : torch.Tensor
+            ``(n_star, n_patch)`` bool, True where there is no patch.
+        """
+        with _without_autocast(value):
+            features, center, width = self.features(value.float(), sigma.float(), wavelength, good)
+            features = (features - self.feature_mean.float()) @ self.components.float()
+            encoding = self.encoding(center)  # (n_star, n_patch, embedding_dim)
+            level = torch.log2(self.config.patch_width / width).to(encoding)[..., None]
+            place = torch.cat((encoding, 0.1 * level), dim=-1).to(value.device)
+        dtype = self.dense_1.weight.dtype
+        hidden = nn.functional.gelu(self.dense_1(features.to(dtype)) + self.place(place.to(dtype)))
+        vectors = self.dense_2(hidden)  # (n_star, n_patch, embedding_dim)
+        return vectors + encoding.to(vectors), (center == 0).to(value.device)

@@ -1,0 +1,443 @@
+"""The encoder-decoder transformer, readable from top to bottom.
+
+Parameter names follow the published code, so that its checkpoints can be read.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from .embedding import _ACTIVATIONS, LogFourierEncoding, NonLinearEmbedding, PatchEmbedding, SinusoidalEncoding
+
+__all__ = [
+    "Attention",
+    "Memory",
+    "StellarPerceptronDecoder",
+    "StellarPerceptronEncoder",
+    "StellarPerceptronTorchModel",
+    "TransformerBlock",
+]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with one learned extra key and value.
+
+    The extra key is always there to attend to, so a star without any token
+    still gives finite numbers. Weights are materialised only when asked for.
+
+    Parameters
+    ----------
+    embedding_dim, n_head : int
+        Width and number of heads.
+    """
+
+    def __init__(self, embedding_dim, n_head):
+        super().__init__()
+        self.n_head = n_head
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embedding_dim, embedding_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embedding_dim))
+        self.bias_k = nn.Parameter(torch.empty(1, 1, embedding_dim))
+        self.bias_v = nn.Parameter(torch.empty(1, 1, embedding_dim))
+        self.out_proj = nn.Linear(embedding_dim, embedding_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_normal_(self.bias_k)
+        nn.init.xavier_normal_(self.bias_v)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def _split(self, x):
+        n_star, n_token, width = x.shape
+        return x.view(n_star, n_token, self.n_head, width // self.n_head).transpose(1, 2)
+
+    def keys_values(self, memory):
+        """Project what is attended to.
+
+        Parameters
+        ----------
+        memory : torch.Tensor
+            ``(n_star, n_token, embedding_dim)``.
+
+        Returns
+        -------
+        keys, values : torch.Tensor
+            ``(n_star, n_head, n_token + 1, embedding_dim / n_head)``.
+        """
+        width = memory.shape[-1]
+        both = nn.functional.linear(memory, self.in_proj_weight[width:], self.in_proj_bias[width:])
+        keys, values = both.chunk(2, dim=-1)
+        extra = (len(memory), -1, -1)
+        keys = torch.cat((keys, self.bias_k.expand(*extra).to(keys)), dim=1)
+        values = torch.cat((values, self.bias_v.expand(*extra).to(values)), dim=1)
+        return self._split(keys), self._split(values)
+
+    def forward(self, query, keys, values, pad_mask, need_weights=False):
+        """Attend.
+
+        Parameters
+        ----------
+        query : torch.Tensor
+            ``(n_star, n_query, embedding_dim)``.
+        keys, values : torch.Tensor
+            As `keys_values` gives them.
+        pad_mask : torch.Tensor
+            ``(n_star, n_token)`` bool, True for tokens not to attend to.
+        need_weights : bool, optional
+            Return the attention weights too.
+
+        Returns
+        -------
+        attended : torch.Tensor
+            ``(n_star, n_query, embedding_dim)``.
+        weights : torch.Tensor or None
+            ``(n_star, n_query, n_token)`` mean over heads, without the extra key.
+        """
+        width = query.shape[-1]
+        projected = self._split(nn.functional.linear(query, self.in_proj_weight[:width], self.in_proj_bias[:width]))
+        attend = torch.nn.functional.pad(~pad_mask, (0, 1), value=True)[:, None, None, :]  # (n_star, 1, 1, n_token + 1)
+        weights = None
+        if need_weights:
+            scores = projected @ keys.transpose(-1, -2) / projected.shape[-1] ** 0.5
+            weights = torch.softmax(scores.masked_fill(~attend, -torch.inf), dim=-1)
+            mixed = weights @ values
+            weights = weights.mean(dim=1)[..., :-1]
+        else:
+            mixed = scaled_dot_product_attention(projected, keys, values, attn_mask=attend)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), weights  # (n_star, n_query, embedding_dim)
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then a two-layer perceptron, each with a residual and a norm.
+
+    Parameters
+    ----------
+    embedding_dim, n_head, dense_dim : int
+        Width, attention heads, width of the hidden dense layer.
+    dropout : float
+        Dropout after attention and after the dense layers.
+    activation : str
+        Name of the activation.
+    norm_first : bool
+        Normalise before attention and dense layers instead of after the sums.
+    """
+
+    def __init__(self, embedding_dim, n_head, dense_dim, dropout=0.0, activation="gelu", norm_first=False):
+        super().__init__()
+        self.norm_first, self.activation = norm_first, activation
+        self.attention = Attention(embedding_dim, n_head)
+        self.layernorm_1 = nn.LayerNorm(embedding_dim)
+        self.layernorm_2 = nn.LayerNorm(embedding_dim)
+        self.dense_1 = nn.Linear(embedding_dim, dense_dim)
+        self.dense_2 = nn.Linear(dense_dim, embedding_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, query, keys_values=None, pad_mask=None, need_weights=False):
+        """Let each query look at the keys and values.
+
+        Parameters
+        ----------
+        query : torch.Tensor
+            ``(n_star, n_query, embedding_dim)``.
+        keys_values : tuple of torch.Tensor or None
+            From ``attention.keys_values``; None is self-attention.
+        pad_mask : torch.Tensor
+            ``(n_star, n_token)`` bool, True for tokens not to attend to.
+        need_weights : bool, optional
+            Return the attention weights too.
+
+        Returns
+        -------
+        output : torch.Tensor
+            ``(n_star, n_query, embedding_dim)``.
+        weights : torch.Tensor or None
+            ``(n_star, n_query, n_token)``.
+        """
+        looking = self.layernorm_1(query) if self.norm_first else query
+        if keys_values is None:
+            keys_values = self.attention.keys_values(looking)
+        attended, weights = self.attention(looking, *keys_values, pad_mask, need_weights)
+        x = query + self.dropout(attended)
+        if not self.norm_first:
+            x = self.layernorm_1(x)
+        dense = self.layernorm_2(x) if self.norm_first else x
+        dense = self.dense_2(_ACTIVATIONS[self.activation](self.dense_1(dense)))
+        x = x + self.dropout(dense)
+        return (x if self.norm_first else self.layernorm_2(x)), weights
+
+
+class StellarPerceptronEncoder(nn.Module):
+    """Self-attention among all that is known of a star.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The architecture.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_block = len(config.encoder_heads)
+        for i, (n_head, dense) in enumerate(zip(config.encoder_heads, config.encoder_dense, strict=True), start=1):
+            block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, "gelu", config.norm_first)
+            self.add_module(f"encoder_transformer_block_{i}", block)
+        self.final_norm = nn.LayerNorm(config.embedding_dim) if config.norm_first else nn.Identity()
+
+    @property
+    def blocks(self):
+        """The transformer blocks in order."""
+        return [getattr(self, f"encoder_transformer_block_{i}") for i in range(1, self.n_block + 1)]
+
+    def forward(self, x, pad_mask, need_weights=False):
+        """Encode.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            ``(n_star, n_token, embedding_dim)``.
+        pad_mask : torch.Tensor
+            ``(n_star, n_token)`` bool, True where padded.
+        need_weights : bool, optional
+            Return the attention weights of every block too.
+
+        Returns
+        -------
+        memory : torch.Tensor
+            ``(n_star, n_token, embedding_dim)``.
+        weights : list of torch.Tensor or None
+            ``(n_star, n_token, n_token)`` a block.
+        """
+        collected = []
+        for block in self.blocks:
+            x, weights = block(x, None, pad_mask, need_weights)
+            collected.append(weights)
+        return self.final_norm(x), collected
+
+
+@dataclass
+class Memory:
+    """What the encoder made of a batch, with the decoder's keys and values.
+
+    Attributes
+    ----------
+    vectors : torch.Tensor
+        ``(n_star, n_token, embedding_dim)``.
+    pad_mask : torch.Tensor
+        ``(n_star, n_token)`` bool, True where padded.
+    keys_values : list of tuple of torch.Tensor
+        One pair a decoder block, computed once for all requests.
+    attention : list of torch.Tensor
+        Encoder attention ``(n_star, n_token, n_token)`` a block, when asked for.
+    """
+
+    vectors: torch.Tensor
+    pad_mask: torch.Tensor
+    keys_values: list
+    attention: list = field(default_factory=list)
+
+
+class StellarPerceptronDecoder(nn.Module):
+    """Cross-attention of requests on the memory, then the answer.
+
+    Requests do not see each other, so any number can be asked in one call with
+    the same answers as one by one.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The architecture.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_block = len(config.decoder_heads)
+        for i, (n_head, dense) in enumerate(zip(config.decoder_heads, config.decoder_dense, strict=True), start=1):
+            block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, "gelu", config.norm_first)
+            self.add_module(f"decoder_transformer_block_{i}", block)
+        self.final_norm = nn.LayerNorm(config.embedding_dim) if config.norm_first else nn.Identity()
+        widths = (config.embedding_dim, *config.head_dense)
+        # the published code numbers its dense layers on from 3
+        self.dense_names = [f"decoder_dense_{i}" for i in range(3, 3 + len(config.head_dense))]
+        for name, n_in, n_out in zip(self.dense_names, widths[:-1], widths[1:], strict=True):
+            self.add_module(name, nn.Linear(n_in, n_out))
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.decoder_out = nn.Linear(widths[-1], 1)
+        self.decoder_logvar_out = nn.Linear(widths[-1], 1)
+
+    @property
+    def blocks(self):
+        """The transformer blocks in order."""
+        return [getattr(self, f"decoder_transformer_block_{i}") for i in range(1, self.n_block + 1)]
+
+    def keys_values(self, vectors):
+        """Project the memory for every block.
+
+        Parameters
+        ----------
+        vectors : torch.Tensor
+            ``(n_star, n_token, embedding_dim)``.
+
+        Returns
+        -------
+        list of tuple of torch.Tensor
+        """
+        return [block.attention.keys_values(vectors) for block in self.blocks]
+
+    def forward(self, query, memory, need_weights=False):
+        """Answer requests.
+
+        Parameters
+        ----------
+        query : torch.Tensor
+            ``(n_star, n_request, embedding_dim)``.
+        memory : Memory
+            What the encoder made of the stars.
+        need_weights : bool, optional
+            Return the attention weights of every block too.
+
+        Returns
+        -------
+        prediction, log_variance : torch.Tensor
+            ``(n_star, n_request)`` float32, standardised.
+        weights : list of torch.Tensor or None
+            ``(n_star, n_request, n_token)`` a block.
+        """
+        collected = []
+        x = query
+        for block, keys_values in zip(self.blocks, memory.keys_values, strict=True):
+            x, weights = block(x, keys_values, memory.pad_mask, need_weights)
+            collected.append(weights)
+        x = self.final_norm(x)
+        for name in self.dense_names:
+            x = self.dropout(nn.functional.gelu(getattr(self, name)(x)))
+        prediction = self.decoder_out(x).squeeze(-1).float()
+        log_variance = self.decoder_logvar_out(x).squeeze(-1).float()
+        return prediction, log_variance, collected
+
+
+class StellarPerceptronTorchModel(nn.Module):
+    """Tokens in, standardised answers out.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The architecture.
+    rows : sequence of int
+        Row of the embedding of each token; entry 0 is padding. Tokens may
+        share a row (all pixels of the paper do).
+    flux_tokens : sequence of int, optional
+        Tokens that are pixels; with ``patch_size > 1`` they are gathered into
+        patches.
+    """
+
+    def __init__(self, config, rows, flux_tokens=()):
+        super().__init__()
+        self.config = config
+        self.register_buffer("rows", torch.as_tensor(rows, dtype=torch.int64), persistent=False)
+        is_flux = torch.zeros(len(rows), dtype=torch.bool)
+        is_flux[list(flux_tokens)] = True
+        self.register_buffer("is_flux", is_flux, persistent=False)
+        if config.wavelength_encoding == "sinusoidal":
+            self.encoding = SinusoidalEncoding(config.embedding_dim, config.wavelength_center, config.wavelength_scale)
+        else:
+            self.encoding = LogFourierEncoding(config.embedding_dim, config.min_period, config.max_period)
+        n_row = len(rows) - 1
+        self.embedding_layer = NonLinearEmbedding(n_row, config.embedding_dim, "gelu", config.flux_error_input)
+        self.patch_layer = PatchEmbedding(config, self.encoding) if config.patch_size > 1 else None
+        self.torch_encoder = StellarPerceptronEncoder(config)
+        self.torch_decoder = StellarPerceptronDecoder(config)
+
+    def embed(self, tokens):
+        """Turn tokens into vectors.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            A padded batch.
+
+        Returns
+        -------
+        vectors : torch.Tensor
+            ``(n_star, n_token, embedding_dim)``; patches first where there are.
+        pad_mask : torch.Tensor
+            ``(n_star, n_token)`` bool.
+        """
+        if self.patch_layer is None:
+            vectors = self.embedding_layer(self.rows[tokens.token], tokens.value, tokens.sigma)
+            return vectors + self._encode(tokens.wavelength, vectors), tokens.pad_mask
+        pixel = self.is_flux[tokens.token]
+        vectors, pad_mask = self.patch_layer(tokens.value, tokens.sigma, tokens.wavelength, pixel)
+        named = (~pixel) & ~tokens.pad_mask
+        if not bool(named.any()):
+            return vectors, pad_mask
+        n_named = int(named.sum(dim=1).max())
+        order = torch.argsort((~named).to(torch.uint8), dim=1, stable=True)[:, :n_named]
+        token, value, sigma = (torch.gather(t, 1, order) for t in (tokens.token, tokens.value, tokens.sigma))
+        token = torch.where(torch.gather(named, 1, order), token, 0)
+        more = self.embedding_layer(self.rows[token], value, sigma)  # (n_star, n_named, embedding_dim)
+        return torch.cat((vectors, more.to(vectors)), dim=1), torch.cat((pad_mask, token == 0), dim=1)
+
+    def _encode(self, wavelength, like):
+        with torch.autocast(like.device.type, enabled=False):
+            return self.encoding(wavelength).to(like.device, like.dtype)
+
+    def encode(self, tokens, need_weights=False):
+        """Perceive a batch.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            A padded batch.
+        need_weights : bool, optional
+            Keep the attention weights of the encoder.
+
+        Returns
+        -------
+        Memory
+        """
+        vectors, pad_mask = self.embed(tokens)
+        vectors, weights = self.torch_encoder(vectors, pad_mask, need_weights)
+        attention = weights if need_weights else []
+        return Memory(vectors, pad_mask, self.torch_decoder.keys_values(vectors), attention)
+
+    def decode(self, memory, request_token, request_wavelength, need_weights=False):
+        """Answer requests about perceived stars.
+
+        Parameters
+        ----------
+        memory : Memory
+            From `encode`.
+        request_token : torch.Tensor
+            ``(n_star, n_request)`` int64.
+        request_wavelength : torch.Tensor
+            ``(n_star, n_request)`` float64 [Angstrom]; 0 for quantities.
+        need_weights : bool, optional
+            Return the attention weights of every block too.
+
+        Returns
+        -------
+        prediction, log_variance : torch.Tensor
+            ``(n_star, n_request)`` float32, standardised.
+        weights : list of torch.Tensor or None
+            ``(n_star, n_request, n_token)`` a block.
+        """
+        query = self.embedding_layer.request(self.rows[request_token])
+        query = query + self._encode(request_wavelength, query)
+        return self.torch_decoder(query, memory, need_weights)
+
+    def forward(self, tokens, request_token, request_wavelength):
+        """Encode and decode in one call, for training.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            A padded batch.
+        request_token, request_wavelength : torch.Tensor
+            ``(n_star, n_request)``, see `decode`.
+
+        Returns
+        -------
+        prediction, log_variance : torch.Tensor
+            ``(n_star, n_request)`` float32, standardised.
+        """
+        prediction, log_variance, _ = self.decode(self.encode(tokens), request_token, request_wavelength)
+        return prediction, log_variance

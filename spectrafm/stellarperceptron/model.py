@@ -1,0 +1,281 @@
+"""`StellarPerceptron`: perceive what is known, request what is wanted."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..exceptions import InputValueError
+from .layers import Memory
+from .model_core import StellarPerceptronCore
+from .reference import read_reference
+from .trainer import Trainer
+
+__all__ = ["Perception", "StellarPerceptron"]
+
+
+@dataclass
+class Perception:
+    """What a model made of a batch of stars; ask `StellarPerceptron.request` about it.
+
+    Attributes
+    ----------
+    memory : Memory
+        Encoder output and the decoder's keys and values, on the model's device.
+    empty : numpy.ndarray
+        ``(n_star,)`` bool, stars of which nothing at all was known.
+    """
+
+    memory: Memory
+    empty: np.ndarray
+
+    def __len__(self):
+        """Return the number of stars."""
+        return len(self.empty)
+
+    @property
+    def vectors(self):
+        """Encoder output, ``(n_star, n_token, embedding_dim)`` float32 on the CPU."""
+        return self.memory.vectors.float().cpu()
+
+    @property
+    def pooled(self):
+        """Mean over the tokens of each star, ``(n_star, embedding_dim)`` float32; NaN for empty stars."""
+        there = (~self.memory.pad_mask)[..., None]
+        total = torch.where(there, self.memory.vectors.float(), 0.0).sum(dim=1)
+        pooled = (total / there.sum(dim=1).clamp(min=1)).cpu().numpy()
+        pooled[self.empty] = np.nan
+        return pooled
+
+    @property
+    def attention(self):
+        """Encoder attention of each block, ``(n_star, n_token, n_token)``; empty unless asked for."""
+        return [weights.float().cpu().numpy() for weights in self.memory.attention]
+
+
+class StellarPerceptron(StellarPerceptronCore):
+    """An encoder-decoder transformer for stars: any tokens in, any tokens out.
+
+    The model of Koblischke & Bovy 2024 (arXiv:2411.04750) and Leung & Bovy 2023
+    (arXiv:2308.10944), and this package's own configurations of it: one class,
+    by `ModelConfig` alone.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The architecture.
+    vocabulary : Vocabulary
+        Names of tokens and their standardisation.
+    device : str or torch.device, optional
+        ``"cpu"``, ``"cuda"``, ``"mps"``, ...
+    seed : int, optional
+        Seed of the initial weights.
+
+    Examples
+    --------
+    >>> from spectrafm.stellarperceptron import ModelConfig, StellarPerceptron, Vocabulary
+    >>> model = StellarPerceptron(ModelConfig(patch_size=1), Vocabulary(["flux", "teff"], flux=["flux"]))
+    >>> perception = model.perceive([[1.0, 0.9]], ["flux", "flux"], [16000.0, 16000.2])
+    >>> prediction, sigma = model.request(perception, ["teff"])
+    >>> prediction.shape
+    (1, 1)
+    """
+
+    def perceive(self, inputs, names, wavelengths=None, sigmas=None, need_attention=False):
+        """Encode whatever is known of a batch of stars.
+
+        Parameters
+        ----------
+        inputs : array_like
+            ``(n_star, n_token)`` values in physical units (flux normalised as
+            the model expects); NaN is not known.
+        names : array_like of str
+            ``(n_token,)`` or ``(n_star, n_token)`` name of each value.
+        wavelengths : array_like, optional
+            ``(n_token,)`` or ``(n_star, n_token)`` [Angstrom, vacuum, rest
+            frame]; 0 or NaN for what has none.
+        sigmas : array_like, optional
+            ``(n_star, n_token)`` standard deviations; NaN is not known.
+        need_attention : bool, optional
+            Keep the attention weights of the encoder.
+
+        Returns
+        -------
+        Perception
+            Held by the caller; the model keeps nothing.
+
+        Raises
+        ------
+        InputValueError
+            Unknown names, shapes that do not agree, more values than the context holds.
+        """
+        tokens = self.tokenize(inputs, names, wavelengths, sigmas)
+        return self.perceive_tokens(tokens, need_attention)
+
+    def perceive_tokens(self, tokens, need_attention=False):
+        """Encode a padded batch of tokens.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            From `tokenize`.
+        need_attention : bool, optional
+            Keep the attention weights of the encoder.
+
+        Returns
+        -------
+        Perception
+        """
+        empty = tokens.pad_mask.all(dim=1).cpu().numpy()
+        self.torch_model.eval()
+        with torch.inference_mode():
+            return Perception(self.torch_model.encode(tokens.to(self.device), need_attention), empty)
+
+    def request(self, perception, names, wavelengths=None):
+        """Ask for labels, or for flux at wavelengths, of perceived stars.
+
+        All requests go in one call; asking one by one gives the same answers.
+
+        Parameters
+        ----------
+        perception : Perception
+            From `perceive`.
+        names : sequence of str
+            ``(n_request,)`` names of what is wanted.
+        wavelengths : array_like, optional
+            ``(n_request,)`` [Angstrom, vacuum, rest frame] where flux is
+            wanted; 0 or NaN for quantities.
+
+        Returns
+        -------
+        prediction, sigma : numpy.ndarray
+            ``(n_star, n_request)`` float64 in physical units; NaN for stars of
+            which nothing was known.
+
+        Raises
+        ------
+        InputValueError
+            Unknown names, or flux requested without a wavelength.
+        """
+        token, prediction, sigma = self.request_standardized(perception, names, wavelengths)
+        return self.vocabulary.destandardize(np.broadcast_to(token, prediction.shape), prediction, sigma)
+
+    def request_standardized(self, perception, names, wavelengths=None):
+        """Answer as `request` does, in standardised units.
+
+        Parameters
+        ----------
+        perception, names, wavelengths
+            As for `request`.
+
+        Returns
+        -------
+        token : numpy.ndarray
+            ``(n_request,)`` int64.
+        prediction, sigma : numpy.ndarray
+            ``(n_star, n_request)`` float64, standardised.
+        """
+        token, wavelength = self._check_request(names, wavelengths)
+        prediction, log_variance, _ = self._decode(perception, token, wavelength, False)
+        sigma = np.exp(0.5 * log_variance)
+        prediction[perception.empty], sigma[perception.empty] = np.nan, np.nan
+        return token, prediction, sigma
+
+    def request_attention(self, perception, names, wavelengths=None):
+        """Return where each request looked.
+
+        Parameters
+        ----------
+        perception, names, wavelengths
+            As for `request`.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n_block, n_star, n_request, n_token)`` float64, mean over heads.
+        """
+        token, wavelength = self._check_request(names, wavelengths)
+        _, _, weights = self._decode(perception, token, wavelength, True)
+        return np.stack([w.double().cpu().numpy() for w in weights])
+
+    def _check_request(self, names, wavelengths):
+        names = np.atleast_1d(np.asarray(names, dtype=str))
+        token = self.vocabulary.tokens(names, "names")
+        wavelength = np.zeros(len(names)) if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
+        if wavelength.shape != names.shape:
+            raise InputValueError(f"wavelengths: shape {wavelength.shape}, expected one a name, {names.shape}")
+        wavelength = np.nan_to_num(wavelength, nan=0.0)
+        nowhere = [str(n) for n, w in zip(names, wavelength, strict=True) if n in self.vocabulary.flux and not w > 0]
+        if nowhere and self.config.patch_size > 1:
+            raise InputValueError(f"wavelengths: {nowhere[0]!r} is asked for without a wavelength; give one [Angstrom]")
+        return token, wavelength
+
+    def _decode(self, perception, token, wavelength, need_weights):
+        n_star = len(perception)
+        token = torch.from_numpy(token).to(self.device).expand(n_star, -1)
+        wavelength = torch.from_numpy(wavelength)
+        wavelength = (wavelength if self.device.type == "mps" else wavelength.to(self.device)).expand(n_star, -1)
+        with torch.inference_mode():
+            prediction, log_variance, weights = self.torch_model.decode(
+                perception.memory, token, wavelength, need_weights
+            )
+        return prediction.double().cpu().numpy(), log_variance.double().cpu().numpy(), weights
+
+    def fit(self, table, targets, config=None, **settings):
+        """Train on a table of stars.
+
+        Any quantity of the table may be a target; every known value may be an
+        input. Run under ``torchrun`` it trains on all processes with equal
+        replicas; otherwise it needs no process group.
+
+        Parameters
+        ----------
+        table : TokenTable
+            Spectra and quantities.
+        targets : sequence of str
+            Quantities to learn to predict.
+        config : FitConfig, optional
+            Steps, learning rate, seed and the rest.
+        **settings
+            Passed to `Trainer`: ``augmentation``, ``divisor``, ``folder`` (for
+            checkpoints and the log), ``resume``, ``progress``, ``validation``.
+
+        Returns
+        -------
+        list of dict
+            The log: one entry a line of ``log.csv``.
+
+        Raises
+        ------
+        TrainingError
+            A loss or gradient that is not finite.
+        CheckpointError
+            ``resume`` with a checkpoint of another configuration.
+        """
+        return Trainer(self, table, targets, config, **settings).run()
+
+    @classmethod
+    def from_reference(cls, folder, device="cpu"):
+        """Read a checkpoint of the published SpectraFM code.
+
+        Parameters
+        ----------
+        folder : str or pathlib.Path
+            With ``config.json``, ``weights.pt`` and ``embed_map.npz``.
+        device : str or torch.device, optional
+            Where to run.
+
+        Returns
+        -------
+        StellarPerceptron
+            Gives the answers of the published code.
+
+        Raises
+        ------
+        CheckpointError
+            Files that are missing or do not fit together.
+        """
+        config, vocabulary, state = read_reference(folder)
+        model = cls(config, vocabulary, device)
+        model.load_state(state)
+        return model

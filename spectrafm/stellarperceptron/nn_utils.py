@@ -1,0 +1,361 @@
+"""The loss, the learning-rate schedule, and the generator of training batches."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..exceptions import InputValueError
+from .config import AugmentationConfig
+from .tokens import Tokens, as_native
+
+__all__ = ["TrainingBatch", "TrainingGenerator", "learning_rate_factor", "robust_mean_squared_error"]
+
+# first entry of the seed of each kind of draw, so that no two share a stream
+_ORDER, _BATCH, _SPLIT = 1, 2, 3
+
+
+def robust_mean_squared_error(y_true, y_pred, log_variance, labels_err=None, sample_weight=None):
+    """Gaussian negative log-likelihood with predicted variance and label errors.
+
+    ``0.5 ((y - p)^2 / T + ln T)`` with ``T = exp(log_variance) + labels_err^2 + 1e-8``,
+    averaged over the targets that are not NaN (Leung & Bovy 2023, arXiv:2308.10944).
+
+    Parameters
+    ----------
+    y_true : torch.Tensor
+        ``(n_star, n_request)`` standardised targets, NaN where missing.
+    y_pred, log_variance : torch.Tensor
+        ``(n_star, n_request)`` predictions and logarithm of their variance.
+    labels_err : torch.Tensor, optional
+        ``(n_star, n_request)`` standard deviation of the targets; NaN counts as 0.
+    sample_weight : torch.Tensor, optional
+        ``(n_star, n_request)`` weights.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar; 0, with zero gradient, where no target is known.
+    """
+    known = torch.isfinite(y_true)
+    residual = torch.where(known, y_true, 0.0) - y_pred
+    total = torch.exp(log_variance) + 1e-8
+    if labels_err is not None:
+        total = total + torch.nan_to_num(labels_err, nan=0.0) ** 2
+    loss = 0.5 * (residual**2 / total + torch.log(total))
+    weight = known.to(loss) if sample_weight is None else known * sample_weight
+    return torch.where(known, loss * weight, 0.0).sum() / weight.sum().clamp(min=1e-12)
+
+
+def learning_rate_factor(step, steps, warmup_steps, final):
+    """Linear warm-up, then a cosine; a pure function of the step.
+
+    Parameters
+    ----------
+    step, steps, warmup_steps : int
+        The step, all steps, and the steps of the warm-up.
+    final : float
+        Where the cosine ends.
+
+    Returns
+    -------
+    float
+        Between 0 and 1.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(steps - warmup_steps, 1)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+@dataclass
+class TrainingBatch:
+    """Inputs, requests and targets of one step.
+
+    Attributes
+    ----------
+    tokens : Tokens
+        What is known.
+    request_token, request_wavelength : torch.Tensor
+        ``(n_star, n_request)`` what is asked for.
+    target, target_sigma, weight : torch.Tensor
+        ``(n_star, n_request)`` standardised answers (NaN where not known),
+        their errors and their weights in the loss.
+    """
+
+    tokens: Tokens
+    request_token: torch.Tensor
+    request_wavelength: torch.Tensor
+    target: torch.Tensor
+    target_sigma: torch.Tensor
+    weight: torch.Tensor
+
+    def to(self, device):
+        """Move to a device.
+
+        Parameters
+        ----------
+        device : torch.device or str
+            Where to.
+
+        Returns
+        -------
+        TrainingBatch
+        """
+        wavelength = self.request_wavelength
+        if torch.device(device).type != "mps":
+            wavelength = wavelength.to(device)
+        rest = (t.to(device) for t in (self.target, self.target_sigma, self.weight))
+        return TrainingBatch(self.tokens.to(device), self.request_token.to(device), wavelength, *rest)
+
+
+class TrainingGenerator:
+    """Batches drawn by (seed, step): the same step always gives the same batch.
+
+    Nothing is kept between steps and the table is never copied, so a stopped
+    run goes on exactly where it was. Every star draws its own noise, window,
+    bad pixels, given quantities and, where there are more pixels than the
+    context holds, its own random pixels. A quantity that is given is not
+    asked for.
+
+    Parameters
+    ----------
+    table : TokenTable
+        The stars.
+    vocabulary : Vocabulary
+        Names and standardisation.
+    targets : sequence of str
+        Quantities to ask for.
+    indices : array_like of int, optional
+        Stars to draw from; all when left out.
+    batch_size : int
+        Stars in a batch, summed over all processes.
+    context_length : int
+        Largest number of tokens when every pixel is a token.
+    patch_size : int
+        Pixels of a token; above 1 all pixels are used.
+    augmentation : AugmentationConfig, optional
+        What is drawn anew; nothing when left out.
+    divisor : callable, optional
+        ``divisor(wavelength, flux, good)`` gives what flux and errors are divided
+        by, ``(n_star, 1)`` or ``(n_star, n_pixel)``: the normaliser that inference
+        applies too. It is called after noise and windows.
+    seed, rank, world_size : int
+        Seed; number of this process and of all processes.
+    """
+
+    def __init__(
+        self,
+        table,
+        vocabulary,
+        targets,
+        indices=None,
+        *,
+        batch_size=256,
+        context_length=512,
+        patch_size=1,
+        augmentation=None,
+        divisor=None,
+        seed=0,
+        rank=0,
+        world_size=1,
+    ):
+        self.table, self.vocabulary, self.targets = table, vocabulary, tuple(targets)
+        self.indices = np.arange(len(table)) if indices is None else np.asarray(indices)
+        if not len(self.indices):
+            raise InputValueError("indices: no star to draw from; expected at least one")
+        missing = [t for t in self.targets if t not in table.names]
+        if missing:
+            raise InputValueError(f"targets: {missing} not in the table; it has {', '.join(table.names)}")
+        self.batch_size, self.context_length, self.patch_size = batch_size, context_length, patch_size
+        self.augmentation = augmentation or AugmentationConfig()
+        self.divisor, self.seed, self.rank, self.world_size = divisor, seed, rank, world_size
+        self.pixel_token = vocabulary.tokens(np.broadcast_to(table.flux_name, np.shape(table.flux)[1]), "flux_name")
+        known = [name in vocabulary for name in table.names]
+        self.given_columns = np.flatnonzero(known)
+        self.given_token = vocabulary.tokens([table.names[c] for c in self.given_columns], "names")
+        self.target_columns = np.array([table.names.index(t) for t in self.targets], dtype=int)
+        self.target_token = vocabulary.tokens(self.targets, "targets")
+
+    def stars(self, step):
+        """Return the stars of a step for this process.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step.
+
+        Returns
+        -------
+        numpy.ndarray
+            Indices into the table.
+        """
+        per_epoch = max(len(self.indices) // self.batch_size, 1)
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng((_ORDER, self.seed, epoch)).permutation(len(self.indices))
+        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+        return self.indices[chosen[self.rank :: self.world_size]]
+
+    def batch(self, step):
+        """Draw the batch of a step.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step.
+
+        Returns
+        -------
+        TrainingBatch
+        """
+        rng = np.random.default_rng((_BATCH, self.seed, step, self.rank))
+        return self.draw(self.stars(step), rng)
+
+    def draw(self, stars, rng=None):
+        """Make a batch of given stars.
+
+        Parameters
+        ----------
+        stars : array_like of int
+            Indices into the table.
+        rng : numpy.random.Generator, optional
+            Source of all draws; without it nothing is drawn (validation).
+
+        Returns
+        -------
+        TrainingBatch
+        """
+        table = self.table
+        flux = as_native(table.flux[stars], np.float32)  # (n_star, n_pixel)
+        n_star, n_pixel = flux.shape
+        sigma = None if table.sigma is None else as_native(table.sigma[stars], np.float32)
+        sigma = np.full_like(flux, np.nan) if sigma is None else sigma
+        wavelength = as_native(table.wavelength, np.float64)
+        wavelength = np.broadcast_to(wavelength if wavelength.ndim == 1 else wavelength[stars], flux.shape)
+        there = np.isfinite(flux)
+        clean, clean_sigma, good = flux, sigma, there
+        if rng is not None:
+            flux, sigma = self._add_noise(flux, sigma, rng)
+            sigma = np.where(rng.random((n_star, 1)) < self.augmentation.withhold_sigma, np.nan, sigma)
+            good = there & self._draw_pixels(n_star, n_pixel, rng)
+        if self.divisor is not None:
+            by = self.divisor(wavelength, flux, good).astype(np.float32)
+            good = good & np.isfinite(by) & (by > 0)
+            by = np.where(by > 0, by, np.nan)
+            flux, sigma, clean, clean_sigma = flux / by, sigma / by, clean / by, clean_sigma / by
+
+        given = self._draw_given(n_star, rng)
+        values = as_native(table.values[stars], np.float64)
+        errors = np.full_like(values, np.nan) if table.errors is None else as_native(table.errors[stars], np.float64)
+        given &= np.isfinite(values[:, self.given_columns])
+        if self.patch_size == 1:
+            good = self._limit(good, self.context_length - given.sum(axis=1), rng)
+
+        tokens = self._tokens(flux, sigma, wavelength, good, values, errors, given)
+        request = self._requests(values, errors, given)
+        n_flux = self.augmentation.flux_requests if rng is not None else 0
+        if n_flux:
+            more = self._flux_requests(n_flux, clean, clean_sigma, wavelength, there, rng)
+            request = [np.concatenate(pair, axis=1) for pair in zip(request, more, strict=True)]
+        token, at, target, target_sigma, weight = request
+        single = (torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in (target, target_sigma, weight))
+        return TrainingBatch(tokens, torch.from_numpy(token), torch.from_numpy(at), *single)
+
+    def _add_noise(self, flux, sigma, rng):
+        settings = self.augmentation
+        if not settings.noise:
+            return flux, sigma
+        n_star, n_pixel = flux.shape
+        amount = rng.uniform(0, settings.noise, (n_star, 1)) * (rng.random((n_star, 1)) < settings.noise_probability)
+        noise = rng.standard_normal((n_star, n_pixel), dtype=np.float32)
+        if settings.noise_correlation:
+            # one correlation length a batch keeps this a single small matrix product
+            length = max(rng.uniform(0, settings.noise_correlation), 1e-3)
+            lag = np.arange(n_pixel)
+            kernel = np.exp(-0.5 * ((lag[:, None] - lag) / length) ** 2).astype(np.float32)
+            noise = noise @ (kernel / np.sqrt((kernel**2).sum(axis=0)))
+        amount = np.where(np.isfinite(sigma), amount, 0.0).astype(np.float32)
+        extra = amount * np.nan_to_num(sigma, nan=0.0)
+        return flux + extra * noise, sigma * np.sqrt(1 + amount**2)
+
+    def _draw_pixels(self, n_star, n_pixel, rng):
+        settings = self.augmentation
+        good = np.ones((n_star, n_pixel), dtype=bool)
+        hit = rng.random((n_star, 1)) < settings.drop_pixels
+        good &= ~(hit & (rng.random((n_star, n_pixel)) < rng.uniform(0, 0.3, (n_star, 1))))
+        # half of the hit stars keep a window, the other half lose one
+        hit, keep = rng.random((n_star, 1)) < settings.window, rng.random((n_star, 1)) < 0.5
+        share = np.where(keep, rng.uniform(0.25, 1.0, (n_star, 1)), rng.uniform(0.02, 0.4, (n_star, 1)))
+        start = rng.uniform(0, 1, (n_star, 1)) * (1 - share)
+        place = (np.arange(n_pixel) + 0.5) / n_pixel
+        inside = (place >= start) & (place <= start + share)
+        return good & np.where(hit, inside == keep, True)
+
+    def _draw_given(self, n_star, rng):
+        shape = (n_star, len(self.given_columns))
+        if rng is None or not self.augmentation.give_quantity:
+            return np.zeros(shape, dtype=bool)
+        # targets are given more rarely: each one given is one not learned
+        chance = np.where(np.isin(self.given_columns, self.target_columns), 0.15, 0.5)
+        return (rng.random((n_star, 1)) < self.augmentation.give_quantity) & (rng.random(shape) < chance)
+
+    def _limit(self, good, room, rng):
+        if good.sum(axis=1).max(initial=0) <= room.min(initial=good.shape[1]):
+            return good
+        key = np.arange(good.shape[1])[None] * 1.0 if rng is None else rng.random(good.shape)
+        key = np.where(good, key, np.inf)
+        place = np.argsort(np.argsort(key, axis=1), axis=1)
+        return good & (place < room[:, None])
+
+    def _tokens(self, flux, sigma, wavelength, good, values, errors, given):
+        vocabulary = self.vocabulary
+        pixel = np.where(good, self.pixel_token, 0)
+        named = np.where(given, self.given_token, 0)
+        token = np.concatenate((pixel, named), axis=1)
+        columns = self.given_columns
+        value = np.concatenate((np.where(good, flux, np.nan), values[:, columns]), axis=1)
+        error = np.concatenate((sigma, errors[:, columns]), axis=1)
+        place = np.concatenate((np.where(good, wavelength, 0.0), np.zeros(named.shape)), axis=1)
+        return vocabulary.make_tokens(token, value, error, place)
+
+    def _requests(self, values, errors, given):
+        token = np.broadcast_to(self.target_token, (len(values), len(self.target_token)))
+        y, e = values[:, self.target_columns], errors[:, self.target_columns]
+        is_given = np.zeros((len(values), self.table.values.shape[1]), dtype=bool)
+        is_given[:, self.given_columns] = given
+        y = np.where(is_given[:, self.target_columns], np.nan, y)
+        target, sigma = self.vocabulary.standardize(token, y), self.vocabulary.standardize_sigma(token, y, e)
+        return [np.array(token), np.zeros(token.shape), target, sigma, np.ones(token.shape)]
+
+    def _flux_requests(self, n_flux, clean, clean_sigma, wavelength, there, rng):
+        key = np.where(there, rng.random(there.shape), np.inf)
+        chosen = np.argpartition(key, n_flux - 1, axis=1)[:, :n_flux]
+        take = [np.take_along_axis(a, chosen, axis=1) for a in (clean, clean_sigma, wavelength)]
+        token = self.pixel_token[chosen]
+        target = self.vocabulary.standardize(token, take[0])
+        sigma = self.vocabulary.standardize_sigma(token, take[0], take[1])
+        weight = np.full(token.shape, self.augmentation.flux_weight)
+        return [token, np.array(take[2]), target, sigma, weight]
+
+
+def split_by_star(n_star, fraction, seed):
+    """Set stars aside for validation; the same for every process.
+
+    Parameters
+    ----------
+    n_star : int
+        Number of stars.
+    fraction : float
+        Fraction to set aside.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    train, validation : numpy.ndarray
+        Indices, without overlap, ascending.
+    """
+    order = np.random.default_rng((_SPLIT, seed)).permutation(n_star)
+    n_validation = int(round(fraction * n_star))
+    return np.sort(order[n_validation:]), np.sort(order[:n_validation])

@@ -1,0 +1,193 @@
+"""What goes into the model: padded batches of tokens, and tables of them.
+
+A token is a known value with a name: the flux of a pixel (with its wavelength)
+or a named quantity (label, magnitude). A token that is not known, a NaN, does
+not exist: it is dropped here, the same way in training and in inference.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..exceptions import InputValueError
+
+__all__ = ["TokenTable", "Tokens", "as_native"]
+
+
+def as_native(array, dtype=None):
+    """Return an array in native byte order, which is what torch accepts.
+
+    Parameters
+    ----------
+    array : array_like
+        Numbers of any byte order.
+    dtype : dtype, optional
+        Floating type wanted; the array's own when left out.
+
+    Returns
+    -------
+    numpy.ndarray
+        The array itself where nothing has to change.
+    """
+    array = np.asarray(array)
+    return np.asarray(array, dtype=array.dtype.newbyteorder("=") if dtype is None else dtype)
+
+
+@dataclass
+class Tokens:
+    """A padded batch of tokens, values standardised.
+
+    Attributes
+    ----------
+    token : torch.Tensor
+        ``(n_star, n_token)`` int64, 0 where padded.
+    value : torch.Tensor
+        ``(n_star, n_token)`` float32, standardised; 0 where padded.
+    sigma : torch.Tensor
+        ``(n_star, n_token)`` float32, standard deviation of ``value`` in
+        standardised units; NaN where not known.
+    wavelength : torch.Tensor
+        ``(n_star, n_token)`` float64 [Angstrom, vacuum, rest frame]; 0 for
+        tokens that have none.
+    """
+
+    token: torch.Tensor
+    value: torch.Tensor
+    sigma: torch.Tensor
+    wavelength: torch.Tensor
+
+    def __len__(self):
+        """Return the number of stars."""
+        return len(self.token)
+
+    @property
+    def pad_mask(self):
+        """True where there is no token, ``(n_star, n_token)``."""
+        return self.token == 0
+
+    def to(self, device):
+        """Move to a device.
+
+        Wavelengths stay where float64 exists: on the CPU for a device without it.
+
+        Parameters
+        ----------
+        device : torch.device or str
+            Where to.
+
+        Returns
+        -------
+        Tokens
+        """
+        device = torch.device(device)
+        wavelength = self.wavelength if device.type == "mps" else self.wavelength.to(device)
+        return Tokens(self.token.to(device), self.value.to(device), self.sigma.to(device), wavelength)
+
+    def compact(self, pad_to=None):
+        """Drop the padding that no star needs, keeping the order of the tokens.
+
+        Parameters
+        ----------
+        pad_to : int, optional
+            Pad to this many tokens instead of to those of the fullest star.
+
+        Returns
+        -------
+        Tokens
+        """
+        n_token = int((self.token != 0).sum(dim=1).max()) if len(self) else 0
+        n_token = max(n_token, 1) if pad_to is None else pad_to
+        # a stable sort by "is padding" moves the tokens to the front in their order
+        order = torch.argsort(self.pad_mask.to(torch.uint8), dim=1, stable=True)[:, :n_token]
+        missing = n_token - order.shape[1]
+
+        def take(values, fill):
+            values = torch.gather(values, 1, order)
+            return torch.nn.functional.pad(values, (0, missing), value=fill) if missing > 0 else values
+
+        return Tokens(
+            take(self.token, 0),
+            take(self.value, 0.0),
+            take(self.sigma, float("nan")),
+            take(self.wavelength, 0.0),
+        )
+
+
+@dataclass
+class TokenTable:
+    """Stars with spectra and named quantities: what a model is trained on.
+
+    Arrays are kept as they come (memory maps too) and read a batch at a time.
+
+    Attributes
+    ----------
+    flux : array_like
+        ``(n_star, n_pixel)``; NaN where there is no good pixel.
+    wavelength : array_like
+        ``(n_pixel,)`` or ``(n_star, n_pixel)`` [Angstrom, vacuum, rest frame].
+    sigma : array_like or None
+        ``(n_star, n_pixel)`` standard deviation of the flux, NaN where not known.
+    values : array_like
+        ``(n_star, n_quantity)`` named quantities in physical units, NaN where missing.
+    errors : array_like or None
+        ``(n_star, n_quantity)`` their standard deviations, NaN where not known.
+    names : sequence of str
+        Names of the quantities.
+    flux_name : str or sequence of str
+        Name of the flux token, one for all pixels or one a pixel (paper).
+
+    Raises
+    ------
+    InputValueError
+        Shapes that do not agree.
+    """
+
+    flux: np.ndarray
+    wavelength: np.ndarray
+    sigma: np.ndarray | None
+    values: np.ndarray
+    errors: np.ndarray | None
+    names: tuple
+    flux_name: str | tuple = "flux"
+
+    def __post_init__(self):
+        """Check the shapes against each other."""
+        n_star, n_pixel = np.shape(self.flux)
+        self.names = tuple(self.names)
+        expected = {
+            "wavelength": ((n_pixel,), (n_star, n_pixel)),
+            "sigma": ((n_star, n_pixel),),
+            "values": ((n_star, len(self.names)),),
+            "errors": ((n_star, len(self.names)),),
+        }
+        for name, shapes in expected.items():
+            array = getattr(self, name)
+            if array is None and name in ("sigma", "errors"):
+                continue
+            if np.shape(array) not in shapes:
+                raise InputValueError(
+                    f"{name}: shape {np.shape(array)}, expected {' or '.join(map(str, shapes))} "
+                    f"to go with flux of shape {(n_star, n_pixel)} and {len(self.names)} names"
+                )
+
+    def __len__(self):
+        """Return the number of stars."""
+        return np.shape(self.flux)[0]
+
+    def column(self, name):
+        """Return the values of one named quantity.
+
+        Parameters
+        ----------
+        name : str
+            Name of the quantity.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n_star,)`` float64.
+        """
+        if name not in self.names:
+            raise InputValueError(f"name: {name!r} is not in the table; it has {', '.join(self.names)}")
+        return np.asarray(self.values[:, self.names.index(name)], dtype=np.float64)
