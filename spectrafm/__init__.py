@@ -1,1 +1,14 @@
-"""Stellar labels with errors from any stellar spectrum."""
+"""Stellar labels, with errors you can trust, from any stellar spectrum."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from .core import SpectraFM
+from .exceptions import SpectraFMError, SpectraFMWarning
+from .flags import Flag, describe_flags
+
+try:
+    __version__ = version("spectrafm")
+except PackageNotFoundError:  # run from a source tree that was not installed
+    __version__ = "0+unknown"
+
+__all__ = ["Flag", "SpectraFM", "SpectraFMError", "SpectraFMWarning", "__version__", "describe_flags"]

@@ -142,7 +142,7 @@ class NonLinearEmbedding(nn.Module):
         self.activation = activation
         self.embeddings = nn.Parameter(torch.empty(n_row + 1, embedding_dim))
         self.bias = nn.Parameter(torch.empty(n_row + 1, embedding_dim))
-        self.error = nn.Parameter(torch.zeros(2, embedding_dim)) if error_input else None
+        self.error = nn.Parameter(torch.empty(2, embedding_dim).normal_(std=0.1)) if error_input else None
         nn.init.normal_(self.embeddings)
         nn.init.normal_(self.bias, std=0.1)
         with torch.no_grad():

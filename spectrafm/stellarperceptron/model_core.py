@@ -377,19 +377,26 @@ class StellarPerceptronCore:
                 )
         return tokens.compact(self.config.context_length if self.config.pad_to_context else None)
 
-    def save(self, folder):
+    def save(self, folder, half=False):
         """Write ``config.json`` and ``model.safetensors``.
 
         Parameters
         ----------
         folder : str or pathlib.Path
             Made if it does not exist.
+        half : bool, optional
+            Store the parameters in half precision (buffers keep theirs: the
+            whitening does not survive rounding).
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"format": FORMAT, "model": self.config.to_dict(), "vocabulary": self.vocabulary.to_dict()}
         atomic_write(folder / "config.json", lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
-        state = {k: v.detach().cpu().contiguous() for k, v in self.torch_model.state_dict().items()}
+        parameters = {name for name, _ in self.torch_model.named_parameters()} if half else set()
+        state = {
+            k: (v.half() if k in parameters else v).detach().cpu().contiguous()
+            for k, v in self.torch_model.state_dict().items()
+        }
         atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
 
     @classmethod

@@ -46,7 +46,7 @@ def read_reference(folder):
         raise CheckpointError(
             f"folder: {error.filename} not found; expected config.json, weights.pt and embed_map.npz"
         ) from error
-    except (KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except (KeyError, ValueError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"folder: {folder} is not a checkpoint of the published code ({error})") from error

@@ -1,0 +1,236 @@
+"""Measurements on held-out stars, beside rivals trained on the same stars in the same run."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from .adapters import from_arrays
+from .core import SpectraFM
+from .exceptions import InputValueError, MissingDependencyError
+from .flags import Flag
+from .quantities import get_quantity
+from .training.recipes import load_recipe
+from .training.train import read_data, split_stars
+
+__all__ = ["BENCHMARKS", "Residuals", "benchmark_gaia_xp", "mad_std", "run_benchmark"]
+
+
+def mad_std(residual):
+    """Return the robust standard deviation of residuals about their median.
+
+    Parameters
+    ----------
+    residual : numpy.ndarray
+        Residuals; NaN is left out.
+
+    Returns
+    -------
+    float
+        1.4826 times the median absolute deviation.
+    """
+    residual = residual[np.isfinite(residual)]
+    return float(1.4826 * np.median(np.abs(residual - np.median(residual)))) if residual.size else float("nan")
+
+
+@dataclass
+class Residuals:
+    """Predictions of one label by one method, with the truth.
+
+    Attributes
+    ----------
+    predicted, error : numpy.ndarray
+        ``(n_star,)``; error NaN where the method gives none.
+    truth, truth_error : numpy.ndarray
+        ``(n_star,)``; NaN where not known.
+    """
+
+    predicted: np.ndarray
+    error: np.ndarray
+    truth: np.ndarray
+    truth_error: np.ndarray
+
+    def summary(self, stars):
+        """Return the figures of some of the stars.
+
+        Parameters
+        ----------
+        stars : numpy.ndarray
+            ``(n_star,)`` bool.
+
+        Returns
+        -------
+        dict
+            ``n``, ``bias`` (median), ``mad_std``, ``std``, and the fractions of
+            residuals within one and two sigma (errors of both added).
+        """
+        residual = (self.predicted - self.truth)[stars]
+        known = np.isfinite(residual)
+        residual = residual[known]
+        total = np.hypot(self.error, np.nan_to_num(self.truth_error))[stars][known]
+        z = np.abs(residual) / total
+        has_error = np.isfinite(z)
+        return {
+            "n": int(known.sum()),
+            "bias": float(np.median(residual)),
+            "mad_std": mad_std(residual),
+            "std": float(residual.std()),
+            "within_1_sigma": float((z[has_error] < 1).mean()) if has_error.any() else float("nan"),
+            "within_2_sigma": float((z[has_error] < 2).mean()) if has_error.any() else float("nan"),
+        }
+
+
+def _line(method, label, stars, figures):
+    unit = 0 if get_quantity(label).unit == "K" else 3
+    coverage = f"{figures['within_1_sigma']:8.3f} {figures['within_2_sigma']:8.3f}"
+    if not np.isfinite(figures["within_1_sigma"]):
+        coverage = f"{'-':>8} {'-':>8}"
+    return (
+        f"{method:<22} {label:<8} {stars:<22} {figures['n']:6d} {figures['bias']:+9.{unit}f} "
+        f"{figures['mad_std']:9.{unit}f} {figures['std']:9.{unit}f} {coverage}"
+    )
+
+
+def _header():
+    return (
+        f"{'method':<22} {'label':<8} {'stars':<22} {'n':>6} {'bias':>9} {'mad_std':>9} {'std':>9} "
+        f"{'in 1 s':>8} {'in 2 s':>8}"
+    )
+
+
+def _gradient_boosting(x_train, x_test, data, train, labels, seed):
+    """Fit histogram gradient boosting, label by label, on principal components and fluxes."""
+    try:
+        from sklearn.decomposition import PCA
+        from sklearn.ensemble import HistGradientBoostingRegressor
+    except ImportError as error:
+        raise MissingDependencyError("rivals need scikit-learn: pip install 'spectrafm[benchmark]'") from error
+    components = PCA(60, whiten=True, random_state=seed).fit(x_train)
+    x_train, x_test = components.transform(x_train), components.transform(x_test)
+    predicted = {}
+    for label in labels:
+        truth = data.labels[label][train]
+        known = np.isfinite(truth)
+        model = HistGradientBoostingRegressor(max_iter=400, learning_rate=0.08, max_leaf_nodes=63, random_state=seed)
+        predicted[label] = model.fit(x_train[known], truth[known]).predict(x_test)
+    return predicted
+
+
+def _perceptron(x_train, x_test, data, train, labels, seed):
+    """Fit a multi-layer perceptron, label by label, on whitened log fluxes."""
+    from sklearn.decomposition import PCA
+    from sklearn.neural_network import MLPRegressor
+
+    components = PCA(100, whiten=True, random_state=seed).fit(x_train)
+    x_train, x_test = components.transform(x_train), components.transform(x_test)
+    predicted = {}
+    for label in labels:
+        truth = data.labels[label][train]
+        truth = np.log(truth) if label == "teff" else truth
+        known = np.isfinite(truth)
+        mean, std = truth[known].mean(), truth[known].std()
+        model = MLPRegressor((256, 256), alpha=1e-3, early_stopping=True, n_iter_no_change=8, random_state=seed)
+        answer = model.fit(x_train[known], (truth[known] - mean) / std).predict(x_test) * std + mean
+        predicted[label] = np.exp(answer) if label == "teff" else answer
+    return predicted
+
+
+def benchmark_gaia_xp(data_folder, model=None, rivals=True):
+    """Compare labels from Gaia XP spectra with APOGEE's on stars held out of training.
+
+    Parameters
+    ----------
+    data_folder : str or pathlib.Path
+        Folder of the labelled XP spectra.
+    model : str or pathlib.Path, optional
+        Weights; the packaged ones when left out.
+    rivals : bool, optional
+        Train gradient boosting and a multi-layer perceptron on the same stars.
+
+    Yields
+    ------
+    str
+        Lines of the report, as they are measured.
+    """
+    recipe = load_recipe("gaia_xp")
+    data = read_data(recipe, data_folder)
+    train, _, test = split_stars(data, recipe)
+    fm = SpectraFM.from_pretrained("gaia_xp" if model is None else model)
+    yield f"{fm!r}"
+    yield f"{len(train)} training stars, {len(test)} test stars; reference labels: APOGEE DR17 ASPCAP"
+    truth = {k: (data.labels[k][test], data.label_errors[k][test]) for k in fm.labels}
+    teff = truth["teff"][0]
+    middle = (teff > 3500) & (teff < 7000)
+
+    def infer(sigma, **kwargs):
+        return fm.infer(from_arrays(data.wavelength, data.flux[test], sigma), **kwargs)
+
+    start = time.perf_counter()
+    table = infer(data.sigma[test])
+    seconds = time.perf_counter() - start
+    flag = np.asarray(table["flag"])
+    doubtful = (flag & (Flag.LARGE_UNCERTAINTY | Flag.UNUSUAL_SPECTRUM | Flag.OUTSIDE_LABEL_RANGE)) != 0
+    photometry = {k: data.labels[k][test] for k in fm.info.known if k not in fm.labels}
+    runs = {
+        "spectrafm": table,
+        "  no errors given": infer(None),
+        "  photometry given": infer(data.sigma[test], known=photometry),
+    }
+    groups = {
+        "3500 < teff < 7000": middle,
+        "  and not flagged": middle & ~doubtful,
+        "  and [Fe/H] < -1": middle & (truth["fe_h"][0] < -1),
+        "all": np.ones(len(test), dtype=bool),
+    }
+    yield _header()
+    for method, result in runs.items():
+        for label in fm.labels:
+            values = [np.asarray(result[c].filled(np.nan).value) for c in (label, f"e_{label}")]
+            residuals = Residuals(*values, *truth[label])
+            for name, stars in groups.items():
+                if name in ("3500 < teff < 7000", "  and not flagged") or method == "spectrafm":
+                    yield _line(method, label, name, residuals.summary(stars))
+    e_given, e_withheld = (np.asarray(runs[k]["e_teff"].filled(np.nan).value) for k in ("spectrafm", "  no errors given"))
+    yield f"median ratio of e_teff without to with flux errors: {np.nanmedian(e_withheld / e_given):.2f}"
+    residual = np.abs(np.asarray(table["teff"].filled(np.nan).value) - teff)
+    worst = middle & (residual > 5 * mad_std(residual[middle]))
+    yield f"flagged: {doubtful[middle].mean():.3f} of stars, {doubtful[worst].mean():.3f} of {worst.sum()} outliers in teff"
+    yield f"{len(test) / seconds:.0f} stars/s from arrays"
+    if rivals:
+        x = np.arcsinh(data.flux / 0.05)
+        for name, rival in (("gradient boosting", _gradient_boosting), ("perceptron", _perceptron)):
+            start = time.perf_counter()
+            predicted = rival(x[train], x[test], data, train, fm.labels, recipe.fit.seed)
+            for label in fm.labels:
+                residuals = Residuals(predicted[label], np.full(len(test), np.nan), *truth[label])
+                for group in ("3500 < teff < 7000", "  and not flagged"):
+                    yield _line(name, label, group, residuals.summary(groups[group]))
+            yield f"{name}: trained in {time.perf_counter() - start:.0f} s"
+
+
+#: Benchmarks by name.
+BENCHMARKS = {"gaia-xp": benchmark_gaia_xp}
+
+
+def run_benchmark(name, data_folder, model=None, rivals=True):
+    """Run a benchmark by name.
+
+    Parameters
+    ----------
+    name : str
+        One of `BENCHMARKS`.
+    data_folder : str or pathlib.Path
+        Where its data are.
+    model : str or pathlib.Path, optional
+        Weights; the packaged ones when left out.
+    rivals : bool, optional
+        Train the rivals too.
+
+    Returns
+    -------
+    iterator of str
+        Lines of the report.
+    """
+    if name not in BENCHMARKS:
+        raise InputValueError(f"name: no benchmark {name!r}; known are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name](data_folder, model, rivals)

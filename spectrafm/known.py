@@ -1,0 +1,81 @@
+"""Quantities that the user knows already, checked and brought to our units."""
+
+import numpy as np
+from astropy import units as u
+
+from .exceptions import InputTypeError, InputValueError
+from .quantities import get_quantity
+
+__all__ = ["known_quantities"]
+
+
+def known_quantities(known, n_star, allowed):
+    """Check what the user gives as known.
+
+    Parameters
+    ----------
+    known : dict or `~astropy.table.Table` or None
+        Name -> number, array ``(n_star,)``, `~astropy.units.Quantity`, or
+        (masked) table column; ``e_<name>`` for its error.
+    n_star : int
+        Number of stars.
+    allowed : sequence of str
+        Names that the weights accept.
+
+    Returns
+    -------
+    dict of str to (numpy.ndarray, numpy.ndarray)
+        Values and errors ``(n_star,)`` float64 in the registry's units, NaN
+        where not known.
+
+    Raises
+    ------
+    InputTypeError
+        ``known`` is not a dictionary or a table.
+    InputValueError
+        A name, unit or length that cannot be used.
+    """
+    if known is None:
+        return {}
+    if hasattr(known, "colnames"):
+        known = {name: known[name] for name in known.colnames}
+    if not isinstance(known, dict):
+        raise InputTypeError(
+            f"known: {type(known).__name__}, expected a dictionary or a Table, for example known={{'logg': 4.4}}"
+        )
+    names = [name for name in known if name in allowed]
+    strange = [name for name in known if name not in names and name.removeprefix("e_") not in names]
+    if strange:
+        raise InputValueError(f"known: {strange} cannot be given to these weights; they accept {', '.join(allowed)}")
+    checked = {}
+    for name in names:
+        quantity = get_quantity(name, "known")
+        values = _column(name, known[name], quantity.unit, n_star)
+        error = f"e_{name}"
+        errors = _column(error, known[error], quantity.error_unit, n_star) if error in known else np.full(n_star, np.nan)
+        checked[name] = (values, errors)
+    return checked
+
+
+def _column(name, given, unit, n_star):
+    mask = np.broadcast_to(np.asarray(getattr(given, "mask", False)), np.shape(given))
+    given = getattr(given, "unmasked", given)
+    own_unit = getattr(given, "unit", None)
+    if own_unit is not None:
+        wanted = u.Unit(unit)
+        try:
+            values = u.Quantity(given, own_unit).to_value(wanted) if not isinstance(given, u.Quantity) else given.to_value(wanted)
+        except (u.UnitConversionError, u.UnitTypeError, TypeError):
+            # a logarithmic column of plain dex is a common spelling of the same number
+            if own_unit != u.dex or not isinstance(wanted, u.DexUnit):
+                raise InputValueError(f"known[{name!r}]: unit {own_unit}, expected {unit or 'none'}") from None
+            values = np.asarray(getattr(given, "value", given))
+    else:
+        values = np.ma.getdata(given)
+    try:
+        values = np.where(mask, np.nan, np.asarray(values, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise InputTypeError(f"known[{name!r}]: {given!r}, expected a number or an array of numbers") from None
+    if values.shape not in ((), (n_star,), (1,)):
+        raise InputValueError(f"known[{name!r}]: shape {values.shape}, expected one number or one a star ({n_star},)")
+    return np.broadcast_to(values, (n_star,)).copy()

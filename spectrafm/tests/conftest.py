@@ -1,0 +1,16 @@
+"""Fixtures shared by the tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Return the folder of real data beside the checkout; skip where there is none."""
+    root = os.environ.get("SPECTRAFM_SHARED", Path(__file__).parents[3] / "shared")
+    folder = Path(root) / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real data sets; set SPECTRAFM_SHARED to the folder that holds data/")
+    return folder

@@ -1,0 +1,242 @@
+"""Perceive and request: what the answers may and may not depend on."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spectrafm.exceptions import CheckpointError, InputValueError
+from spectrafm.stellarperceptron import StellarPerceptron, Vocabulary
+from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
+
+CONFIGS = {"patches": {}, "pixels": {"patch_size": 1, "context_length": 80}}
+TABLE = tiny_table(6)
+FLUX = TABLE.flux.astype(np.float64)
+NAMES = np.repeat("flux", 60)
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request):
+    """Return an untrained model, with patches and with single pixels."""
+    return tiny_model(**CONFIGS[request.param])
+
+
+def ask(model, flux=FLUX, names=NAMES, wavelength=WAVELENGTH, sigma=0.01, requests=("teff", "logg")):
+    """Perceive and request in one go."""
+    sigma = np.broadcast_to(sigma, np.shape(flux))
+    perception = model.perceive(flux, names, wavelength, sigma)
+    return np.stack(model.request(perception, requests))
+
+
+def test_batch_mates(model):
+    """A star's answer does not depend on the stars beside it."""
+    together = ask(model)
+    alone = np.concatenate([ask(model, FLUX[i : i + 1]) for i in range(6)], axis=1)
+    np.testing.assert_allclose(together, alone, rtol=2e-6)
+
+
+def test_pixel_order(model):
+    """Pixels may come in any order."""
+    order = np.random.default_rng(1).permutation(60)
+    np.testing.assert_allclose(ask(model), ask(model, FLUX[:, order], NAMES, WAVELENGTH[order]), rtol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(bad=st.sets(st.integers(0, 59), max_size=50), kind=st.sampled_from(list(CONFIGS)))
+def test_nan_is_dropped(bad, kind):
+    """A NaN pixel is a pixel that is not there."""
+    model = tiny_model(**CONFIGS[kind])
+    bad = sorted(bad)
+    with_nan = FLUX.copy()
+    with_nan[:, bad] = np.nan
+    keep = np.setdiff1d(np.arange(60), bad)
+    expected = ask(model, FLUX[:, keep], NAMES[keep], WAVELENGTH[keep])
+    np.testing.assert_allclose(ask(model, with_nan), expected, rtol=1e-5)
+
+
+def test_padding(model):
+    """Padding for a longer batch mate changes nothing."""
+    with_nan = FLUX.copy()
+    with_nan[0, 20:] = np.nan
+    np.testing.assert_allclose(ask(model, with_nan)[:, :1], ask(model, with_nan[:1]), rtol=2e-6)
+
+
+def test_all_nan(model):
+    """A star of which nothing is known gets NaN, and its mates their answers."""
+    with_nan = FLUX.copy()
+    with_nan[2] = np.nan
+    answer = ask(model, with_nan)
+    assert np.isnan(answer[:, 2]).all()
+    rest = [0, 1, 3, 4, 5]
+    np.testing.assert_allclose(answer[:, rest], ask(model)[:, rest], rtol=2e-6)
+
+
+def test_requests_are_independent(model):
+    """Asking all at once, one by one, or twice gives the same answers; flux and labels mix."""
+    perception = model.perceive(FLUX, NAMES, WAVELENGTH)
+    names, at = ["teff", "flux", "logg", "flux"], [0, 5000.0, 0, 5000.3]
+    together, sigma = model.request(perception, names, at)
+    one_by_one = [model.request(perception, [n], [w])[0][:, 0] for n, w in zip(names, at, strict=True)]
+    np.testing.assert_allclose(together, np.stack(one_by_one, axis=1), rtol=2e-6)
+    assert (sigma > 0).all()
+    assert not np.allclose(together[:, 1], together[:, 3], rtol=1e-9)
+
+
+def test_known_quantity_matters(model):
+    """What is known changes the answer, and its error does too."""
+    plain = ask(model)
+    flux, names, at = np.c_[FLUX, np.full(6, 9.0)], np.append(NAMES, "k_mag"), np.append(WAVELENGTH, 0)
+    sigma = np.full(flux.shape, 0.01)
+    given = ask(model, flux, names, at, sigma)
+    assert not np.allclose(given, plain, rtol=1e-4)
+    flux[:, -1] = np.nan
+    np.testing.assert_allclose(ask(model, flux, names, at, sigma), plain, rtol=1e-5)
+
+
+def test_sigma_withheld(model):
+    """Unknown errors are an input of their own: neither zero nor anything else."""
+    assert not np.allclose(ask(model, sigma=np.nan), ask(model, sigma=0.01), rtol=1e-6)
+    assert not np.allclose(ask(model, sigma=np.nan), ask(model, sigma=0.2), rtol=1e-6)
+
+
+def test_big_endian(model):
+    """Arrays as FITS files hold them are taken."""
+    expected = ask(model)
+    swapped = ask(model, FLUX.astype(">f8"), NAMES, WAVELENGTH.astype(">f8"), np.array(0.01, dtype=">f4"))
+    np.testing.assert_allclose(swapped, expected, rtol=1e-5)
+
+
+def test_attention(model):
+    """Weights come for a batch of any size, are positive, and change nothing."""
+    for n_star in (1, 6):
+        perception = model.perceive(FLUX[:n_star], NAMES, WAVELENGTH, need_attention=True)
+        assert len(perception.attention) == 2
+        assert all(w.shape[0] == n_star and (w >= 0).all() for w in perception.attention)
+        weights = model.request_attention(perception, ["teff", "logg"])
+        assert weights.shape[:3] == (1, n_star, 2)
+        assert (weights.sum(axis=-1) <= 1 + 1e-6).all()
+        plain = model.perceive(FLUX[:n_star], NAMES, WAVELENGTH)
+        np.testing.assert_allclose(perception.vectors, plain.vectors, rtol=1e-4, atol=1e-5)
+
+
+def test_keys_and_values_once(model, monkeypatch):
+    """Keys and values are computed by perceive and not again by request."""
+    perception = model.perceive(FLUX, NAMES, WAVELENGTH)
+    monkeypatch.setattr(type(model.torch_model.torch_decoder), "keys_values", None)
+    assert np.isfinite(model.request(perception, ["teff"])[0]).all()
+
+
+def test_bfloat16_autocast(model):
+    """Half precision changes the answers a little and wavelengths not at all."""
+    expected = model.request_standardized(model.perceive(FLUX, NAMES, WAVELENGTH), ["logg"])[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = model.request_standardized(model.perceive(FLUX, NAMES, WAVELENGTH), ["logg"])[1]
+    np.testing.assert_allclose(half, expected, atol=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_cuda(kind):
+    """A GPU gives the answers of the CPU."""
+    expected = ask(tiny_model(**CONFIGS[kind]))
+    np.testing.assert_allclose(ask(tiny_model(**CONFIGS[kind]).to("cuda")), expected, rtol=1e-3)
+
+
+def test_save_load(model, tmp_path):
+    """A loaded model gives the same answers, to the bit; in half precision nearly."""
+    expected = ask(model)
+    model.save(tmp_path / "single")
+    again = StellarPerceptron.load(tmp_path / "single")
+    assert again.config == model.config
+    assert again.vocabulary.to_dict() == model.vocabulary.to_dict()
+    np.testing.assert_array_equal(ask(again), expected)
+    model.save(tmp_path / "half", half=True)
+    small, large = ((tmp_path / k / "model.safetensors").stat().st_size for k in ("half", "single"))
+    assert small < 0.75 * large
+    np.testing.assert_allclose(ask(StellarPerceptron.load(tmp_path / "half")), expected, rtol=0.02)
+
+
+def test_load_damaged(model, tmp_path):
+    """Missing, truncated and mismatched files are named."""
+    with pytest.raises(CheckpointError, match=r"config.json not found"):
+        StellarPerceptron.load(tmp_path)
+    model.save(tmp_path)
+    tensors = tmp_path / "model.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        StellarPerceptron.load(tmp_path)
+
+
+def test_load_other_shape(model, tmp_path):
+    """Weights of another architecture do not load silently."""
+    model.save(tmp_path)
+    other = StellarPerceptron(tiny_config(embedding_dim=64, patch_size=model.config.patch_size), model.vocabulary)
+    other.save(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="do not fit"):
+        StellarPerceptron.load(tmp_path / "other")
+
+
+def test_seed():
+    """Initial weights come from the seed alone, and the global generator is left as it was."""
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second, third = tiny_model(1), tiny_model(1), tiny_model(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(ask(first), ask(second))
+    assert not np.allclose(ask(first), ask(third))
+
+
+def test_unknown_names(model):
+    """An unknown name is an error that lists the known ones, in inputs and requests."""
+    with pytest.raises(InputValueError, match=r"\['flxu'\] not known to this model; known are: flux, teff"):
+        model.perceive(FLUX, np.repeat("flxu", 60), WAVELENGTH)
+    with pytest.raises(InputValueError, match=r"\['age'\] not known"):
+        model.request(model.perceive(FLUX, NAMES, WAVELENGTH), ["age"])
+
+
+def test_bad_shapes(model):
+    """Arrays that do not go together are named with both shapes."""
+    with pytest.raises(InputValueError, match=r"wavelengths: shape \(59,\), expected \(6, 60\) or \(60,\)"):
+        model.perceive(FLUX, NAMES, WAVELENGTH[:-1])
+    with pytest.raises(InputValueError, match=r"wavelengths: shape \(2,\), expected one a name, \(1,\)"):
+        model.request(model.perceive(FLUX, NAMES, WAVELENGTH), ["flux"], [5000.0, 6000.0])
+
+
+def test_flux_needs_wavelength():
+    """Flux is asked for at a wavelength."""
+    model = tiny_model()
+    with pytest.raises(InputValueError, match="without a wavelength"):
+        model.request(model.perceive(FLUX, NAMES, WAVELENGTH), ["flux"])
+
+
+def test_context_overflow():
+    """More pixels than the context holds is an error, never a silent choice."""
+    model = tiny_model(patch_size=1, context_length=40)
+    with pytest.raises(InputValueError, match="60 known values of a star, the context holds 40"):
+        ask(model)
+
+
+@given(
+    value=st.floats(1e-3, 1e5),
+    sigma=st.floats(1e-6, 1e3),
+    log=st.booleans(),
+    mean=st.floats(-10, 10),
+    std=st.floats(0.01, 100),
+)
+@settings(max_examples=50, deadline=None)
+def test_standardization_round_trip(value, sigma, log, mean, std):
+    """Standardising and back gives the value and, to first order, its error."""
+    vocabulary = Vocabulary(["q"], log=["q"] if log else [], mean=[mean], std=[std])
+    token, value, sigma = np.array([1]), np.array([value]), np.array([sigma])
+    standardized = vocabulary.standardize(token, value), vocabulary.standardize_sigma(token, value, sigma)
+    back, back_sigma = vocabulary.destandardize(token, *standardized)
+    np.testing.assert_allclose(back, value, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(back_sigma, sigma, rtol=1e-9)
+
+
+def test_standardization_of_impossible_values():
+    """The logarithm of what is not positive is unknown, not a number."""
+    vocabulary = Vocabulary(["q"], log=["q"])
+    assert np.isnan(vocabulary.standardize(np.array([1, 1, 1]), np.array([0.0, -3.0, np.nan]))).all()

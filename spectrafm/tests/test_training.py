@@ -1,0 +1,335 @@
+"""Loss, batches, the training loop, resume and replicas."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from spectrafm.exceptions import CheckpointError, ConfigError, InputValueError, TrainingError
+from spectrafm.stellarperceptron import (
+    AugmentationConfig,
+    FitConfig,
+    StellarPerceptron,
+    TokenTable,
+    Trainer,
+    TrainingGenerator,
+    Vocabulary,
+    robust_mean_squared_error,
+)
+from spectrafm.stellarperceptron.nn_utils import learning_rate_factor, split_by_star
+from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_model, tiny_table
+
+ALL = AugmentationConfig(
+    noise=1.0, noise_correlation=2.0, withhold_sigma=0.3, drop_pixels=0.5, window=0.5, give_quantity=0.5, flux_requests=3
+)
+SHORT = {"steps": 12, "batch_size": 16, "warmup_steps": 2, "checkpoint_every": 5, "log_every": 4, "validation_every": 4}
+
+
+def new_model(**changes):
+    """Return a model that has not seen anything."""
+    vocabulary = Vocabulary(["flux", *QUANTITIES], flux=["flux"], log=["teff"])
+    return StellarPerceptron(tiny_config(**changes), vocabulary, seed=3)
+
+
+def generator(table=None, augmentation=None, patch_size=16, **kwargs):
+    """Return a generator over the tiny stars."""
+    model = tiny_model()
+    return TrainingGenerator(
+        tiny_table() if table is None else table,
+        model.vocabulary,
+        ("teff", "logg"),
+        batch_size=32,
+        augmentation=augmentation,
+        patch_size=patch_size,
+        **kwargs,
+    )
+
+
+def test_loss_formula():
+    """The loss is the one written down, by hand."""
+    y, p, logvar = torch.tensor([[1.0]]), torch.tensor([[0.5]]), torch.tensor([[-1.0]])
+    total = np.exp(-1) + 0.3**2 + 1e-8
+    expected = 0.5 * (0.25 / total + np.log(total))
+    np.testing.assert_allclose(robust_mean_squared_error(y, p, logvar, torch.tensor([[0.3]])), expected, rtol=1e-6)
+
+
+def test_loss_nan():
+    """NaN targets and whole rows of them leave loss and gradient finite and untouched."""
+    y = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]])
+    p = torch.zeros(2, 2, requires_grad=True)
+    logvar = torch.zeros(2, 2, requires_grad=True)
+    loss = robust_mean_squared_error(y, p, logvar, torch.full((2, 2), torch.nan))
+    loss.backward()
+    assert torch.isfinite(loss)
+    np.testing.assert_allclose(p.grad.numpy(), [[-1, 0], [0, 0]], atol=1e-6)
+    nothing = robust_mean_squared_error(torch.full((2, 2), torch.nan), p, logvar)
+    assert nothing.item() == 0
+
+
+def test_same_step_same_batch():
+    """A step always gives the same batch, another step another, and the table is left alone."""
+    table = tiny_table()
+    before = table.flux.copy()
+    one, two = generator(table, ALL), generator(table, ALL)
+    one.batch(3)
+    a, b, c = one.batch(7), two.batch(7), two.batch(8)
+    torch.testing.assert_close(a.tokens.value, b.tokens.value, rtol=0, atol=0)
+    torch.testing.assert_close(a.target, b.target, rtol=0, atol=0, equal_nan=True)
+    assert not torch.equal(a.tokens.value, c.tokens.value)
+    np.testing.assert_array_equal(table.flux, before)
+
+
+def test_epoch_sees_every_star_once():
+    """An epoch draws every star once, in another order each time."""
+    drawn = generator(tiny_table(96))
+    epochs = [np.concatenate([drawn.stars(e * 3 + s) for s in range(3)]) for e in range(2)]
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(96))
+    assert (epochs[0] != epochs[1]).any()
+
+
+def test_ranks_share_a_batch():
+    """Two processes draw disjoint halves of the batch of one."""
+    whole = generator().stars(2)
+    halves = [generator(rank=r, world_size=2).stars(2) for r in range(2)]
+    assert not np.intersect1d(*halves).size
+    np.testing.assert_array_equal(np.sort(np.concatenate(halves)), np.sort(whole))
+
+
+def test_subsets_differ_by_star():
+    """With more pixels than context, every star gets its own random subset, anew at every step."""
+    drawn = generator(patch_size=1, context_length=20)
+    masks = [(drawn.batch(s).tokens.token != 0).numpy() for s in (0, 1)]
+    assert (masks[0].sum(axis=1) == 20).all()
+    assert len({m.tobytes() for m in masks[0]}) == 32
+    assert (masks[0] != masks[1]).any()
+
+
+def test_requested_is_not_given():
+    """A label in the context is never a target, with few pixels too."""
+    table = tiny_table()
+    table.flux[:, 3:] = np.nan
+    drawn = generator(table, AugmentationConfig(give_quantity=1.0), patch_size=1, context_length=40)
+    seen = 0
+    for step in range(5):
+        batch = drawn.batch(step)
+        for token, target in zip(batch.request_token.T, batch.target.T, strict=True):
+            given = (batch.tokens.token == token[:, None]).any(dim=1)
+            assert torch.isnan(target[given]).all()
+            assert torch.isfinite(target[~given]).all()
+            seen += int(given.sum())
+    assert seen > 5
+
+
+def test_noise_level():
+    """Extra noise has the size that the enlarged error says."""
+    table = tiny_table(2000)
+    table.flux[:] = 1.0
+    settings = AugmentationConfig(noise=2.0, noise_probability=1.0, noise_correlation=3.0)
+    vocabulary = Vocabulary(["flux", *QUANTITIES], flux=["flux"])
+    drawn = TrainingGenerator(table, vocabulary, ["teff"], batch_size=2000, augmentation=settings, patch_size=2)
+    batch = drawn.batch(0)
+    value, sigma = batch.tokens.value[:, 20:40].numpy() - 1, batch.tokens.sigma[:, 20:40].numpy()
+    assert sigma.max() > 0.02
+    added = np.sqrt(sigma**2 - 0.01**2)
+    np.testing.assert_allclose(np.std(value / np.maximum(added, 1e-4)), 1, atol=0.05)
+
+
+def test_withheld_sigma_and_windows():
+    """The wanted fractions of stars lose their errors and their pixels."""
+    table = tiny_table(2000)
+    settings = AugmentationConfig(withhold_sigma=0.3, drop_pixels=0.0, window=0.4)
+    drawn = TrainingGenerator(
+        table, tiny_model().vocabulary, ["teff"], batch_size=2000, augmentation=settings, patch_size=2
+    )
+    tokens = drawn.batch(0).tokens
+    there = tokens.token != 0
+    withheld = (~torch.isfinite(tokens.sigma) | ~there).all(dim=1).float().mean()
+    np.testing.assert_allclose(withheld, 0.3, atol=0.05)
+    cut = (there[:, :60].sum(dim=1) < 60).float().mean()
+    np.testing.assert_allclose(cut, 0.4, atol=0.05)
+
+
+def test_divisor_is_applied_after_cuts():
+    """The normaliser sees what inference would see: the pixels that are left."""
+    calls = []
+
+    def divisor(wavelength, flux, good):
+        calls.append(good.mean())
+        return np.nanmedian(np.where(good, flux, np.nan), axis=1, keepdims=True)
+
+    drawn = generator(augmentation=AugmentationConfig(drop_pixels=1.0), divisor=divisor)
+    batch = drawn.batch(0)
+    assert calls[0] < 1
+    pixel = drawn.vocabulary.tokens(["flux"])[0]
+    flux = batch.tokens.value.numpy() * drawn.vocabulary.std[pixel] + drawn.vocabulary.mean[pixel]
+    flux = np.where(batch.tokens.token.numpy() == pixel, flux, np.nan)
+    np.testing.assert_allclose(np.nanmedian(flux, axis=1), 1, atol=0.01)
+
+
+def test_flux_requests():
+    """Requested fluxes are those of the star at that wavelength, without the extra noise."""
+    table = tiny_table()
+    drawn = generator(table, AugmentationConfig(noise=5.0, noise_probability=1.0, flux_requests=4))
+    batch, stars = drawn.batch(0), drawn.stars(0)
+    pixel = np.searchsorted(WAVELENGTH, batch.request_wavelength[:, 2:].numpy())
+    expected = drawn.vocabulary.standardize(drawn.pixel_token[pixel], table.flux[stars[:, None], pixel])
+    np.testing.assert_allclose(batch.target[:, 2:], expected, rtol=1e-5)
+    assert (batch.weight[:, 2:] == np.float32(0.1)).all()
+
+
+def test_split_by_star():
+    """Sides do not overlap, are complete, and depend on the seed alone."""
+    train, validation = split_by_star(1000, 0.1, 4)
+    assert len(validation) == 100
+    np.testing.assert_array_equal(np.sort(np.concatenate((train, validation))), np.arange(1000))
+    np.testing.assert_array_equal(split_by_star(1000, 0.1, 4)[1], validation)
+    assert (split_by_star(1000, 0.1, 5)[1] != validation).any()
+
+
+def test_schedule():
+    """Warm-up rises to one, the cosine ends where it should."""
+    factors = [learning_rate_factor(s, 100, 10, 0.1) for s in range(101)]
+    np.testing.assert_allclose([factors[0], factors[9], factors[10], factors[100]], [0.1, 1, 1, 0.1])
+    assert (np.diff(factors[10:]) <= 0).all()
+
+
+@pytest.mark.parametrize(("config", "limit"), [({}, 0.4), ({"patch_size": 1, "context_length": 32}, 0.7)])
+def test_fit_learns(config, limit, tmp_path):
+    """A short training beats the mean of the labels, writes its log, and holds its errors."""
+    model = new_model(**config)
+    log = model.fit(
+        tiny_table(400),
+        ["teff", "logg"],
+        FitConfig(steps=150, batch_size=64, warmup_steps=10, learning_rate=3e-3, validation_every=50, ema_decay=0.9),
+        folder=tmp_path,
+    )
+    assert log[-1]["mad_std_teff"] < limit
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert rows[-1]["step"] == "150"
+    assert not list(tmp_path.glob(".*part"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9}, {"precision": "bfloat16"}])
+def test_resume_is_exact(settings, tmp_path):
+    """Stopped and resumed, training gives the weights of an uninterrupted run to the bit."""
+    table, config = tiny_table(), FitConfig(**(SHORT | settings))
+    keywords = {"augmentation": ALL, "folder": tmp_path / "stopped"}
+    whole = new_model(dropout=0.1, head_dropout=0.1)
+    whole.fit(table, ["teff", "logg"], config, augmentation=ALL)
+
+    class Stop(Exception):
+        """Stands for a machine that goes away."""
+
+    stopped = new_model(dropout=0.1, head_dropout=0.1)
+    trainer = Trainer(stopped, table, ["teff", "logg"], config, **keywords)
+    take = trainer._step
+
+    def step(network, number):
+        if number == 8:
+            raise Stop
+        return take(network, number)
+
+    trainer._step = step
+    with pytest.raises(Stop):
+        trainer.run()
+    resumed = new_model(dropout=0.1, head_dropout=0.1)
+    torch.manual_seed(99)
+    log = resumed.fit(table, ["teff", "logg"], config, resume=True, **keywords)
+    assert log[-1]["step"] == 12
+    for (name, a), b in zip(
+        whole.torch_model.state_dict().items(), resumed.torch_model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_resume_other_settings(tmp_path):
+    """A checkpoint of other settings is refused, naming what differs."""
+    new_model().fit(tiny_table(), ["teff"], FitConfig(**SHORT), folder=tmp_path)
+    with pytest.raises(CheckpointError, match="written with another fit"):
+        new_model().fit(tiny_table(), ["teff"], FitConfig(**(SHORT | {"seed": 1})), folder=tmp_path, resume=True)
+
+
+def test_not_finite(tmp_path):
+    """A loss that is not finite stops the training and spoils nothing."""
+    table = tiny_table()
+    model = new_model()
+    model.vocabulary.fit(table, np.arange(200))
+    with torch.no_grad():
+        model.torch_model.torch_decoder.decoder_out.weight[0, 0] = torch.inf
+    before = {k: v.clone() for k, v in model.torch_model.state_dict().items()}
+    with pytest.raises(TrainingError, match=r"step 0: loss (nan|inf)"):
+        model.fit(table, ["teff"], FitConfig(**SHORT), folder=tmp_path)
+    for name, value in model.torch_model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_rows_without_labels():
+    """Stars without any label do no harm."""
+    table = tiny_table()
+    table.values[::2] = np.nan
+    log = new_model().fit(table, ["teff", "logg"], FitConfig(**SHORT))
+    assert np.isfinite(log[-1]["loss"])
+
+
+def test_standardization_from_training_stars():
+    """Mean and deviation come from the training stars alone, and are then frozen."""
+    table = tiny_table()
+    config = FitConfig(**SHORT)
+    _, validation = split_by_star(len(table), config.validation_fraction, config.seed)
+    table.values[validation, 1] = 1000.0
+    model = new_model()
+    model.fit(table, ["logg"], config)
+    assert abs(model.vocabulary.mean[model.vocabulary.tokens(["logg"])[0]] - 2.5) < 0.5
+    frozen = model.vocabulary.to_dict()
+    table.values[:, 1] += 5
+    model.fit(table, ["logg"], config)
+    assert model.vocabulary.to_dict() == frozen
+
+
+def test_bad_arguments():
+    """Targets, shapes and settings that cannot be used are named with the remedy."""
+    with pytest.raises(InputValueError, match=r"targets: \['age'\] not in the table; it has teff, logg, k_mag"):
+        new_model().fit(tiny_table(), ["age"], FitConfig(**SHORT))
+    table = tiny_table()
+    with pytest.raises(InputValueError, match=r"sigma: shape \(3,\), expected \(200, 60\)"):
+        TokenTable(table.flux, WAVELENGTH, np.ones(3), table.values, None, QUANTITIES)
+    with pytest.raises(ConfigError, match=r"(?s)steps must be a positive integer.*precision"):
+        FitConfig(steps=0, precision="float16")
+    with pytest.raises(ConfigError, match=r"window must be in \[0, 1\], not 2"):
+        AugmentationConfig(window=2)
+
+
+WORKER = """
+import sys, numpy as np, torch
+from safetensors.torch import save_file
+from spectrafm.stellarperceptron import FitConfig
+from spectrafm.tests.test_training import SHORT, ALL, new_model, tiny_table
+import os
+torch.set_num_threads(1)
+model = new_model()
+model.fit(tiny_table(), ["teff", "logg"], FitConfig(**SHORT), augmentation=ALL)
+save_file({k: v.contiguous() for k, v in model.torch_model.state_dict().items()}, sys.argv[1] + os.environ["RANK"])
+"""
+
+
+@pytest.mark.slow
+def test_replicas_stay_equal(tmp_path):
+    """Under torchrun, two processes end with the same weights, to the bit."""
+    from safetensors.torch import load_file
+
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(tmp_path / "rank")], check=True, env=environment, timeout=120)
+    first, second = (load_file(tmp_path / f"rank{r}") for r in range(2))
+    start = new_model().torch_model.state_dict()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert not torch.equal(first["torch_decoder.decoder_out.weight"], start["torch_decoder.decoder_out.weight"])

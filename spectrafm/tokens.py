@@ -1,0 +1,44 @@
+"""From plain spectra and known quantities to a padded batch of tokens."""
+
+import numpy as np
+
+__all__ = ["spectra_to_tokens"]
+
+
+def spectra_to_tokens(spectra, vocabulary, known=None, flux_name="flux"):
+    """Pack spectra of any length, and what else is known, into one batch.
+
+    Parameters
+    ----------
+    spectra : sequence of SpectrumArrays
+        Normalised; only good pixels are used.
+    vocabulary : Vocabulary
+        Names and standardisation of the model.
+    known : dict of str to (numpy.ndarray, numpy.ndarray), optional
+        Values and errors ``(n_star,)`` of named quantities in the registry's
+        units; NaN where not known.
+    flux_name : str, optional
+        Name of the flux token.
+
+    Returns
+    -------
+    Tokens
+        Pixels first, then quantities; on the CPU.
+    """
+    known = known or {}
+    n_star, n_pixel = len(spectra), max((s.n_good for s in spectra), default=0)
+    n_token = n_pixel + len(known)
+    token = np.zeros((n_star, n_token), dtype=np.int64)
+    value, sigma = np.full((2, n_star, n_token), np.nan)
+    wavelength = np.zeros((n_star, n_token))
+    flux_token = vocabulary.tokens([flux_name])[0]
+    for row, spectrum in enumerate(spectra):
+        good = slice(0, spectrum.n_good)
+        token[row, good] = flux_token
+        value[row, good] = spectrum.flux[spectrum.good]
+        sigma[row, good] = spectrum.sigma[spectrum.good]
+        wavelength[row, good] = spectrum.wavelength[spectrum.good]
+    for column, (name, (values, errors)) in enumerate(known.items(), start=n_pixel):
+        token[:, column] = vocabulary.tokens([name])[0]
+        value[:, column], sigma[:, column] = values, errors
+    return vocabulary.make_tokens(token, value, sigma, wavelength).compact()
