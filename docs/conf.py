@@ -1,13 +1,13 @@
 """Configuration of the documentation; builds without a network."""
 
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from spectrafm import __version__
 
 project = "spectrafm"
 author = "spectrafm developers"
-copyright = f"{datetime.now(timezone.utc).year}, {author}"
+copyright = f"{datetime.now(UTC).year}, {author}"
 version = release = __version__
 
 extensions = [

@@ -225,7 +225,8 @@ class AugmentationConfig(_Config):
         Fraction of stars cut to a random window (from the whole range down to
         a quarter of the pixels) or given a gap.
     give_quantity : float
-        Fraction of stars that are given some of their known quantities.
+        Fraction of stars that are given some of their known quantities (they
+        are gathered in some of the batches).
     flux_requests : int
         Number of fluxes requested from each star, at random wavelengths.
     flux_weight : float

@@ -296,9 +296,14 @@ class TrainingGenerator:
         shape = (n_star, len(self.given_columns))
         if rng is None or not self.augmentation.give_quantity:
             return np.zeros(shape, dtype=bool)
+        # every token costs all batch mates: give many in few batches rather than a few in all
+        per_batch = min(self.augmentation.give_quantity / 0.6, 1.0)
+        if rng.random() >= per_batch:
+            return np.zeros(shape, dtype=bool)
+        star = rng.random((n_star, 1)) < self.augmentation.give_quantity / per_batch
         # targets are given more rarely: each one given is one not learned
         chance = np.where(np.isin(self.given_columns, self.target_columns), 0.15, 0.5)
-        return (rng.random((n_star, 1)) < self.augmentation.give_quantity) & (rng.random(shape) < chance)
+        return star & (rng.random(shape) < chance)
 
     def _limit(self, good, room, rng):
         if good.sum(axis=1).max(initial=0) <= room.min(initial=good.shape[1]):

@@ -81,7 +81,7 @@ def split_stars(data, recipe):
     train, calibration, test : numpy.ndarray
         Row numbers.
     """
-    stars, row_star = np.unique(data.identifier, return_inverse=True)
+    stars, row_star = np.unique(np.asarray(data.identifier).astype(str), return_inverse=True)
     _, held_out = split_by_star(len(stars), recipe.fit.validation_fraction, recipe.fit.seed)
     for_calibration, for_test = held_out[::2], held_out[1::2]
     calibration, test = np.isin(row_star, for_calibration), np.isin(row_star, for_test)

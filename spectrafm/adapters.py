@@ -1,0 +1,310 @@
+"""From whatever holds spectra to plain arrays, one `SpectrumArrays` a star.
+
+The only room that knows specutils. What leaves it is in vacuum, in the rest
+frame, in ascending order, float64 in native byte order, with every pixel
+judged good or bad. See the page "Giving spectra" of the documentation.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+import astropy.units as u
+import numpy as np
+
+from .arrays import SpectrumArrays
+from .blocks import MASK_POLICIES, Block, as_real, finish, policy_bits
+from .exceptions import InputTypeError, InputValueError
+from .flags import Flag
+from .spectral_units import SPEED_OF_LIGHT, axis_to_angstrom
+
+__all__ = ["MASK_POLICIES", "SpectrumArrays", "from_arrays", "to_arrays"]
+
+_MEDIA = ("air", "vacuum")
+_META_KEYS = ("identifier", "id", "source_id", "sdss_id", "apogee_id", "objid", "obj", "object", "label", "name")
+_HEADER_KEYS = ("OBJID", "APOGEE_ID", "SDSS_ID", "OBJECT", "OBJNAME", "TARGNAME")
+
+
+def to_arrays(spectra, *, medium="vacuum", radial_velocity=None, resolving_power=None, mask_policy=None):
+    """Turn spectra into plain arrays in vacuum and in the rest frame.
+
+    Parameters
+    ----------
+    spectra : `~specutils.Spectrum` or collection
+        A spectrum, 1-D or with one spectral axis and one row a star,
+        `~specutils.SpectrumCollection`, `~specutils.SpectrumList`,
+        `SpectrumArrays`, or a list of any of these, nested or not. It is
+        never modified.
+    medium : {"vacuum", "air"} or sequence of str, optional
+        What the wavelengths are measured in, for all or for each star.
+    radial_velocity : `~astropy.units.Quantity` ['speed'], optional
+        Velocity with which the star's lines are shifted, positive when
+        receding; a scalar or one a star. When left out, the object's own
+        ``radial_velocity`` (0 where it was not set).
+    resolving_power : float or array_like, optional
+        Resolving power, for all or for each star; NaN where not known.
+    mask_policy : str, optional
+        Which bits of an integer mask make a pixel bad, one of `MASK_POLICIES`.
+        Any bit when left out. True in a boolean mask is always bad.
+
+    Returns
+    -------
+    list of SpectrumArrays
+        One a star, in order. A star that cannot be used among others has empty
+        arrays, `Flag.BAD_INPUT` and its ``problem``.
+
+    Raises
+    ------
+    InputTypeError
+        This holds no spectra, or an argument has the wrong type.
+    InputValueError
+        A single object that cannot be used, or an argument of the wrong length
+        or value.
+    """
+    bits = policy_bits(mask_policy)
+    is_list = not _is_spectrum(spectra) and isinstance(spectra, Iterable)
+    leaves = list(_flatten(spectra))
+    # a missing star in a list costs its row; a list of something else is a mistake
+    if leaves and not any(_is_spectrum(leaf) or (is_list and leaf is None) for leaf in leaves):
+        raise InputTypeError(f"spectra: {_not_a_spectrum(leaves[0])}")
+    blocks = [_read(leaf) for leaf in leaves]
+    n_star = sum(1 if isinstance(block, SpectrumArrays) else block.n_star for block in blocks)
+    options = _per_star_options(n_star, medium, radial_velocity, resolving_power)
+    found = []
+    for block in blocks:
+        if isinstance(block, SpectrumArrays):
+            found.append(_check_ready(block, options, len(found)))
+        else:
+            found += _finish(block, options, bits, len(found))
+    if found and not is_list and all(arrays.flags & Flag.BAD_INPUT for arrays in found):
+        raise InputValueError(f"spectra: {found[0].problem}")
+    return found
+
+
+def from_arrays(
+    wavelength,
+    flux,
+    sigma=None,
+    mask=None,
+    *,
+    medium="vacuum",
+    radial_velocity=None,
+    resolving_power=None,
+    mask_policy=None,
+    identifier=None,
+):
+    """Turn arrays of a catalogue into `SpectrumArrays`, without any Spectrum.
+
+    Parameters
+    ----------
+    wavelength : array_like or `~astropy.units.Quantity`
+        ``(n_pixel,)``, or ``(n_star, n_pixel)``; plain numbers are Angstrom.
+    flux : array_like or `~astropy.units.Quantity`
+        ``(n_star, n_pixel)``, or ``(n_pixel,)`` for one star.
+    sigma : array_like, `~astropy.units.Quantity` or `~astropy.nddata.NDUncertainty`, optional
+        Of the shape of ``flux``: standard deviations, or an uncertainty object.
+    mask : array_like, optional
+        Of the shape of ``flux``: True (or a bit) where a pixel is bad.
+    medium, radial_velocity, resolving_power, mask_policy
+        As in `to_arrays`.
+    identifier : sequence of str, optional
+        A name for each star; the row number when left out.
+
+    Returns
+    -------
+    list of SpectrumArrays
+        One a star.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Shapes that do not fit, or no star that can be used.
+    """
+    bits = policy_bits(mask_policy)
+    shape = np.shape(flux)
+    if len(shape) not in (1, 2):
+        raise InputValueError(f"flux: shape {shape}; expected (n_star, n_pixel), or (n_pixel,) for one star")
+    for name, array, shapes in (
+        ("wavelength", wavelength, (shape, shape[-1:])),
+        ("sigma", getattr(sigma, "array", sigma), (shape,)),
+        ("mask", mask, (shape,)),
+    ):
+        if array is not None and np.shape(array) not in shapes:
+            raise InputValueError(f"{name}: shape {np.shape(array)} does not fit flux {shape}")
+    n_star = shape[0] if len(shape) == 2 else 1
+    if identifier is not None:
+        identifier = [identifier] if isinstance(identifier, str) else [str(name) for name in identifier]
+        if len(identifier) != n_star:
+            raise InputValueError(f"identifier: {len(identifier)} names for {n_star} stars")
+    options = _per_star_options(n_star, medium, radial_velocity, resolving_power)
+    block = Block(n_star, identifier)
+    try:
+        unit = getattr(wavelength, "unit", None) or u.AA
+        block.wavelength = axis_to_angstrom(as_real(wavelength, "wavelength"), unit)
+        block.fill(flux, getattr(flux, "unit", None), sigma, mask, lambda a: np.reshape(a, (n_star, shape[-1])))
+    except InputValueError as error:
+        raise InputValueError(f"wavelength, flux, sigma: {error}") from None
+    found = _finish(block, options, bits, 0)
+    if found and all(arrays.flags & Flag.BAD_INPUT for arrays in found):
+        raise InputValueError(f"wavelength, flux: {found[0].problem}")
+    return found
+
+
+def _finish(block, options, bits, first):
+    is_air, velocity, power = (some if some is None else some[first : first + block.n_star] for some in options)
+    return finish(block, is_air, velocity, power, bits, first)
+
+
+def _is_spectrum(thing):
+    from specutils import Spectrum, SpectrumCollection
+
+    return isinstance(thing, (Spectrum, SpectrumCollection, SpectrumArrays))
+
+
+def _flatten(spectra):
+    """Yield the leaves of nested lists, in order."""
+    numbers = isinstance(spectra, np.ndarray) and spectra.dtype != object
+    if _is_spectrum(spectra) or isinstance(spectra, (str, bytes, dict)) or numbers or not isinstance(spectra, Iterable):
+        yield spectra
+    else:
+        for spectrum in spectra:
+            yield from _flatten(spectrum)
+
+
+def _not_a_spectrum(thing):
+    remedy = "a specutils Spectrum, SpectrumCollection or SpectrumList, or a list of these"
+    if isinstance(thing, (str, bytes)) or hasattr(thing, "__fspath__"):
+        remedy += "; read a file with Spectrum.read(path)"
+    elif isinstance(thing, (np.ndarray, float, int)):
+        remedy += "; for plain arrays use spectrafm.adapters.from_arrays(wavelength, flux, sigma)"
+    return f"got {type(thing).__name__}, expected {remedy}"
+
+
+def _per_star_options(n_star, medium, radial_velocity, resolving_power):
+    """Check the keywords; return is_air, velocity (or None) and resolving power, each ``(n_star,)``."""
+    media = [medium] * n_star if isinstance(medium, str) else _sequence(medium, "medium", "a string or one a star")
+    bad = sorted({str(m) for m in ([medium] if isinstance(medium, str) else media) if str(m) not in _MEDIA})
+    if bad:
+        raise InputValueError(f"medium: {', '.join(map(repr, bad))}; expected 'air' or 'vacuum'")
+    _check_length(media, n_star, "medium")
+    is_air = np.array([str(m) == "air" for m in media], dtype=bool)
+    velocity = None if radial_velocity is None else _speeds(radial_velocity, n_star)
+    if resolving_power is None:
+        power = np.full(n_star, np.nan)
+    else:
+        try:
+            power = _filled(u.Quantity(resolving_power).to_value(u.one), resolving_power)
+        except (TypeError, ValueError, u.UnitsError):
+            raise InputTypeError(f"resolving_power: {resolving_power!r}; expected a number or one a star") from None
+        if power.ndim:
+            _check_length(power, n_star, "resolving_power")
+        elif not (power > 0 or np.isnan(power)):
+            raise InputValueError(f"resolving_power: {power}; expected a positive number, or NaN where not known")
+        power = np.broadcast_to(power, (n_star,))
+    return is_air, velocity, power
+
+
+def _speeds(radial_velocity, n_star):
+    try:
+        velocity = u.Quantity(radial_velocity)
+    except (TypeError, ValueError):
+        raise InputTypeError(f"radial_velocity: {radial_velocity!r}; expected a Quantity of speed") from None
+    if velocity.unit == u.one:
+        raise InputTypeError("radial_velocity: no unit; expected a speed, for example 35 * u.km / u.s")
+    if velocity.unit.physical_type != "speed":
+        raise InputValueError(f"radial_velocity: in {velocity.unit}; expected a speed, for example 35 * u.km / u.s")
+    velocity = _filled(velocity.to_value(u.km / u.s), radial_velocity)
+    if velocity.ndim:
+        _check_length(velocity, n_star, "radial_velocity")
+    elif not abs(velocity) < SPEED_OF_LIGHT:
+        raise InputValueError(f"radial_velocity: {velocity} km/s; expected a finite speed below that of light")
+    return np.broadcast_to(velocity, (n_star,))
+
+
+def _filled(values, original):
+    """Return float64 values, NaN where the original is masked."""
+    mask = getattr(original, "mask", None)
+    values = np.array(getattr(values, "unmasked", values), dtype=np.float64)
+    if mask is not None:
+        values[np.broadcast_to(mask, values.shape)] = np.nan
+    return values
+
+
+def _sequence(values, name, expected):
+    if values is None or not isinstance(values, Iterable):
+        raise InputTypeError(f"{name}: {values!r}; expected {expected}")
+    return list(values)
+
+
+def _check_length(values, n_star, name):
+    if np.shape(values)[:1] != (n_star,) or np.ndim(values) != 1:
+        raise InputValueError(f"{name}: shape {np.shape(values)} for {n_star} stars; expected a scalar or ({n_star},)")
+
+
+def _check_ready(arrays, options, row):
+    """Let a `SpectrumArrays` pass; it is in vacuum and in the rest frame already."""
+    is_air, velocity, power = options
+    if is_air[row] or (velocity is not None and velocity[row] != 0):
+        raise InputValueError(
+            f"spectra: number {row} is a SpectrumArrays, in vacuum and in the rest frame already; "
+            "leave out medium='air' and radial_velocity for it"
+        )
+    return arrays if np.isnan(power[row]) else replace(arrays, resolving_power=float(power[row]))
+
+
+def _read(thing):
+    """Read one object into a block of stars; what is wrong with it becomes its problem."""
+    from specutils import SpectrumCollection
+
+    if isinstance(thing, SpectrumArrays):
+        return thing
+    if not _is_spectrum(thing):
+        return Block(1, problem=_not_a_spectrum(thing))
+    own_axes = isinstance(thing, SpectrumCollection)  # an axis for each star
+    flux, unit = (thing.flux, thing.flux.unit) if own_axes else (thing.data, thing.unit)
+    index = flux.ndim - 1 if own_axes else thing.spectral_axis_index
+    n_pixel = flux.shape[index]
+    n_star = math.prod(flux.shape[:index] + flux.shape[index + 1 :])
+
+    def rows(array):
+        array = array if index == array.ndim - 1 else np.moveaxis(array, index, -1)
+        return array.reshape(n_star, n_pixel)
+
+    block = Block(n_star, _identifiers(thing.meta, n_star))
+    axis = thing.spectral_axis
+    if axis is None:
+        block.problem = "there is no spectral axis; give the collection spectral_axis="
+        return block
+    try:
+        rest, convention = getattr(axis, "doppler_rest", None), getattr(axis, "doppler_convention", None)
+        block.wavelength = axis_to_angstrom(axis.value, axis.unit, rest, convention)
+        if own_axes:
+            block.wavelength = rows(block.wavelength)
+        velocity = np.ravel(axis.radial_velocity.to_value(u.km / u.s))
+        if len(velocity) not in (1, n_star):
+            raise InputValueError(f"it has {len(velocity)} radial velocities for {n_star} stars")
+        block.velocity = velocity if len(velocity) > 1 else velocity[0]
+        block.fill(flux, unit, thing.uncertainty, thing.mask, rows)
+    except InputValueError as error:
+        block.problem = str(error)
+    return block
+
+
+def _identifiers(meta, n_star):
+    """Return the names found in the meta of an object, or None."""
+    if isinstance(meta, (list, tuple)) and len(meta) == n_star:
+        names = [_identifiers(one, 1) for one in meta]
+        return None if None in names else [name[0] for name in names]
+    if not hasattr(meta, "keys"):
+        return None
+    lower = {str(key).lower(): key for key in meta}
+    header = meta.get("header")
+    values = [meta[lower[key]] for key in _META_KEYS if key in lower]
+    values += [header.get(key) for key in _HEADER_KEYS] if hasattr(header, "keys") else []
+    for value in values:
+        if isinstance(value, (str, bytes, int, np.integer)) and str(value):
+            name = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+            return [name] if n_star == 1 else [f"{name}:{row}" for row in range(n_star)]
+        if isinstance(value, (list, tuple, np.ndarray)) and np.shape(value) == (n_star,):
+            return [str(name) for name in value]
+    return None

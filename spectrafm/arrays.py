@@ -1,0 +1,112 @@
+"""`SpectrumArrays`: a spectrum as plain arrays, what the rest of the package works on."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .exceptions import InputValueError
+from .flags import Flag
+
+__all__ = ["SpectrumArrays"]
+
+_COUNTS = ("n_pixel", "n_good", "n_masked", "n_bits", "n_nonfinite_flux", "n_bad_sigma")
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumArrays:
+    """A spectrum as plain arrays, ready to be normalised.
+
+    Arrays may be shared between stars: treat them as read-only.
+
+    Attributes
+    ----------
+    wavelength : numpy.ndarray
+        ``(n_pixel,)`` float64 [Angstrom, vacuum, rest frame], ascending.
+    flux : numpy.ndarray
+        ``(n_pixel,)`` float64 in ``flux_unit``; flux densities are per wavelength.
+    sigma : numpy.ndarray
+        ``(n_pixel,)`` float64, standard deviation of the flux; all NaN when
+        there are no usable errors.
+    good : numpy.ndarray
+        ``(n_pixel,)`` bool, the pixels to use.
+    flux_unit : str
+        Unit of ``flux`` and ``sigma``, in astropy's notation.
+    resolving_power : float
+        NaN where not known.
+    identifier : str
+        Name of the star, for the table of results.
+    flags : int
+        `~spectrafm.flags.Flag` bits known at this stage.
+    problem : str
+        Why the spectrum cannot be used (then the arrays are empty), or "".
+    counts : dict
+        ``n_pixel``, ``n_good``, ``n_masked`` (boolean mask, or inverse variance
+        of exactly 0), ``n_bits`` (integer mask), ``n_nonfinite_flux``,
+        ``n_bad_sigma``, as found at the door.
+
+    Raises
+    ------
+    InputValueError
+        The arrays are not 1-D of one length.
+    """
+
+    wavelength: np.ndarray
+    flux: np.ndarray
+    sigma: np.ndarray
+    good: np.ndarray
+    flux_unit: str = ""
+    resolving_power: float = np.nan
+    identifier: str = ""
+    flags: int = 0
+    problem: str = ""
+    counts: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        """Check the shapes."""
+        shapes = [a.shape for a in (self.wavelength, self.flux, self.sigma, self.good)]
+        if len(shapes[0]) != 1 or any(shape != shapes[0] for shape in shapes):
+            raise InputValueError(
+                f"wavelength, flux, sigma, good: shapes {', '.join(map(str, shapes))}; expected one shape (n_pixel,)"
+            )
+
+    @property
+    def n_good(self):
+        """Number of good pixels."""
+        return int(np.count_nonzero(self.good))
+
+    @property
+    def has_sigma(self):
+        """Whether there are usable errors."""
+        return bool(np.isfinite(self.sigma[self.good]).any())
+
+    @property
+    def snr(self):
+        """Median signal-to-noise ratio of the good pixels; NaN without errors."""
+        ratio = self.flux[self.good] / self.sigma[self.good]
+        ratio = ratio[np.isfinite(ratio)]
+        return float(np.median(ratio)) if len(ratio) else np.nan
+
+    @classmethod
+    def unusable(cls, problem, identifier=""):
+        """Return what stands for a star that cannot be used.
+
+        Parameters
+        ----------
+        problem : str
+            Why, in words.
+        identifier : str, optional
+            Name of the star.
+
+        Returns
+        -------
+        SpectrumArrays
+            Without pixels, with `Flag.BAD_INPUT`.
+        """
+        return cls(
+            *np.empty((3, 0)),
+            np.empty(0, dtype=bool),
+            identifier=identifier,
+            flags=int(Flag.BAD_INPUT),
+            problem=problem,
+            counts=dict.fromkeys(_COUNTS, 0),
+        )

@@ -1,0 +1,1 @@
+"""Tests of spectrafm, a module for each module."""

@@ -1,0 +1,654 @@
+"""Tests of the adapters: every holder of spectra, every unit, every kind of error."""
+
+import pickle
+import time
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SpectralCoord
+from astropy.nddata import InverseVariance, StdDevUncertainty, UnknownUncertainty, VarianceUncertainty
+from astropy.table import Column, MaskedColumn
+from astropy.utils.exceptions import AstropyDeprecationWarning
+from astropy.utils.masked import Masked
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from specutils import Spectrum, SpectrumCollection, SpectrumList
+from specutils.utils.wcs_utils import vac_to_air
+
+from spectrafm.adapters import MASK_POLICIES, SpectrumArrays, from_arrays, to_arrays
+from spectrafm.exceptions import InputTypeError, InputValueError
+from spectrafm.flags import Flag
+from spectrafm.spectral_units import air_to_vacuum, doppler_factor, flux_rule
+
+N_PIXEL = 12
+WAVELENGTH = np.linspace(5000.0, 6000.0, N_PIXEL)
+FLUX = 1 + 0.1 * np.sin(np.arange(N_PIXEL))
+SIGMA = np.linspace(0.01, 0.02, N_PIXEL)
+FLAM = u.Unit("erg / (Angstrom s cm2)")
+
+
+def make(flux=FLUX, axis=None, sigma=SIGMA, unit=u.one, **keywords):
+    """Return a Spectrum."""
+    axis = WAVELENGTH * u.AA if axis is None else axis
+    uncertainty = StdDevUncertainty(sigma) if isinstance(sigma, np.ndarray) else sigma
+    return Spectrum(flux=flux * unit, spectral_axis=axis, uncertainty=uncertainty, **keywords)
+
+
+def one(spectrum, **keywords):
+    """Return the only star."""
+    (arrays,) = to_arrays(spectrum, **keywords)
+    return arrays
+
+
+def assert_same(first, second, rtol=1e-12):
+    """Check that two stars hold the same numbers."""
+    for name in ("wavelength", "flux", "sigma"):
+        assert_allclose(getattr(first, name), getattr(second, name), rtol=rtol, err_msg=name)
+    assert_array_equal(first.good, second.good)
+    assert first.flags == second.flags
+
+
+def test_plain_spectrum():
+    """A plain spectrum comes through as it is."""
+    arrays = one(make())
+    assert_array_equal(arrays.wavelength, WAVELENGTH)
+    assert_array_equal(arrays.flux, FLUX)
+    assert_array_equal(arrays.sigma, SIGMA)
+    assert arrays.good.all()
+    assert (arrays.flags, arrays.problem, arrays.flux_unit, arrays.identifier) == (0, "", "", "0")
+    assert arrays.counts == {
+        "n_pixel": N_PIXEL,
+        "n_good": N_PIXEL,
+        "n_masked": 0,
+        "n_bits": 0,
+        "n_nonfinite_flux": 0,
+        "n_bad_sigma": 0,
+    }
+    assert arrays.has_sigma
+    assert np.isnan(arrays.resolving_power)
+    assert arrays.snr == pytest.approx(np.median(FLUX / SIGMA))
+
+
+@pytest.mark.parametrize("unit", ["nm", "um", "m", "Hz", "THz", "eV", "J", "1 / cm", "1 / um"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_spectral_units_and_order(unit, turned):
+    """Any spectral unit in any order gives the same wavelengths, fluxes and errors."""
+    axis = (WAVELENGTH * u.AA).to(unit, u.spectral())
+    turn = slice(None, None, -1 if turned else 1)
+    mask = np.arange(N_PIXEL) == 3
+    arrays = one(make(FLUX[turn], axis[turn], SIGMA[turn], mask=mask[turn]))
+    assert_same(arrays, one(make(mask=mask)))
+
+
+@pytest.mark.parametrize("convention", ["optical", "radio", "relativistic", None])
+def test_velocity_axis(convention):
+    """An axis in km/s is converted with its rest value; without a convention it is relativistic."""
+    rest = 6562.8 * u.AA
+    doppler = {"optical": u.doppler_optical, "radio": u.doppler_radio}.get(convention, u.doppler_relativistic)
+    axis = np.linspace(-3000, 3000, N_PIXEL) * u.km / u.s
+    arrays = one(make(axis=axis, rest_value=rest, velocity_convention=convention))
+    assert_allclose(arrays.wavelength, axis.to_value(u.AA, doppler(rest)))
+
+
+@pytest.mark.parametrize(
+    ("axis", "text"),
+    [
+        (np.arange(N_PIXEL) * u.pix, "in 'pix', which does not tell wavelengths"),
+        (np.linspace(-9, 9, N_PIXEL) * u.km / u.s, "without a rest wavelength"),
+        ((WAVELENGTH - 5500) * u.AA, "not all finite and positive"),
+        (np.sort(np.r_[WAVELENGTH[:-1], WAVELENGTH[3]]) * u.AA, "wavelengths repeat"),
+    ],
+)
+def test_unusable_axis(axis, text):
+    """An axis without wavelengths raises when alone and costs only its own row in a list."""
+    bad = make(axis=axis)
+    with pytest.raises(InputValueError, match=text):
+        to_arrays(bad)
+    first, second = to_arrays([make(), bad])
+    assert first.flags == 0
+    assert second.flags == Flag.BAD_INPUT
+    assert text in second.problem
+    assert second.wavelength.shape == second.good.shape == (0,)
+    assert second.counts["n_pixel"] == 0
+    assert np.isnan(second.snr)
+
+
+@pytest.mark.parametrize("unit", ["Jy", "mJy", "W / (m2 Hz)", "erg / (s cm2 Hz)", "photon / (s cm2 Hz)", "solLum / Hz"])
+@pytest.mark.parametrize("axis_unit", ["nm", "GHz"])
+def test_flux_per_frequency(unit, axis_unit):
+    """Fluxes per frequency become fluxes per wavelength, as astropy converts them, and so do errors."""
+    axis = (WAVELENGTH * u.AA).to(axis_unit, u.spectral())
+    arrays = one(make(axis=axis, unit=u.Unit(unit)))
+    for ours, given_ in ((arrays.flux, FLUX), (arrays.sigma, SIGMA)):
+        expected = (given_ * u.Unit(unit)).to_value(arrays.flux_unit, u.spectral_density(WAVELENGTH * u.AA))
+        assert_allclose(ours, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor", "name"),
+    [
+        (u.Jy / u.beam, 2.99792458e-5, "erg / (Angstrom s cm2 beam)"),
+        (u.MJy / u.sr, 2.99792458e1, "erg / (Angstrom s cm2 rad2)"),
+        (FLAM, 1.0, "erg / (Angstrom s cm2)"),
+        (1e-17 * FLAM, 1.0, "1e-17 erg / (Angstrom s cm2)"),
+        (u.ct, 1.0, "ct"),
+        (u.erg, 1.0, "erg"),
+        (u.percent, 0.01, ""),
+        (u.def_unit("arbitrary units"), 1.0, ""),
+        (u.Unit("wibble", parse_strict="silent"), 1.0, "wibble"),
+        (None, 1.0, ""),
+    ],
+)
+def test_flux_rule(unit, factor, name):
+    """Flux densities per frequency are recognised beside beams and angles; other units are left alone."""
+    unit = u.Unit(unit) if isinstance(unit, u.Quantity) else unit
+    per_frequency, found, found_name = flux_rule(unit)
+    assert per_frequency == (unit is not None and "Jy" in unit.to_string())
+    assert found == pytest.approx(factor, rel=1e-12)
+    assert u.Unit(found_name, parse_strict="silent") == u.Unit(name, parse_strict="silent")
+
+
+def test_logarithmic_flux_is_refused():
+    """Magnitudes are no flux."""
+    with pytest.raises(InputValueError, match="logarithmic; give it in a linear unit"):
+        to_arrays(make(unit=u.mag))
+    with pytest.raises(InputValueError, match="logarithmic"):
+        from_arrays(WAVELENGTH, u.Magnitude(FLUX, u.ABmag))
+
+
+def test_arbitrary_units():
+    """The unregistered unit of aspcapStar files counts as none, for the flux and for its error."""
+    unit = u.def_unit("arbitrary units")
+    twin = u.def_unit("arbitrary units")
+    assert_same(one(make(unit=unit)), one(make()))
+    collection = SpectrumCollection(
+        FLUX[None] * unit, WAVELENGTH[None] * u.AA, uncertainty=StdDevUncertainty(SIGMA[None], unit=twin)
+    )
+    assert_same(one(collection), one(make()))
+
+
+@pytest.mark.parametrize("unit", [u.one, u.Jy, 1e-17 * FLAM, u.def_unit("arbitrary units")])
+def test_uncertainty_classes(unit):
+    """Standard deviation, variance and inverse variance mean the same."""
+    unit = u.Unit(unit)
+    expected = one(make(unit=unit))
+    assert_same(one(make(unit=unit, sigma=VarianceUncertainty(SIGMA**2))), expected)
+    assert_same(one(make(unit=unit, sigma=InverseVariance(SIGMA**-2.0))), expected)
+
+
+def test_uncertainty_in_another_unit():
+    """The error may be in another unit than the flux."""
+    expected = one(make(unit=u.Jy))
+    assert_same(one(make(unit=u.Jy, sigma=StdDevUncertainty(1e3 * SIGMA, unit=u.mJy))), expected)
+    assert_same(one(make(unit=u.Jy, sigma=InverseVariance(1e-6 / SIGMA**2, unit=u.mJy**-2))), expected)
+    wrong = SpectrumCollection(
+        FLUX[None] * u.Jy, WAVELENGTH[None] * u.AA, uncertainty=VarianceUncertainty(SIGMA[None], unit=u.Jy)
+    )
+    with pytest.raises(InputValueError, match=r"uncertainty \(var\) is in 'Jy', which does not fit"):
+        to_arrays(wrong)
+
+
+@pytest.mark.parametrize("uncertainty", [None, UnknownUncertainty(SIGMA)])
+def test_no_uncertainty(uncertainty):
+    """Without errors of known meaning there are none, and none are invented."""
+    arrays = one(make(sigma=uncertainty))
+    assert arrays.flags == Flag.NO_UNCERTAINTY
+    assert np.isnan(arrays.sigma).all()
+    assert arrays.good.all()
+    assert not arrays.has_sigma
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1.0, 1e13])
+def test_bad_errors(value):
+    """A pixel whose error is not finite, not positive or absurd is bad; if all are, there are no errors."""
+    sigma = SIGMA.copy()
+    sigma[[2, 5]] = value
+    arrays = one(make(sigma=sigma))
+    assert_array_equal(np.flatnonzero(~arrays.good), [2, 5])
+    assert arrays.flags == 0
+    assert arrays.counts["n_bad_sigma"] == 2
+    arrays = one(make(sigma=np.full(N_PIXEL, value)))
+    assert arrays.good.all()
+    assert arrays.flags == Flag.NO_UNCERTAINTY
+    assert np.isnan(arrays.sigma).all()
+
+
+def test_absurd_errors_in_most_pixels():
+    """The mark for bad pixels is seen even where most pixels carry it."""
+    sigma = np.where(np.arange(N_PIXEL) < 8, 1e9, SIGMA)
+    assert one(make(sigma=sigma)).n_good == N_PIXEL - 8
+
+
+def test_large_errors_are_kept():
+    """Errors that are merely large are errors."""
+    sigma = SIGMA * np.where(np.arange(N_PIXEL) < 3, 1e5, 1)
+    assert one(make(sigma=sigma)).good.all()
+
+
+def test_zero_inverse_variance():
+    """No weight means not measured: such pixels are bad, also when they are all there is."""
+    ivar = SIGMA**-2.0
+    ivar[:4] = 0
+    arrays = one(make(sigma=InverseVariance(ivar)))
+    assert_array_equal(arrays.good, np.arange(N_PIXEL) >= 4)
+    assert arrays.counts["n_masked"] == 4
+    arrays = one(make(sigma=InverseVariance(np.zeros(N_PIXEL))))
+    assert arrays.flags & Flag.NO_GOOD_PIXELS
+    assert arrays.n_good == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_flux_not_finite(value):
+    """A flux that is no number is a bad pixel and stays what it is."""
+    flux = FLUX.copy()
+    flux[4] = value
+    arrays = one(make(flux, mask=None))
+    assert_array_equal(np.flatnonzero(~arrays.good), [4])
+    assert arrays.counts["n_nonfinite_flux"] == 1
+    assert_array_equal(arrays.flux, flux)
+    arrays = one(make(np.full(N_PIXEL, value), mask=None))
+    assert arrays.flags == Flag.NO_GOOD_PIXELS
+    assert arrays.has_sigma is False
+
+
+def test_masks():
+    """Booleans and integers mask; a policy picks among bits and leaves booleans alone."""
+    bits = np.zeros(N_PIXEL, dtype=np.int32)
+    bits[1], bits[2], bits[3] = 1 << 0, 1 << 12, 1 << 13
+    assert_array_equal(np.flatnonzero(~one(make(mask=bits)).good), [1, 2, 3])
+    assert_array_equal(np.flatnonzero(~one(make(mask=bits), mask_policy="apogee_dr17").good), [1])
+    assert_array_equal(np.flatnonzero(~one(make(mask=bits), mask_policy="apogee_dr17_strict").good), [1, 2])
+    assert one(make(mask=bits), mask_policy="apogee_dr17").counts["n_bits"] == 1
+    assert_array_equal(np.flatnonzero(~one(make(mask=bits), mask_policy="sdss_any").good), [1, 2, 3])
+    assert one(make(mask=bits > 0), mask_policy="jwst").counts["n_masked"] == 3
+    masked = Masked(FLUX * u.one, mask=bits > 0)
+    assert_array_equal(one(Spectrum(flux=masked, spectral_axis=WAVELENGTH * u.AA)).good, bits == 0)
+
+
+def test_apogee_policy_is_the_survey_s():
+    """SDSS's own sum of bad bits is 16639."""
+    assert MASK_POLICIES["apogee_dr17"] == 16639
+
+
+def test_unknown_policy():
+    """An unknown policy lists the known ones."""
+    with pytest.raises(InputValueError, match="mask_policy: unknown policy 'dr99'; known are apogee_dr17, "):
+        to_arrays(make(), mask_policy="dr99")
+
+
+def test_medium():
+    """Air becomes vacuum with Morton (2000), before anything else."""
+    air = vac_to_air(WAVELENGTH * u.AA)
+    assert_allclose(one(make(axis=air), medium="air").wavelength, WAVELENGTH, rtol=1e-8)
+    # the sodium D2 line, in air and in vacuum, from the NIST Atomic Spectra Database
+    sodium = make(axis=WAVELENGTH / 5000 * 5889.95095 * u.AA)
+    assert one(sodium, medium="air").wavelength[0] == pytest.approx(5891.58326, abs=1e-3)
+    jansky = one(make(axis=air, unit=u.Jy), medium="air")
+    assert_allclose(jansky.flux, one(make(unit=u.Jy)).flux, rtol=1e-8)
+
+
+def test_air_to_vacuum_below_2000_angstrom():
+    """Below 2000 Angstrom wavelengths are in vacuum anyway; order is kept across the border."""
+    converted = air_to_vacuum(np.array([1500.0, 1999.9, 2000.0, 2500.0]))
+    assert_array_equal(converted[:2], [1500.0, 1999.9])
+    assert (np.diff(converted) > 0).all()
+
+
+def test_medium_and_velocity_for_each_star():
+    """Keywords may differ from star to star, and air comes before the velocity."""
+    velocity = [-50, 0, 120] * u.km / u.s
+    spectrum = make(np.ones((3, N_PIXEL)), sigma=None)
+    powers = [1e3, np.nan, 3e3]
+    found = to_arrays(spectrum, medium=["air", "vacuum", "air"], radial_velocity=velocity, resolving_power=powers)
+    vacuum = air_to_vacuum(WAVELENGTH)
+    for arrays, start, v in zip(found, (vacuum, WAVELENGTH, vacuum), velocity.value, strict=True):
+        assert_allclose(arrays.wavelength, start / doppler_factor(v), rtol=1e-14)
+    assert_array_equal([arrays.resolving_power for arrays in found], powers)
+
+
+def test_own_velocity_is_used_and_can_be_overridden():
+    """The object's own velocity or redshift counts unless one is given."""
+    factor = doppler_factor(100.0)
+    moving = make(radial_velocity=100 * u.km / u.s)
+    assert_allclose(one(moving).wavelength, WAVELENGTH / factor, rtol=1e-13)
+    assert_allclose(one(make(redshift=factor - 1)).wavelength, WAVELENGTH / factor, rtol=1e-9)
+    assert_array_equal(one(moving, radial_velocity=0 * u.km / u.s).wavelength, WAVELENGTH)
+    both = make(np.ones((2, N_PIXEL)), sigma=None, radial_velocity=[0, 100] * u.km / u.s)
+    assert_allclose([a.wavelength[0] for a in to_arrays(both)], [5000, 5000 / factor])
+    moving.shift_spectrum_to(radial_velocity=0 * u.km / u.s)
+    assert_allclose(one(moving).wavelength, WAVELENGTH / factor, rtol=1e-13)
+
+
+@settings(max_examples=25)
+@given(velocity=st.floats(-3000, 3000), medium=st.sampled_from(["air", "vacuum"]))
+def test_rest_frame_is_recovered(velocity, medium):
+    """A star observed at any velocity, in either medium, comes back to its rest wavelengths."""
+    observed = WAVELENGTH * u.AA * doppler_factor(velocity)
+    observed = vac_to_air(observed) if medium == "air" else observed
+    arrays = one(make(axis=observed), medium=medium, radial_velocity=velocity * u.km / u.s)
+    assert_allclose(arrays.wavelength, WAVELENGTH, rtol=1e-8)
+
+
+def test_velocity_is_relativistic():
+    """The Doppler factor is astropy's relativistic one."""
+    velocity = np.array([-2e5, -30.0, 0.0, 1e5]) * u.km / u.s
+    assert_allclose(doppler_factor(velocity.value) - 1, velocity.to_value(u.one, u.doppler_redshift()), atol=1e-12)
+
+
+def test_velocity_from_columns_and_other_units():
+    """A table column, masked or not, and other units of speed are fine; a masked velocity costs its star."""
+    spectra = [make(), make()]
+    expected = to_arrays(spectra, radial_velocity=[10, 20] * u.km / u.s)
+    for velocity in (Column([10, 20], unit="km/s"), [1e4, 2e4] * u.m / u.s, [10 * u.km / u.s, 20 * u.km / u.s]):
+        for first, second in zip(to_arrays(spectra, radial_velocity=velocity), expected, strict=True):
+            assert_same(first, second)
+    for velocity in (
+        MaskedColumn([10.0, 20.0], mask=[False, True], unit="km/s"),
+        Masked([10, 20] * u.km / u.s, mask=[False, True]),
+        [10, np.nan] * u.km / u.s,
+        [10, 4e5] * u.km / u.s,
+    ):
+        found = to_arrays(spectra, radial_velocity=velocity)
+        assert [arrays.flags for arrays in found] == [0, Flag.BAD_INPUT]
+        assert "radial velocity is" in found[1].problem
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "text"),
+    [
+        ({"medium": "vakuum"}, InputValueError, "medium: 'vakuum'; expected 'air' or 'vacuum'"),
+        ({"medium": ["air"]}, InputValueError, r"medium: shape \(1,\) for 2 stars"),
+        ({"medium": None}, InputTypeError, "medium: None"),
+        ({"radial_velocity": 35.0}, InputTypeError, "radial_velocity: no unit; expected a speed"),
+        ({"radial_velocity": "fast"}, InputTypeError, "radial_velocity: 'fast'"),
+        ({"radial_velocity": 3 * u.s}, InputValueError, "radial_velocity: in s; expected a speed"),
+        ({"radial_velocity": 4e5 * u.km / u.s}, InputValueError, "below that of light"),
+        ({"radial_velocity": np.nan * u.km / u.s}, InputValueError, "finite speed"),
+        ({"radial_velocity": [1, 2, 3] * u.km / u.s}, InputValueError, r"radial_velocity: shape \(3,\) for 2 stars"),
+        ({"resolving_power": -1}, InputValueError, "resolving_power: -1.0; expected a positive number"),
+        ({"resolving_power": "high"}, InputTypeError, "resolving_power: 'high'"),
+        ({"resolving_power": [1, 2, 3]}, InputValueError, r"resolving_power: shape \(3,\) for 2 stars"),
+    ],
+)
+def test_bad_keywords(keywords, error, text):
+    """A bad keyword names itself, what came and what was expected."""
+    with pytest.raises(error, match=text):
+        to_arrays([make(), make()], **keywords)
+
+
+def test_bad_resolving_power_of_one_star():
+    """A resolving power that cannot be costs its star only."""
+    found = to_arrays([make(), make()], resolving_power=[2000, 0])
+    assert [arrays.flags for arrays in found] == [0, Flag.BAD_INPUT]
+
+
+@pytest.mark.parametrize("thing", [None, "file.fits", FLUX, 3.0, {"flux": FLUX}, ["a.fits", "b.fits"], FLUX * u.Jy])
+def test_no_spectra(thing):
+    """What holds no spectra is refused with the remedy."""
+    with pytest.raises(InputTypeError, match=r"spectra: got \w+, expected a specutils Spectrum"):
+        to_arrays(thing)
+
+
+def test_bad_elements_cost_their_rows():
+    """A missing or strange element of a list is a flagged row."""
+    found = to_arrays([make(), None, "a.fits", make()])
+    assert [bool(arrays.flags & Flag.BAD_INPUT) for arrays in found] == [False, True, True, False]
+    assert "got NoneType" in found[1].problem
+    assert "Spectrum.read" in found[2].problem
+
+
+def test_empty_list():
+    """No spectra, no stars."""
+    assert to_arrays([]) == []
+    assert to_arrays(SpectrumList()) == []
+    assert from_arrays(WAVELENGTH, np.empty((0, N_PIXEL))) == []
+
+
+@pytest.mark.parametrize("spectral_axis_index", [0, 1])
+def test_two_dimensions(spectral_axis_index):
+    """A 2-D Spectrum is a star a row, whichever axis is the spectral one."""
+    flux, sigma = np.stack((FLUX, 2 * FLUX, 3 * FLUX)), np.stack((SIGMA, 2 * SIGMA, 3 * SIGMA))
+    mask = np.zeros(flux.shape, dtype=bool)
+    mask[1, 2] = True
+    if spectral_axis_index == 0:
+        flux, sigma, mask = flux.T, sigma.T, mask.T
+    found = to_arrays(make(flux, sigma=sigma, mask=mask, spectral_axis_index=spectral_axis_index))
+    for row, arrays in enumerate(found):
+        assert_array_equal(arrays.flux, (row + 1) * FLUX)
+        assert_array_equal(arrays.sigma, (row + 1) * SIGMA)
+    assert [arrays.n_good for arrays in found] == [N_PIXEL, N_PIXEL - 1, N_PIXEL]
+
+
+def test_cube():
+    """Further axes are stars too, the last running fastest."""
+    flux = np.arange(2 * 3, dtype=float).reshape(2, 3, 1) + np.ones(N_PIXEL)
+    assert [arrays.flux[0] for arrays in to_arrays(make(flux, sigma=None))] == [1, 2, 3, 4, 5, 6]
+
+
+def test_collection():
+    """A collection has an axis, an order and a name for each star."""
+    axis = np.stack((WAVELENGTH, WAVELENGTH[::-1] / 2, WAVELENGTH[[1, 0, *range(2, N_PIXEL)]])) * u.AA
+    collection = SpectrumCollection(
+        np.stack((FLUX, FLUX[::-1], FLUX)) * u.Jy,
+        axis,
+        uncertainty=StdDevUncertainty(np.stack((SIGMA, SIGMA[::-1], SIGMA))),
+        mask=np.array([[0] * N_PIXEL, [0] * (N_PIXEL - 1) + [4], [0] * N_PIXEL]),
+        meta=[{"object": "a"}, {"object": "b"}, {"object": "c"}],
+    )
+    first, second, third = to_arrays(collection)
+    assert_same(first, one(make(unit=u.Jy)))
+    assert_same(second, one(make(axis=WAVELENGTH / 2 * u.AA, unit=u.Jy, mask=np.arange(N_PIXEL) == 0)))
+    assert third.flags == Flag.BAD_INPUT
+    assert "neither ascend nor descend" in third.problem
+    assert [a.identifier for a in (first, second, third)] == ["a", "b", "c"]
+    moving = SpectralCoord(axis[:2], radial_velocity=[[0], [100]] * u.km / u.s)
+    found = to_arrays(SpectrumCollection(np.ones((2, N_PIXEL)) * u.Jy, moving))
+    assert found[1].wavelength[0] == pytest.approx(2500 / doppler_factor(100.0))
+    with pytest.raises(InputValueError, match="no spectral axis"):
+        to_arrays(SpectrumCollection(np.ones((2, N_PIXEL)) * u.Jy))
+
+
+def test_nested_and_ragged():
+    """Lists of anything are flattened in order; one list element is not one star."""
+    long = make(np.ones(20), np.linspace(4000, 5000, 20) * u.AA, None)
+    two = make(np.ones((2, N_PIXEL)), sigma=None)
+    collection = SpectrumCollection(np.ones((2, 5)) * u.Jy, np.ones((2, 1)) * np.arange(1, 6) * u.um)
+    nested = [SpectrumList([long, two]), (collection, [make()]), np.array([None, make()], dtype=object)]
+    found = to_arrays(nested)
+    assert [len(a.flux) for a in found] == [20, N_PIXEL, N_PIXEL, 5, 5, N_PIXEL, 0, N_PIXEL]
+    assert [a.identifier for a in found] == [str(i) for i in range(8)]
+    assert [len(a.flux) for a in to_arrays(spectrum for spectrum in (long, two))] == [20, N_PIXEL, N_PIXEL]
+    velocity = np.arange(8) * u.km / u.s
+    shifts = [a.wavelength[0] for a in to_arrays(nested, radial_velocity=velocity) if len(a.flux) == N_PIXEL]
+    assert_allclose(shifts, 5000 / doppler_factor(velocity.value[[1, 2, 5, 7]]))
+
+
+def test_spectrum1d():
+    """The deprecated class is accepted; only making one warns."""
+    from specutils import Spectrum1D
+
+    with pytest.warns(AstropyDeprecationWarning, match="Spectrum1D"):
+        old = Spectrum1D(flux=FLUX * u.one, spectral_axis=WAVELENGTH * u.AA, uncertainty=StdDevUncertainty(SIGMA))
+    assert_same(one(old), one(make()))
+    assert_same(one([old]), one(make()))
+
+
+def test_ready_arrays():
+    """SpectrumArrays pass unchanged, alone or in lists, unless a keyword contradicts them."""
+    ready = one(make())
+    assert one(ready) is ready
+    assert to_arrays([make(), ready])[1] is ready
+    assert one(ready, resolving_power=500).resolving_power == 500
+    with pytest.raises(InputValueError, match="in vacuum and in the rest frame already"):
+        to_arrays(ready, medium="air")
+    with pytest.raises(InputValueError, match="in vacuum and in the rest frame already"):
+        to_arrays([make(), ready], radial_velocity=[5, 5] * u.km / u.s)
+    assert to_arrays([make(), ready], radial_velocity=[5, 0] * u.km / u.s)[1] is ready
+
+
+def test_arrays_pickle_and_check_shapes():
+    """What leaves the adapters can be sent to a worker, and its arrays belong together."""
+    ready = one(make())
+    assert_same(pickle.loads(pickle.dumps(ready)), ready)
+    with pytest.raises(InputValueError, match="expected one shape"):
+        SpectrumArrays(WAVELENGTH, FLUX[:-1], SIGMA, SIGMA > 0)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "<f4", "f2", ">i2"])
+def test_byte_order_and_type(dtype):
+    """Arrays of any byte order and type come out native float64."""
+    flux, sigma = (100 * FLUX).astype(dtype), (100 * SIGMA).astype(dtype)
+    axis = WAVELENGTH.astype(">f8") * u.AA
+    arrays = one(
+        Spectrum(flux=u.Quantity(flux, u.ct, dtype=dtype), spectral_axis=axis, uncertainty=StdDevUncertainty(sigma))
+    )
+    for array, expected in ((arrays.flux, flux), (arrays.sigma, sigma), (arrays.wavelength, WAVELENGTH)):
+        assert array.dtype == np.float64
+        assert array.dtype.isnative
+        assert_array_equal(array, expected.astype(float))
+
+
+def test_complex_flux():
+    """Complex numbers are refused."""
+    with pytest.raises(InputValueError, match="holds complex128; expected real numbers"):
+        to_arrays(make(FLUX + 1j))
+
+
+@pytest.mark.parametrize("unit", [u.one, u.Jy])
+def test_input_is_never_touched(unit):
+    """Read-only input works, nothing is written to it, and nothing that comes out shares its memory."""
+    flux, sigma, axis = FLUX[::-1].copy(), SIGMA[::-1].copy(), WAVELENGTH[::-1].copy()
+    flux[2], sigma[4] = np.nan, np.inf
+    mask = np.arange(N_PIXEL) == 6
+    for array in (flux, sigma, axis, mask):
+        array.flags.writeable = False
+    spectrum = Spectrum(
+        flux=u.Quantity(flux, unit, copy=False),
+        spectral_axis=u.Quantity(axis, u.AA, copy=False),
+        uncertainty=StdDevUncertainty(sigma, copy=False),
+        mask=mask,
+    )
+    arrays = one(spectrum, medium="air", radial_velocity=100 * u.km / u.s)
+    assert arrays.n_good == N_PIXEL - 3
+    plain = from_arrays(
+        axis * u.AA, u.Quantity(flux, unit, copy=False), sigma, mask, medium="air", radial_velocity=100 * u.km / u.s
+    )
+    assert_same(plain[0], arrays)
+    for found in (arrays, plain[0], one(make()), from_arrays(WAVELENGTH, FLUX, SIGMA)[0]):
+        for array in (found.wavelength, found.flux, found.sigma, found.good):
+            assert array.flags.writeable
+            assert not any(
+                np.shares_memory(array, given_) for given_ in (flux, sigma, axis, mask, FLUX, SIGMA, WAVELENGTH)
+            )
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({}, "0"),
+        ({"object": "HD 1"}, "HD 1"),
+        ({"header": {"OBJID": "2M1", "OBJECT": "x"}}, "2M1"),
+        ({"Source_ID": np.int64(42)}, "42"),
+        ({"sdss_id": np.array([7]), "name": "APOGEE/APO"}, "7"),
+        ({"label": b"bytes"}, "bytes"),
+        ({"object": None, "name": "n"}, "n"),
+    ],
+)
+def test_identifier(meta, expected):
+    """The star's name is found where loaders put it, else it is its number."""
+    assert one(make(meta=meta)).identifier == expected
+
+
+def test_identifiers_of_two_dimensions():
+    """Rows are told apart by their own name or a number."""
+    two = np.ones((2, N_PIXEL))
+    assert [a.identifier for a in to_arrays(make(two, sigma=None, meta={"obj": ["a", "b"]}))] == ["a", "b"]
+    assert [a.identifier for a in to_arrays(make(two, sigma=None, meta={"object": "p"}))] == ["p:0", "p:1"]
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_batch_mates_do_not_matter(seed):
+    """Each star of a catalogue comes out as it does alone."""
+    rng = np.random.default_rng(seed)
+    flux = rng.normal(1, 0.1, (4, N_PIXEL))
+    sigma = 10 ** rng.uniform(-9, 12, (4, N_PIXEL))
+    flux[rng.random(flux.shape) < 0.2] = np.nan
+    axis = rng.uniform(0.5, 1, (4, 1)) * WAVELENGTH
+    axis[1] = axis[1, ::-1]
+    mask = rng.integers(0, 3, flux.shape) * (rng.random(flux.shape) < 0.3)
+    velocity = rng.normal(0, 100, 4) * u.km / u.s
+    keywords = {"medium": "air", "mask_policy": "jwst"}
+    together = from_arrays(axis, flux * u.Jy, sigma, mask, radial_velocity=velocity, **keywords)
+    for row in range(4):
+        (alone,) = from_arrays(
+            axis[row], flux[row] * u.Jy, sigma[row], mask[row], radial_velocity=velocity[row], **keywords
+        )
+        assert_same(together[row], alone, rtol=0)
+        spectrum = make(flux[row], axis[row] * u.AA, sigma[row], u.Jy, mask=mask[row])
+        assert_same(together[row], one(spectrum, radial_velocity=velocity[row], **keywords))
+
+
+def test_from_arrays_units_and_masks():
+    """Quantities, uncertainty objects and masked arrays are understood; plain wavelengths are Angstrom."""
+    expected = one(make(unit=u.Jy, mask=np.arange(N_PIXEL) == 2))
+    flux = np.ma.array(FLUX, mask=np.arange(N_PIXEL) == 2)
+    for given_, sigma in (
+        (Masked(FLUX * u.Jy, mask=flux.mask), SIGMA),
+        (Masked(FLUX * u.Jy, mask=flux.mask), 1e3 * SIGMA * u.mJy),
+        (Masked(FLUX * u.Jy, mask=flux.mask), InverseVariance(SIGMA**-2.0)),
+    ):
+        assert_same(from_arrays(WAVELENGTH / 10 * u.nm, given_, sigma)[0], expected)
+    assert_array_equal(from_arrays(WAVELENGTH, flux)[0].good, ~flux.mask)
+    assert from_arrays(WAVELENGTH, [FLUX, FLUX], identifier=["a", 5])[1].identifier == "5"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((WAVELENGTH, 3.0), "flux: shape"),
+        ((WAVELENGTH[:-1], FLUX), r"wavelength: shape \(11,\) does not fit flux \(12,\)"),
+        ((WAVELENGTH, FLUX, SIGMA[:-1]), "sigma: shape"),
+        ((WAVELENGTH, FLUX, None, SIGMA[:-1] > 0), "mask: shape"),
+        ((WAVELENGTH, FLUX * u.Jy, SIGMA * u.s), "does not fit a flux in 'Jy'"),
+        ((WAVELENGTH * u.s, FLUX), "does not tell wavelengths"),
+        ((WAVELENGTH - 5500, FLUX), "not all finite and positive"),
+        ((np.array(["a"] * N_PIXEL), FLUX), "expected real numbers"),
+    ],
+)
+def test_from_arrays_refuses(arguments, text):
+    """Arrays that do not belong together are refused with their shapes."""
+    with pytest.raises(InputValueError, match=text):
+        from_arrays(*arguments)
+
+
+def test_from_arrays_identifier_length():
+    """A name for each star."""
+    with pytest.raises(InputValueError, match="identifier: 1 names for 2 stars"):
+        from_arrays(WAVELENGTH, [FLUX, FLUX], identifier="a")
+
+
+def test_thousand_spectra_take_no_time():
+    """A thousand spectra of Gaia XP size are read in a fraction of the 2 s allowed."""
+    axis = np.linspace(336, 1020, 343) * u.nm
+    rng = np.random.default_rng(0)
+    few = [make(rng.normal(1, 0.1, 343), axis, np.full(343, 0.1), u.Jy) for _ in range(100)]
+    start = time.perf_counter()
+    to_arrays(10 * few, medium="air")
+    assert time.perf_counter() - start < 2
+
+
+def test_real_apogee_files(shared_data):
+    """Real apStar files: big-endian, NaN not masked, errors of 1e13 on bad pixels."""
+    files = sorted((shared_data / "apogee").glob("apStar-*.fits"))
+    found = to_arrays([Spectrum.read(file) for file in files])
+    assert len(found) == len(files) > 0
+    for arrays, file in zip(found, files, strict=True):
+        assert arrays.identifier in file.name
+        assert arrays.flags == 0
+        assert 7000 < arrays.n_good < 8000
+        assert arrays.sigma[arrays.good].max() < 1e10
+        assert arrays.counts["n_nonfinite_flux"] > 700
+        assert arrays.snr > 100

@@ -1,0 +1,308 @@
+"""SpectraFM: from spectra to a table, with flags, known quantities and files."""
+
+import warnings
+
+import astropy.units as u
+import numpy as np
+import pytest
+import torch
+from astropy.nddata import InverseVariance, StdDevUncertainty
+from astropy.table import MaskedColumn, QTable, Table
+from specutils import Spectrum, SpectrumCollection, SpectrumList
+
+from spectrafm import Flag, SpectraFM, SpectraFMWarning
+from spectrafm.exceptions import CheckpointError, InputTypeError, InputValueError, MissingDependencyError
+from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
+from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_table
+from spectrafm.weights_info import WeightsInfo
+
+TABLE = tiny_table(8, seed=5)
+
+
+@pytest.fixture(scope="module")
+def fm():
+    """Return a SpectraFM trained for a moment on the tiny stars."""
+    vocabulary = Vocabulary(["flux", *QUANTITIES], flux=["flux"], log=["teff"])
+    model = StellarPerceptron(tiny_config(), vocabulary, seed=0)
+    model.fit(tiny_table(), ["teff", "logg"], FitConfig(steps=60, batch_size=64, warmup_steps=5, learning_rate=3e-3))
+    spacing = np.median(np.diff(np.log(WAVELENGTH)))
+    info = WeightsInfo(
+        name="tiny",
+        labels=("teff", "logg"),
+        known=("k_mag", "logg", "teff"),
+        wavelength_range=(3950.0, 9050.0),
+        spacing_range=(spacing / 2, spacing * 2),
+        min_pixels=20,
+        min_snr=5.0,
+        label_ranges={"teff": [2000.0, 12000.0], "logg": [-3.0, 8.0]},
+        usual_errors={"teff": 5000.0, "logg": 10.0},
+        calibration={k: {"with_sigma": 1.5, "without_sigma": 3.0} for k in ("teff", "logg")},
+    )
+    return SpectraFM(model, info)
+
+
+def spectrum(row=0, sigma=0.01, **kwargs):
+    """Return one tiny star as a Spectrum."""
+    uncertainty = None if sigma is None else StdDevUncertainty(np.full(60, sigma))
+    return Spectrum(TABLE.flux[row] * u.one, WAVELENGTH * u.AA, uncertainty=uncertainty, **kwargs)
+
+
+def numbers(table, labels=("teff", "logg")):
+    """Return labels and errors as one array."""
+    return np.stack([table[c].filled(np.nan).value for name in labels for c in (name, f"e_{name}")])
+
+
+def test_columns(fm):
+    """A row a star, with units, errors, flags and provenance."""
+    table = fm.infer([spectrum(i) for i in range(3)])
+    assert isinstance(table, QTable)
+    assert table.colnames == [
+        "identifier", "teff", "e_teff", "logg", "e_logg", "flag", "n_pixels_used", "snr",
+    ]  # fmt: skip
+    assert len(table) == 3
+    assert table["teff"].unit == u.K
+    assert table["logg"].unit == u.dex(u.cm / u.s**2)
+    assert (table["flag"] == 0).all()
+    assert (table["n_pixels_used"] == 60).all()
+    np.testing.assert_allclose(table["snr"].value, 100, rtol=0.1)
+    assert table.meta["model"] == "tiny"
+    assert table.meta["medium"] == "vacuum"
+    assert all(isinstance(v, (str, int, float)) for v in table.meta.values())
+
+
+def test_containers_agree(fm):
+    """The same stars in any container give the same labels."""
+    sigma = StdDevUncertainty(np.full((3, 60), 0.01))
+    stacked = Spectrum(TABLE.flux[:3] * u.one, WAVELENGTH * u.AA, uncertainty=sigma)
+    singles = [spectrum(i) for i in range(3)]
+    collection = SpectrumCollection(
+        TABLE.flux[:3] * u.one, np.tile(WAVELENGTH, (3, 1)) * u.AA, uncertainty=sigma
+    )
+    expected = numbers(fm.infer(singles))
+    for spectra in (stacked, SpectrumList(singles), collection, [stacked[:2], singles[2]]):
+        np.testing.assert_allclose(numbers(fm.infer(spectra)), expected, rtol=1e-5)
+
+
+def test_units_and_order(fm):
+    """Nanometres, frequencies, a descending axis, an inverse variance, any flux scale: the same labels."""
+    expected = numbers(fm.infer(spectrum()))
+    nm = Spectrum(
+        TABLE.flux[0][::-1] * 1e-15 * u.Unit("W m-2 nm-1"),
+        (WAVELENGTH[::-1] / 10) * u.nm,
+        uncertainty=InverseVariance(np.full(60, 1e34) / u.Unit("W m-2 nm-1") ** 2),
+    )
+    np.testing.assert_allclose(numbers(fm.infer(nm)), expected, rtol=1e-5)
+    density = u.spectral_density(WAVELENGTH * u.AA)
+    flux, error = (
+        (a * u.Unit("erg s-1 cm-2 AA-1")).to(u.Jy, density) for a in (TABLE.flux[0], np.full(60, 0.01))
+    )
+    hz = Spectrum(flux, (WAVELENGTH * u.AA).to(u.Hz, u.spectral()), uncertainty=StdDevUncertainty(error))
+    np.testing.assert_allclose(numbers(fm.infer(hz)), expected, rtol=1e-5)
+
+
+def test_air_and_velocity(fm):
+    """Air wavelengths and a velocity, declared, give the labels of vacuum at rest."""
+    from specutils.utils.wcs_utils import vac_to_air
+
+    expected = numbers(fm.infer(spectrum()))
+    rest = WAVELENGTH * u.AA
+    air = Spectrum(TABLE.flux[0] * u.one, vac_to_air(rest), uncertainty=StdDevUncertainty(np.full(60, 0.01)))
+    np.testing.assert_allclose(numbers(fm.infer(air, medium="air")), expected, rtol=1e-5)
+    velocity = 300 * u.km / u.s
+    beta = velocity.to_value(u.km / u.s) / 299792.458
+    shifted = rest * np.sqrt((1 + beta) / (1 - beta))
+    moving = Spectrum(TABLE.flux[0] * u.one, shifted, uncertainty=StdDevUncertainty(np.full(60, 0.01)))
+    np.testing.assert_allclose(numbers(fm.infer(moving, radial_velocity=velocity)), expected, rtol=1e-5)
+
+
+def test_calibration_is_applied(fm):
+    """Predicted errors are multiplied with the factors of the weights, each kind with its own."""
+    plain = SpectraFM(fm.model, WeightsInfo(**(vars(fm.info) | {"calibration": {}})))
+    ratio = numbers(fm.infer(spectrum()))[1::2] / numbers(plain.infer(spectrum()))[1::2]
+    np.testing.assert_allclose(ratio, 1.5)
+    bare = spectrum(sigma=None)
+    ratio = numbers(fm.infer(bare))[1::2] / numbers(plain.infer(bare))[1::2]
+    np.testing.assert_allclose(ratio, 3.0)
+
+
+def test_no_uncertainties(fm):
+    """Without uncertainties there are labels, and a flag."""
+    table = fm.infer(spectrum(sigma=None))
+    assert table["flag"][0] & Flag.NO_UNCERTAINTY
+    assert np.isfinite(numbers(table)).all()
+    assert table["snr"].mask[0]
+
+
+def test_bad_stars_are_masked_rows(fm):
+    """Bad stars are masked rows with flags; the others get what they would get alone."""
+    nothing = Spectrum(np.full(60, np.nan) * u.one, WAVELENGTH * u.AA)
+    elsewhere = Spectrum(np.ones(60) * u.one, WAVELENGTH * 3 * u.AA)
+    pixels = Spectrum(np.ones(60) * u.one)
+    with pytest.warns(SpectraFMWarning, match="3 of 5 rows are masked"):
+        table = fm.infer([spectrum(0), nothing, elsewhere, pixels, spectrum(1)])
+    assert list(table["teff"].mask) == [False, True, True, True, False]
+    assert list(table["e_logg"].mask) == [False, True, True, True, False]
+    assert table["flag"][1] & Flag.NO_GOOD_PIXELS
+    assert table["flag"][2] & Flag.NO_OVERLAP
+    assert table["flag"][3] & Flag.BAD_INPUT
+    np.testing.assert_allclose(numbers(table)[:, [0, 4]], numbers(fm.infer([spectrum(0), spectrum(1)])), rtol=1e-5)
+
+
+def test_nan_equals_mask_equals_dropped(fm):
+    """A pixel that is NaN, masked, or left out: the same labels."""
+    bad = np.zeros(60, dtype=bool)
+    bad[[3, 17, 18, 40]] = True
+    flux = TABLE.flux[0].astype(float)
+    sigma = StdDevUncertainty(np.full(60, 0.01))
+    masked = Spectrum(flux * u.one, WAVELENGTH * u.AA, uncertainty=sigma, mask=bad)
+    with_nan = Spectrum(np.where(bad, np.nan, flux) * u.one, WAVELENGTH * u.AA, uncertainty=sigma)
+    dropped = Spectrum(
+        flux[~bad] * u.one, WAVELENGTH[~bad] * u.AA, uncertainty=StdDevUncertainty(np.full(56, 0.01))
+    )
+    expected = numbers(fm.infer(dropped))
+    np.testing.assert_allclose(numbers(fm.infer(masked)), expected, rtol=1e-5)
+    np.testing.assert_allclose(numbers(fm.infer(with_nan)), expected, rtol=1e-5)
+
+
+def test_batch_size(fm):
+    """The size of batches changes nothing."""
+    spectra = [spectrum(i) for i in range(5)]
+    np.testing.assert_allclose(numbers(fm.infer(spectra, batch_size=2)), numbers(fm.infer(spectra)), rtol=1e-5)
+
+
+def test_spectrum_flags(fm):
+    """Few pixels, missing range, low signal and other samplings are flagged."""
+    cut = spectrum()[:15]
+    assert fm.infer(cut)["flag"][0] & Flag.FEW_PIXELS
+    assert fm.infer(cut)["flag"][0] & Flag.PARTIAL_COVERAGE
+    assert fm.infer(spectrum(sigma=1.0))["flag"][0] & Flag.LOW_SNR
+    fine = np.linspace(4000, 9000, 600)
+    dense = Spectrum(np.interp(fine, WAVELENGTH, TABLE.flux[0]) * u.one, fine * u.AA)
+    assert fm.infer(dense)["flag"][0] & Flag.SAMPLING_MISMATCH
+
+
+def test_label_flags(fm):
+    """Labels outside the training range and large errors are flagged."""
+    info = vars(fm.info) | {"label_ranges": {"teff": [9000.0, 9001.0]}, "usual_errors": {"logg": 1e-6}}
+    flag = SpectraFM(fm.model, WeightsInfo(**info)).infer(spectrum())["flag"][0]
+    assert flag & Flag.OUTSIDE_LABEL_RANGE
+    assert flag & Flag.LARGE_UNCERTAINTY
+
+
+def test_density_flag(fm):
+    """A spectrum whose embedding is far from the training stars is flagged."""
+    pooled = fm.embed([spectrum(i) for i in range(8)])
+    assert pooled.shape == (8, 32)
+    density = {"mean": torch.from_numpy(pooled.mean(axis=0)), "whiten": torch.eye(32) / float(pooled.std())}
+    watchful = SpectraFM(fm.model, WeightsInfo(**(vars(fm.info) | {"density_threshold": 2.5})), density)
+    strange = Spectrum(np.linspace(5, 0.1, 60) ** 4 * u.one, WAVELENGTH * u.AA)
+    flag = watchful.infer([spectrum(), strange])["flag"]
+    assert not flag[0] & Flag.UNUSUAL_SPECTRUM
+    assert flag[1] & Flag.UNUSUAL_SPECTRUM
+
+
+def test_known(fm):
+    """Known quantities are inputs: as number, array, Quantity, column; NaN and masked are not known."""
+    spectra = [spectrum(0), spectrum(1)]
+    plain = numbers(fm.infer(spectra))
+    given = numbers(fm.infer(spectra, known={"k_mag": 9.0, "e_k_mag": 0.02}))
+    assert not np.allclose(given, plain, rtol=1e-4)
+    for column in (np.array([9.0, 9.0]), [9.0, 9.0] * u.mag, MaskedColumn([9.0, 9.0], unit="mag")):
+        same = fm.infer(spectra, known={"k_mag": column, "e_k_mag": 0.02})
+        np.testing.assert_allclose(numbers(same), given, rtol=1e-6)
+    half = numbers(fm.infer(spectra, known=Table({"k_mag": MaskedColumn([9.0, 9.0], mask=[False, True])})))
+    np.testing.assert_allclose(half[:, 1], plain[:, 1], rtol=1e-5)
+    np.testing.assert_allclose(
+        numbers(fm.infer(spectra, known={"k_mag": [np.nan, np.nan]})), plain, rtol=1e-5
+    )
+
+
+def test_known_label(fm):
+    """A label that is given is not asked for; asking for it all the same is an error."""
+    table = fm.infer(spectrum(), known={"logg": 4.4})
+    assert "logg" not in table.colnames
+    with pytest.raises(InputValueError, match=r"labels: \['logg'\] asked for and given in known"):
+        fm.infer(spectrum(), labels=["teff", "logg"], known={"logg": 4.4})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"labels": ["age"]}, InputValueError, r"labels: \['age'\] asked for; these weights know teff, logg"),
+        ({"labels": []}, InputValueError, "labels: none asked for"),
+        ({"known": {"parallax": 1}}, InputValueError, r"known: \['parallax'\] cannot be given"),
+        ({"known": 4.4}, InputTypeError, "known: float, expected a dictionary"),
+        ({"known": {"k_mag": [1.0, 2.0, 3.0]}}, InputValueError, r"shape \(3,\), expected one number or one a star"),
+        ({"known": {"k_mag": "bright"}}, InputTypeError, r"known\['k_mag'\]: 'bright', expected a number"),
+        ({"known": {"teff": 5000 * u.m}}, InputValueError, r"known\['teff'\]: unit m, expected K"),
+        ({"batch_size": 0}, InputValueError, "batch_size: 0, expected a positive integer"),
+        ({"medium": "water"}, InputValueError, "medium"),
+    ],
+)
+def test_bad_arguments(fm, kwargs, error, message):
+    """A bad argument is named with what came and what was expected."""
+    with pytest.raises(error, match=message):
+        fm.infer(spectrum(), **kwargs)
+
+
+def test_bad_spectra(fm):
+    """What is no spectrum is refused."""
+    with pytest.raises(InputTypeError):
+        fm.infer(3.0)
+
+
+def test_input_not_modified(fm):
+    """The user's objects stay as they were."""
+    mine = spectrum(0, radial_velocity=20 * u.km / u.s)
+    flux, axis, sigma = mine.flux.copy(), mine.spectral_axis.copy(), mine.uncertainty.array.copy()
+    fm.infer(mine)
+    assert (mine.flux == flux).all()
+    assert (mine.spectral_axis == axis).all()
+    np.testing.assert_array_equal(mine.uncertainty.array, sigma)
+
+
+def test_save_load(fm, tmp_path):
+    """Saved and loaded, the same table, and a hash that traces it."""
+    fm.save(tmp_path / "mine")
+    again = SpectraFM.from_pretrained(tmp_path / "mine")
+    table = again.infer(spectrum())
+    np.testing.assert_array_equal(numbers(table), numbers(fm.infer(spectrum())))
+    assert len(table.meta["weights_sha256"]) == 16
+    assert vars(again.info) == vars(fm.info)
+
+
+def test_describe(fm):
+    """The description names labels, range, normaliser and provenance."""
+    text = fm.describe()
+    for part in ("'tiny'", "teff, logg", "3950-9050 Angstrom", "median", "trained on"):
+        assert part in text
+
+
+def test_from_pretrained_errors(tmp_path, monkeypatch):
+    """Unknown names, empty folders and a missing hub client each say what to do."""
+    with pytest.raises(InputValueError, match="no weights 'nonsense'; expected one of the packaged"):
+        SpectraFM.from_pretrained("nonsense")
+    with pytest.raises(CheckpointError, match="not found"):
+        SpectraFM.from_pretrained(tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(MissingDependencyError, match="pip install huggingface_hub"):
+        SpectraFM.from_pretrained("someone/weights")
+
+
+def test_from_hub(fm, tmp_path, monkeypatch):
+    """An 'owner/name' is fetched by the hub's client."""
+    import types
+
+    fm.save(tmp_path / "snapshot")
+    client = types.SimpleNamespace(snapshot_download=lambda name: str(tmp_path / "snapshot"))
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", client)
+    assert SpectraFM.from_pretrained("someone/weights").labels == ("teff", "logg")
+
+
+def test_no_stars(fm):
+    """An empty list gives an empty table with the right columns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = fm.infer([])
+    assert len(table) == 0
+    assert "e_teff" in table.colnames
