@@ -190,11 +190,14 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
             for name, stars in groups.items():
                 if name in ("3500 < teff < 7000", "  and not flagged") or method == "spectrafm":
                     yield _line(method, label, name, residuals.summary(stars))
-    e_given, e_withheld = (np.asarray(runs[k]["e_teff"].filled(np.nan).value) for k in ("spectrafm", "  no errors given"))
+    e_given, e_withheld = (
+        np.asarray(runs[k]["e_teff"].filled(np.nan).value) for k in ("spectrafm", "  no errors given")
+    )
     yield f"median ratio of e_teff without to with flux errors: {np.nanmedian(e_withheld / e_given):.2f}"
     residual = np.abs(np.asarray(table["teff"].filled(np.nan).value) - teff)
     worst = middle & (residual > 5 * mad_std(residual[middle]))
-    yield f"flagged: {doubtful[middle].mean():.3f} of stars, {doubtful[worst].mean():.3f} of {worst.sum()} outliers in teff"
+    caught = f"{doubtful[worst].mean():.3f} of {worst.sum()} outliers in teff"
+    yield f"flagged: {doubtful[middle].mean():.3f} of stars, {caught}"
     yield f"{len(test) / seconds:.0f} stars/s from arrays"
     if rivals:
         x = np.arcsinh(data.flux / 0.05)

@@ -5,6 +5,7 @@ vacuum, rest frame and flux per wavelength, and its pixels are judged. All stars
 of a block are worked on at once.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from .flags import Flag
 from .spectral_units import air_to_vacuum, doppler_factor, flux_rule, sigma_factor
 
 __all__ = ["MASK_POLICIES", "Block", "as_real", "finish", "policy_bits"]
+
+logger = logging.getLogger("spectrafm")
 
 #: Named policies for integer masks: the bits that make a pixel bad, None for any bit.
 MASK_POLICIES = {
@@ -201,7 +204,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     except InputValueError as error:
         block.problem = block.problem or str(error)
     if block.problem or n_star == 0:
-        return [SpectrumArrays.unusable(block.problem, name) for name in names]
+        return [_unusable(block.problem, name) for name in names]
 
     problems = [""] * n_star
     wavelength = _ascending(block, problems)
@@ -240,7 +243,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     counts = np.stack([np.full(n_star, flux.shape[1]), *(some.sum(axis=1) for some in counted)], axis=1).tolist()
     keys = ("n_pixel", "n_good", "n_masked", "n_bits", "n_nonfinite_flux", "n_bad_sigma")
     return [
-        SpectrumArrays.unusable(problems[row], name)
+        _unusable(problems[row], name)
         if problems[row]
         else SpectrumArrays(
             wavelength=wavelength if wavelength.ndim == 1 else wavelength[row],
@@ -255,6 +258,11 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
         )
         for row, name in enumerate(names)
     ]
+
+
+def _unusable(problem, name):
+    logger.info("star %s cannot be used: %s", name, problem)
+    return SpectrumArrays.unusable(problem, name)
 
 
 def _ascending(block, problems):

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 
 from ._progress import progress as progress_bar
 from .adapters import to_arrays
 from .continuum import normalizer_from_dict
-from .exceptions import CheckpointError, InputValueError, MissingDependencyError, SpectraFMWarning
+from .exceptions import InputValueError, MissingDependencyError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag
 from .known import known_quantities
 from .results import label_table
@@ -157,8 +158,6 @@ class SpectraFM:
         self.model.save(folder, half=half)
         atomic_write(folder / "spectrafm.json", self.info.write)
         if self._density is not None:
-            import torch
-
             tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self._density.items()}
             atomic_write(folder / "density.safetensors", lambda path: save_file(tensors, path))
 
@@ -172,7 +171,7 @@ class SpectraFM:
         info = self.info
         low, high = info.wavelength_range
         lines = [
-            f"SpectraFM weights {info.name!r} ({self.model.n_parameter:,} parameters, sha256 {self._hash or 'not saved'})",
+            f"SpectraFM weights {info.name!r}, {self.model.n_parameter:,} parameters, sha256 {self._hash or '-'}",
             f"  labels: {', '.join(info.labels)}",
             f"  may be given (known=): {', '.join(info.known) or 'nothing'}",
             f"  spectra: {info.flux_kind.replace('_', ' ')}, {low:.0f}-{high:.0f} Angstrom, vacuum, rest frame",
@@ -266,7 +265,8 @@ class SpectraFM:
         if masked.any():
             problems = [f"row {i}: {arrays[i].problem}" for i in np.flatnonzero(masked) if arrays[i].problem]
             warnings.warn(
-                f"{masked.sum()} of {n_star} rows are masked, see their flags" + "".join(f"; {p}" for p in problems[:3]),
+                f"{masked.sum()} of {n_star} rows are masked, see their flags"
+                + "".join(f"; {p}" for p in problems[:3]),
                 SpectraFMWarning,
                 stacklevel=2,
             )
@@ -282,9 +282,7 @@ class SpectraFM:
         labels = (labels,) if isinstance(labels, str) else tuple(labels)
         unknown = [name for name in labels if name not in self.labels]
         if unknown or not labels:
-            raise InputValueError(
-                f"labels: {unknown or 'none'} asked for; these weights know {', '.join(self.labels)}"
-            )
+            raise InputValueError(f"labels: {unknown or 'none'} asked for; these weights know {', '.join(self.labels)}")
         both = [name for name in labels if name in known]
         if both:
             raise InputValueError(f"labels: {both} asked for and given in known; leave them out of one of the two")
@@ -297,13 +295,15 @@ class SpectraFM:
         flags = arrays.flags
         if arrays.n_good and not (arrays.good & inside).any():
             flags |= int(Flag.NO_OVERLAP)
-        # a hair below zero wavelength would not survive the adapters, so inside is all that matters here
         return self._normalizer(replace(arrays, good=arrays.good & inside, flags=flags))
+
+    def _perceive(self, prepared, known=None):
+        tokens = spectra_to_tokens(prepared, self.model.vocabulary, known, self.info.flux_kind)
+        return self.model.perceive_tokens(tokens)
 
     def _infer_batch(self, prepared, labels, known):
         info = self.info
-        tokens = spectra_to_tokens(prepared, self.model.vocabulary, known)
-        perception = self.model.perceive_tokens(tokens)
+        perception = self._perceive(prepared, known)
         values, errors = self.model.request(perception, labels)
         has_sigma = np.array([a.has_sigma for a in prepared])
         for column, name in enumerate(labels):
@@ -376,7 +376,7 @@ class SpectraFM:
         pieces = [np.empty((0, self.model.config.embedding_dim), dtype=np.float32)]
         for start in range(0, len(arrays), batch_size):
             prepared = [self._prepare(a) for a in arrays[start : start + batch_size]]
-            pieces.append(self.model.perceive_tokens(spectra_to_tokens(prepared, self.model.vocabulary)).pooled)
+            pieces.append(self._perceive(prepared).pooled)
         return np.concatenate(pieces)
 
     def _meta(self, medium):

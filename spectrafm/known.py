@@ -52,30 +52,34 @@ def known_quantities(known, n_star, allowed):
         quantity = get_quantity(name, "known")
         values = _column(name, known[name], quantity.unit, n_star)
         error = f"e_{name}"
-        errors = _column(error, known[error], quantity.error_unit, n_star) if error in known else np.full(n_star, np.nan)
+        errors = (
+            _column(error, known[error], quantity.error_unit, n_star) if error in known else np.full(n_star, np.nan)
+        )
         checked[name] = (values, errors)
     return checked
 
 
 def _column(name, given, unit, n_star):
-    mask = np.broadcast_to(np.asarray(getattr(given, "mask", False)), np.shape(given))
+    """Return one column as plain float64 in our unit, NaN where masked."""
+    mask = np.asarray(getattr(given, "mask", False))
     given = getattr(given, "unmasked", given)
-    own_unit = getattr(given, "unit", None)
-    if own_unit is not None:
-        wanted = u.Unit(unit)
-        try:
-            values = u.Quantity(given, own_unit).to_value(wanted) if not isinstance(given, u.Quantity) else given.to_value(wanted)
-        except (u.UnitConversionError, u.UnitTypeError, TypeError):
-            # a logarithmic column of plain dex is a common spelling of the same number
-            if own_unit != u.dex or not isinstance(wanted, u.DexUnit):
-                raise InputValueError(f"known[{name!r}]: unit {own_unit}, expected {unit or 'none'}") from None
-            values = np.asarray(getattr(given, "value", given))
-    else:
-        values = np.ma.getdata(given)
+    if (own := getattr(given, "unit", None)) is not None:
+        given = _in_unit(name, getattr(given, "value", given), own, unit)
     try:
-        values = np.where(mask, np.nan, np.asarray(values, dtype=np.float64))
+        values = np.where(mask, np.nan, np.asarray(np.ma.getdata(given), dtype=np.float64))
     except (TypeError, ValueError):
         raise InputTypeError(f"known[{name!r}]: {given!r}, expected a number or an array of numbers") from None
     if values.shape not in ((), (n_star,), (1,)):
         raise InputValueError(f"known[{name!r}]: shape {values.shape}, expected one number or one a star ({n_star},)")
     return np.broadcast_to(values, (n_star,)).copy()
+
+
+def _in_unit(name, value, own, unit):
+    wanted = u.Unit(unit)
+    # a logarithm in plain dex is a common spelling of the same number
+    if own == u.dex and isinstance(wanted, u.function.logarithmic.DexUnit):
+        return value
+    try:
+        return u.Quantity(np.ma.getdata(value), own, subok=True).to_value(wanted)
+    except (u.UnitConversionError, u.UnitTypeError, TypeError):
+        raise InputValueError(f"known[{name!r}]: unit {own}, expected {unit or 'none'}") from None

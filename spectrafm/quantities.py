@@ -75,8 +75,17 @@ QUANTITIES = {
         _magnitude("j_mag", "phot.mag;em.IR.J", "2MASS J magnitude"),
         _magnitude("h_mag", "phot.mag;em.IR.H", "2MASS H magnitude"),
         _magnitude("k_mag", "phot.mag;em.IR.K", "2MASS Ks magnitude"),
-        Quantity("ln_resolving_power", "", "", "spect.resolution", "Natural logarithm of the resolving power", "observation"),
-        Quantity("relative_sed", "", "", "meta.code", "1 when the flux is a relative spectral energy distribution", "observation"),
+        Quantity(
+            "ln_resolving_power", "", "", "spect.resolution", "Natural logarithm of the resolving power", "observation"
+        ),
+        Quantity(
+            "relative_sed",
+            "",
+            "",
+            "meta.code",
+            "1 when the flux is a relative spectral energy distribution",
+            "observation",
+        ),
         Quantity("continuum_normalized", "", "", "meta.code", "1 when the flux is continuum-normalised", "observation"),
     )
 }

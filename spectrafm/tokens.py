@@ -5,7 +5,7 @@ import numpy as np
 __all__ = ["spectra_to_tokens"]
 
 
-def spectra_to_tokens(spectra, vocabulary, known=None, flux_name="flux"):
+def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind="", flux_name="flux"):
     """Pack spectra of any length, and what else is known, into one batch.
 
     Parameters
@@ -17,6 +17,9 @@ def spectra_to_tokens(spectra, vocabulary, known=None, flux_name="flux"):
     known : dict of str to (numpy.ndarray, numpy.ndarray), optional
         Values and errors ``(n_star,)`` of named quantities in the registry's
         units; NaN where not known.
+    flux_kind : str, optional
+        ``"relative_sed"`` or ``"continuum_normalized"``: a token that is 1,
+        where the model has it.
     flux_name : str, optional
         Name of the flux token.
 
@@ -25,7 +28,12 @@ def spectra_to_tokens(spectra, vocabulary, known=None, flux_name="flux"):
     Tokens
         Pixels first, then quantities; on the CPU.
     """
-    known = known or {}
+    known = dict(known or {})
+    unknown = np.full(len(spectra), np.nan)
+    if flux_kind in vocabulary:
+        known[flux_kind] = (np.ones(len(spectra)), unknown)
+    if "ln_resolving_power" in vocabulary:
+        known["ln_resolving_power"] = (np.log([s.resolving_power for s in spectra]), unknown)
     n_star, n_pixel = len(spectra), max((s.n_good for s in spectra), default=0)
     n_token = n_pixel + len(known)
     token = np.zeros((n_star, n_token), dtype=np.int64)

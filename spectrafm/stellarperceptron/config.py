@@ -149,7 +149,9 @@ class ModelConfig(_Config):
         for part in ("encoder", "decoder"):
             heads, dense = getattr(self, f"{part}_heads"), getattr(self, f"{part}_dense")
             if not heads or len(heads) != len(dense):
-                problems.append(f"{part}_heads {heads} and {part}_dense {dense} must have one entry a block, at least one")
+                problems.append(
+                    f"{part}_heads {heads} and {part}_dense {dense} must have one entry a block, at least one"
+                )
             problems += [
                 f"embedding_dim {self.embedding_dim} must be a multiple of each of {part}_heads {heads}"
                 for h in heads
@@ -170,7 +172,9 @@ class ModelConfig(_Config):
             if not getattr(self, name) > 0:
                 problems.append(f"{name} must be positive, not {getattr(self, name)!r}")
         if not problems and self.patch_size > 1 and self.patch_components > 5 * self.patch_size:
-            problems.append(f"patch_components {self.patch_components} exceed 5 channels x patch_size {self.patch_size}")
+            problems.append(
+                f"patch_components {self.patch_components} exceed 5 channels x patch_size {self.patch_size}"
+            )
         _raise("ModelConfig", problems)
 
     @classmethod

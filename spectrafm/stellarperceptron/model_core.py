@@ -52,12 +52,18 @@ class Vocabulary:
             problems.append("names are repeated")
         problems += [f"{n!r} is not among the names" for n in (*self.flux, *self.log) if n not in self.names]
         given = {"rows": rows, "mean": mean, "std": std}
-        problems += [f"{k} has {len(v)} entries for {n_name} names" for k, v in given.items() if v is not None and len(v) != n_name]
+        problems += [
+            f"{k} has {len(v)} entries for {n_name} names"
+            for k, v in given.items()
+            if v is not None and len(v) != n_name
+        ]
         if problems:
             raise ConfigError("Vocabulary: " + "; ".join(problems))
         self.fitted = (mean is not None) if fitted is None else bool(fitted)
         self._token = {name: i for i, name in enumerate(self.names, start=1)}
-        self.rows = np.concatenate(([0], np.arange(1, n_name + 1) if rows is None else np.asarray(rows, dtype=np.int64)))
+        self.rows = np.concatenate(
+            ([0], np.arange(1, n_name + 1) if rows is None else np.asarray(rows, dtype=np.int64))
+        )
         self.mean = np.concatenate(([0.0], np.zeros(n_name) if mean is None else np.asarray(mean, dtype=np.float64)))
         self.std = np.concatenate(([1.0], np.ones(n_name) if std is None else np.asarray(std, dtype=np.float64)))
         self.is_log = np.array([False, *(name in self.log for name in self.names)])

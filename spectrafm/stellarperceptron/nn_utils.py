@@ -274,7 +274,9 @@ class TrainingGenerator:
             length = max(rng.uniform(0, settings.noise_correlation), 1e-3)
             lag = np.arange(n_pixel)
             kernel = np.exp(-0.5 * ((lag[:, None] - lag) / length) ** 2).astype(np.float32)
-            noise = noise @ (kernel / np.sqrt((kernel**2).sum(axis=0)))
+            kernel /= np.sqrt((kernel**2).sum(axis=0))
+            # torch multiplies, since the threads of NumPy's BLAS would go on spinning under torch's
+            noise = (torch.from_numpy(noise) @ torch.from_numpy(kernel)).numpy()
         amount = np.where(np.isfinite(sigma), amount, 0.0).astype(np.float32)
         extra = amount * np.nan_to_num(sigma, nan=0.0)
         return flux + extra * noise, sigma * np.sqrt(1 + amount**2)

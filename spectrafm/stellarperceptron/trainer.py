@@ -123,9 +123,7 @@ class Trainer:
             self._load_checkpoint()
         trained = DistributedDataParallel(network) if self.world_size > 1 else network
         network.train()
-        steps = progress_bar(
-            range(self.step, config.steps), self.progress and self.rank == 0, description="training"
-        )
+        steps = progress_bar(range(self.step, config.steps), self.progress and self.rank == 0, description="training")
         clock, stars = time.perf_counter(), 0
         for step in steps:
             loss, norm = self._step(trained, step)
@@ -153,7 +151,7 @@ class Trainer:
             decays = parameter.ndim >= 2 and "embedding_layer" not in name and "bias_" not in name
             (matrices if decays else rest).append(parameter)
         groups = [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
         parameters = self.model.torch_model.named_parameters()
         self.average = {k: p.detach().clone() for k, p in parameters} if self.config.ema_decay else None
 

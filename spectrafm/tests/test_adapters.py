@@ -391,9 +391,11 @@ def test_no_spectra(thing):
         to_arrays(thing)
 
 
-def test_bad_elements_cost_their_rows():
-    """A missing or strange element of a list is a flagged row."""
-    found = to_arrays([make(), None, "a.fits", make()])
+def test_bad_elements_cost_their_rows(caplog):
+    """A missing or strange element of a list is a flagged row, and the log says why."""
+    with caplog.at_level("INFO", "spectrafm"):
+        found = to_arrays([make(), None, "a.fits", make()])
+    assert "star 1 cannot be used: got NoneType" in caplog.text
     assert [bool(arrays.flags & Flag.BAD_INPUT) for arrays in found] == [False, True, True, False]
     assert "got NoneType" in found[1].problem
     assert "Spectrum.read" in found[2].problem

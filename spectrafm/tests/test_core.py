@@ -75,9 +75,7 @@ def test_containers_agree(fm):
     sigma = StdDevUncertainty(np.full((3, 60), 0.01))
     stacked = Spectrum(TABLE.flux[:3] * u.one, WAVELENGTH * u.AA, uncertainty=sigma)
     singles = [spectrum(i) for i in range(3)]
-    collection = SpectrumCollection(
-        TABLE.flux[:3] * u.one, np.tile(WAVELENGTH, (3, 1)) * u.AA, uncertainty=sigma
-    )
+    collection = SpectrumCollection(TABLE.flux[:3] * u.one, np.tile(WAVELENGTH, (3, 1)) * u.AA, uncertainty=sigma)
     expected = numbers(fm.infer(singles))
     for spectra in (stacked, SpectrumList(singles), collection, [stacked[:2], singles[2]]):
         np.testing.assert_allclose(numbers(fm.infer(spectra)), expected, rtol=1e-5)
@@ -93,9 +91,7 @@ def test_units_and_order(fm):
     )
     np.testing.assert_allclose(numbers(fm.infer(nm)), expected, rtol=1e-5)
     density = u.spectral_density(WAVELENGTH * u.AA)
-    flux, error = (
-        (a * u.Unit("erg s-1 cm-2 AA-1")).to(u.Jy, density) for a in (TABLE.flux[0], np.full(60, 0.01))
-    )
+    flux, error = ((a * u.Unit("erg s-1 cm-2 AA-1")).to(u.Jy, density) for a in (TABLE.flux[0], np.full(60, 0.01)))
     hz = Spectrum(flux, (WAVELENGTH * u.AA).to(u.Hz, u.spectral()), uncertainty=StdDevUncertainty(error))
     np.testing.assert_allclose(numbers(fm.infer(hz)), expected, rtol=1e-5)
 
@@ -156,9 +152,7 @@ def test_nan_equals_mask_equals_dropped(fm):
     sigma = StdDevUncertainty(np.full(60, 0.01))
     masked = Spectrum(flux * u.one, WAVELENGTH * u.AA, uncertainty=sigma, mask=bad)
     with_nan = Spectrum(np.where(bad, np.nan, flux) * u.one, WAVELENGTH * u.AA, uncertainty=sigma)
-    dropped = Spectrum(
-        flux[~bad] * u.one, WAVELENGTH[~bad] * u.AA, uncertainty=StdDevUncertainty(np.full(56, 0.01))
-    )
+    dropped = Spectrum(flux[~bad] * u.one, WAVELENGTH[~bad] * u.AA, uncertainty=StdDevUncertainty(np.full(56, 0.01)))
     expected = numbers(fm.infer(dropped))
     np.testing.assert_allclose(numbers(fm.infer(masked)), expected, rtol=1e-5)
     np.testing.assert_allclose(numbers(fm.infer(with_nan)), expected, rtol=1e-5)
@@ -212,9 +206,7 @@ def test_known(fm):
         np.testing.assert_allclose(numbers(same), given, rtol=1e-6)
     half = numbers(fm.infer(spectra, known=Table({"k_mag": MaskedColumn([9.0, 9.0], mask=[False, True])})))
     np.testing.assert_allclose(half[:, 1], plain[:, 1], rtol=1e-5)
-    np.testing.assert_allclose(
-        numbers(fm.infer(spectra, known={"k_mag": [np.nan, np.nan]})), plain, rtol=1e-5
-    )
+    np.testing.assert_allclose(numbers(fm.infer(spectra, known={"k_mag": [np.nan, np.nan]})), plain, rtol=1e-5)
 
 
 def test_known_label(fm):

@@ -24,7 +24,13 @@ from spectrafm.stellarperceptron.nn_utils import learning_rate_factor, split_by_
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_model, tiny_table
 
 ALL = AugmentationConfig(
-    noise=1.0, noise_correlation=2.0, withhold_sigma=0.3, drop_pixels=0.5, window=0.5, give_quantity=0.5, flux_requests=3
+    noise=1.0,
+    noise_correlation=2.0,
+    withhold_sigma=0.3,
+    drop_pixels=0.5,
+    window=0.5,
+    give_quantity=0.5,
+    flux_requests=3,
 )
 SHORT = {"steps": 12, "batch_size": 16, "warmup_steps": 2, "checkpoint_every": 5, "log_every": 4, "validation_every": 4}
 

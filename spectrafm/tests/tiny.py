@@ -34,7 +34,9 @@ def tiny_table(n_star=200, seed=0):
     flux = flux + 0.01 * rng.normal(size=flux.shape)
     values = np.stack((5000 * np.exp(0.1 * hidden[:, 0]), 2.5 + hidden[:, 1], 10 + hidden[:, 2]), axis=1)
     errors = np.broadcast_to([20.0, 0.02, 0.01], values.shape).copy()
-    return TokenTable(flux.astype(np.float32), WAVELENGTH, np.full(flux.shape, 0.01, np.float32), values, errors, QUANTITIES)
+    return TokenTable(
+        flux.astype(np.float32), WAVELENGTH, np.full(flux.shape, 0.01, np.float32), values, errors, QUANTITIES
+    )
 
 
 def tiny_model(seed=0, **changes):

@@ -107,7 +107,9 @@ def load_recipe(name, changes=None):
     """
     path = _FOLDER / f"{name}.toml" if str(name) in recipe_names() else Path(name)
     if not path.is_file():
-        raise InputValueError(f"name: no recipe {str(name)!r}; packaged are {', '.join(recipe_names())}, or give a file")
+        raise InputValueError(
+            f"name: no recipe {str(name)!r}; packaged are {', '.join(recipe_names())}, or give a file"
+        )
     try:
         settings = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:

@@ -13,7 +13,6 @@ from ..core import SpectraFM
 from ..exceptions import InputValueError
 from ..stellarperceptron import StellarPerceptron, TokenTable, Vocabulary
 from ..stellarperceptron.nn_utils import split_by_star
-from ..tokens import spectra_to_tokens
 from ..weights_info import WeightsInfo
 
 __all__ = ["calibrate", "split_stars", "token_table", "train_recipe"]
@@ -116,7 +115,9 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     table = token_table(data, names)
     train, calibration, test = split_stars(data, recipe)
     normalizer = normalizer_from_dict(recipe.normalizer)
-    model = StellarPerceptron(recipe.model, Vocabulary(["flux", *names], flux=["flux"], log=recipe.log), device, recipe.fit.seed)
+    model = StellarPerceptron(
+        recipe.model, Vocabulary(["flux", *names], flux=["flux"], log=recipe.log), device, recipe.fit.seed
+    )
     model.fit(
         table,
         recipe.labels,
@@ -171,7 +172,9 @@ def calibrate(model, recipe, data, train, calibration):
         spacing_range=(spacing / 2, spacing * 2),
         min_pixels=len(data.wavelength) // 4,
         min_snr=float(np.quantile(snr, 0.001)),
-        label_ranges={k: [float(q) for q in np.nanquantile(data.labels[k][train], (0.001, 0.999))] for k in recipe.labels},
+        label_ranges={
+            k: [float(q) for q in np.nanquantile(data.labels[k][train], (0.001, 0.999))] for k in recipe.labels
+        },
         training_data=recipe.training_data,
         license=recipe.license,
         citation=recipe.citation,
@@ -235,5 +238,5 @@ def _embeddings(fm, data, rows):
         some = rows[start : start + 512]
         arrays = from_arrays(data.wavelength, data.flux[some], data.sigma[some])
         prepared = [fm._prepare(a) for a in arrays]
-        pieces.append(fm.model.perceive_tokens(spectra_to_tokens(prepared, fm.model.vocabulary)).pooled)
+        pieces.append(fm._perceive(prepared).pooled)
     return np.concatenate(pieces).astype(np.float64)

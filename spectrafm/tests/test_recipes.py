@@ -1,0 +1,135 @@
+"""Recipes: reading, splitting, calibrating, and training end to end."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from spectrafm import Flag, SpectraFM
+from spectrafm.datasets import LabelledSpectra
+from spectrafm.exceptions import ConfigError, InputValueError
+from spectrafm.stellarperceptron import AugmentationConfig, FitConfig
+from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_table
+from spectrafm.training import Recipe, load_recipe, recipe_names, train_recipe
+from spectrafm.training import train as train_module
+from spectrafm.training.train import error_factor, split_stars, token_table
+
+
+def tiny_data(n_star=300, seed=0):
+    """Return the tiny stars as a labelled data set."""
+    table = tiny_table(n_star, seed)
+    return LabelledSpectra(
+        wavelength=WAVELENGTH,
+        flux=table.flux,
+        sigma=table.sigma,
+        labels={"teff": table.column("teff"), "logg": table.column("logg"), "k_mag": table.column("k_mag")},
+        label_errors={"teff": np.full(n_star, 20.0), "logg": np.full(n_star, 0.02)},
+        identifier=np.array([f"star {i}" for i in range(n_star)]),
+        flux_kind="relative_sed",
+        medium="vacuum",
+    )
+
+
+@pytest.fixture
+def recipe():
+    """Return a recipe that trains in a second."""
+    return Recipe(
+        name="tiny",
+        data="tiny",
+        labels=("teff", "logg"),
+        known=("k_mag",),
+        log=("teff",),
+        model=tiny_config(),
+        fit=FitConfig(
+            steps=80, batch_size=64, warmup_steps=5, learning_rate=3e-3, validation_fraction=0.4, log_every=40, seed=1
+        ),
+        augmentation=AugmentationConfig(withhold_sigma=0.2, noise=1.0),
+        training_data="made up",
+    )
+
+
+def test_packaged_recipes():
+    """Every packaged recipe is consistent, and settings can be replaced by section."""
+    assert "gaia_xp" in recipe_names()
+    for name in recipe_names():
+        assert load_recipe(name).name == name
+    assert load_recipe("gaia_xp", {"fit": {"steps": 777}}).fit.steps == 777
+
+
+def test_recipe_errors(tmp_path):
+    """Unknown recipes, settings and names are errors that list the known ones."""
+    with pytest.raises(InputValueError, match="no recipe 'soup'; packaged are .*gaia_xp"):
+        load_recipe("soup")
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "x"\ndata = "y"\nlabels = ["teff"]\nflavor = 3\n')
+    with pytest.raises(ConfigError, match=r"unknown settings \['flavor'\]; known are .*augmentation"):
+        load_recipe(path)
+    path.write_text('name = "x"\ndata = "y"\nlabels = ["teff"]\nlog = ["logg"]\n')
+    with pytest.raises(ConfigError, match=r"log names \['logg'\]"):
+        load_recipe(path)
+    path.write_text('name = "x"\ndata = "y"\nlabels = ["temperature"]\n')
+    with pytest.raises(InputValueError, match="unknown quantity 'temperature'"):
+        load_recipe(path)
+    path.write_text("name = [")
+    with pytest.raises(ConfigError, match="not a TOML file"):
+        load_recipe(path)
+
+
+def test_split_by_star(recipe):
+    """All rows of a star are on one side, whatever the order of the rows."""
+    data = tiny_data()
+    data = dataclasses.replace(data, identifier=np.array([f"star {i // 3}" for i in range(300)]))
+    train, calibration, test = split_stars(data, recipe)
+    sides = [set(data.identifier[rows]) for rows in (train, calibration, test)]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert len(train) + len(calibration) + len(test) == 300
+    order = np.random.default_rng(0).permutation(300)
+    shuffled = dataclasses.replace(data, identifier=data.identifier[order])
+    assert set(shuffled.identifier[split_stars(shuffled, recipe)[2]]) == sides[2]
+
+
+def test_token_table():
+    """Quantities keep their order; what has no errors gets NaN."""
+    table = token_table(tiny_data(), ("logg", "k_mag"))
+    assert table.names == ("logg", "k_mag")
+    assert np.isnan(table.errors[:, 1]).all()
+    assert table.flux.shape == (300, 60)
+
+
+def test_error_factor():
+    """The factor finds the scale of the residuals, label errors taken off, outliers bounded."""
+    rng = np.random.default_rng(0)
+    error = rng.uniform(0.5, 2, 20000)
+    residual = np.hypot(1.7 * error, 0.4) * rng.normal(size=20000)
+    np.testing.assert_allclose(error_factor(residual, error, np.full(20000, 0.4)), 1.7, rtol=0.03)
+    residual[:100] = 1e6
+    np.testing.assert_allclose(error_factor(residual, error, np.full(20000, 0.4)), 1.7, rtol=0.05)
+    residual[::2] = np.nan
+    assert np.isfinite(error_factor(residual, error, np.full(20000, np.nan)))
+
+
+def test_train_recipe(recipe, tmp_path, monkeypatch):
+    """From a recipe to weights on disk that give labels, hold their errors, and flag what is strange."""
+    data = tiny_data(600)
+    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: data)
+    fm = train_recipe(recipe, "nowhere", tmp_path)
+    assert (tmp_path / "log.csv").exists()
+    again = SpectraFM.load(tmp_path / "weights")
+    assert again.info == fm.info
+    _, calibration, test = split_stars(data, recipe)
+    from spectrafm.adapters import from_arrays
+
+    table = again.infer(from_arrays(WAVELENGTH, data.flux[test], data.sigma[test]))
+    residual = table["teff"].value - data.labels["teff"][test]
+    assert np.std(residual) < 0.6 * np.std(data.labels["teff"][test])
+    inside = np.abs(residual) < np.hypot(table["e_teff"].value, 20)
+    assert 0.5 < inside.mean() < 0.85
+    assert (table["flag"] & Flag.UNUSUAL_SPECTRUM > 0).mean() < 0.1
+    strange = again.infer(from_arrays(WAVELENGTH, np.linspace(9, 0.1, 60)[None] ** 2, np.full((1, 60), 0.01)))
+    assert strange["flag"][0] & Flag.UNUSUAL_SPECTRUM
+
+
+def test_unknown_reader(recipe):
+    """A recipe of a data set without a reader says which there are."""
+    with pytest.raises(InputValueError, match="no reader 'tiny'; known are gaia_xp_apogee"):
+        train_recipe(recipe, "nowhere", "nowhere")
