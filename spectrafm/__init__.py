@@ -1,5 +1,6 @@
 """Stellar labels, with errors you can trust, from any stellar spectrum."""
 
+import logging
 from importlib.metadata import PackageNotFoundError, version
 
 from .core import SpectraFM
@@ -10,5 +11,8 @@ try:
     __version__ = version("spectrafm")
 except PackageNotFoundError:  # run from a source tree that was not installed
     __version__ = "0+unknown"
+
+# a library does not decide where its messages go
+logging.getLogger("spectrafm").addHandler(logging.NullHandler())
 
 __all__ = ["Flag", "SpectraFM", "SpectraFMError", "SpectraFMWarning", "__version__", "describe_flags"]

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from .adapters import from_arrays
 from .core import SpectraFM
@@ -13,7 +14,7 @@ from .quantities import get_quantity
 from .training.recipes import load_recipe
 from .training.train import read_data, split_stars
 
-__all__ = ["BENCHMARKS", "Residuals", "benchmark_gaia_xp", "mad_std", "run_benchmark"]
+__all__ = ["BENCHMARKS", "Residuals", "benchmark_gaia_xp", "benchmark_speed", "mad_std", "run_benchmark"]
 
 
 def mad_std(residual):
@@ -211,8 +212,50 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
             yield f"{name}: trained in {time.perf_counter() - start:.0f} s"
 
 
+def benchmark_speed(data_folder, model=None, rivals=True, n_star=1000):
+    """Time labels for a list of Gaia XP `~specutils.Spectrum` objects.
+
+    Parameters
+    ----------
+    data_folder : str or pathlib.Path
+        Folder of the labelled XP spectra.
+    model : str or pathlib.Path, optional
+        Weights; the packaged ones when left out.
+    rivals : bool, optional
+        Not used; there are none.
+    n_star : int, optional
+        Length of the list.
+
+    Yields
+    ------
+    str
+        Lines of the report.
+    """
+    data = read_data(load_recipe("gaia_xp"), data_folder)
+    spectra = data.spectra(np.arange(n_star))
+    del data
+    before = _peak_memory()
+    start = time.perf_counter()
+    fm = SpectraFM.from_pretrained("gaia_xp" if model is None else model)
+    loaded = time.perf_counter()
+    table = fm.infer(spectra)
+    done = time.perf_counter()
+    yield f"{len(table)} Spectrum objects on {torch.get_num_threads()} threads"
+    yield f"loading the weights: {loaded - start:.2f} s"
+    yield f"infer: {done - loaded:.2f} s, {len(table) / (done - loaded):.0f} stars/s"
+    yield f"peak memory of the process: {_peak_memory():.2f} GB, of which {before:.2f} GB for reading the data"
+
+
+def _peak_memory():
+    import resource
+    import sys
+
+    # kilobytes on Linux, bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+
+
 #: Benchmarks by name.
-BENCHMARKS = {"gaia-xp": benchmark_gaia_xp}
+BENCHMARKS = {"gaia-xp": benchmark_gaia_xp, "speed": benchmark_speed}
 
 
 def run_benchmark(name, data_folder, model=None, rivals=True):

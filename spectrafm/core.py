@@ -303,20 +303,24 @@ class SpectraFM:
 
     def _infer_batch(self, prepared, labels, known):
         info = self.info
-        perception = self._perceive(prepared, known)
+        spectrum_only = perception = self._perceive(prepared)
+        if known:
+            # the density of embeddings is that of spectra alone
+            perception = self._perceive(prepared, known)
         values, errors = self.model.request(perception, labels)
         has_sigma = np.array([a.has_sigma for a in prepared])
         for column, name in enumerate(labels):
             factor = info.calibration.get(name, {"with_sigma": 1.0, "without_sigma": 1.0})
             errors[:, column] *= np.where(has_sigma, factor["with_sigma"], factor["without_sigma"])
         flag = np.array([a.flags for a in prepared], dtype=np.int64)
-        flag |= np.where(self.distances(perception) > info.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
+        flag |= np.where(self.distances(spectrum_only) > info.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
         flag |= [self._spectrum_flags(a) for a in prepared]
         for column, name in enumerate(labels):
             low, high = info.label_ranges.get(name, (-np.inf, np.inf))
             outside = (values[:, column] < low) | (values[:, column] > high)
             flag |= np.where(outside, int(Flag.OUTSIDE_LABEL_RANGE), 0)
-            large = errors[:, column] > info.usual_errors.get(name, np.inf)
+            scale = values[:, column] if name in self.model.vocabulary.log else 1.0
+            large = errors[:, column] > info.usual_errors.get(name, np.inf) * scale
             flag |= np.where(large, int(Flag.LARGE_UNCERTAINTY), 0)
         return values, errors, flag
 
@@ -326,7 +330,7 @@ class SpectraFM:
         Parameters
         ----------
         perception : Perception
-            From ``model.perceive``.
+            From ``model.perceive``, of spectra without anything else known.
 
         Returns
         -------

@@ -36,7 +36,7 @@ _MEANING = {
     Flag.NO_UNCERTAINTY: "no usable flux uncertainties were given; errors are wider",
     Flag.LOW_SNR: "signal-to-noise ratio below the range of the training stars",
     Flag.OUTSIDE_LABEL_RANGE: "a label lies at or beyond the edge of the training labels",
-    Flag.LARGE_UNCERTAINTY: "a predicted error is much larger than is usual for these weights",
+    Flag.LARGE_UNCERTAINTY: "a predicted error is more than five times its median over real stars",
     Flag.UNUSUAL_SPECTRUM: "the spectrum is unlike the training spectra",
     Flag.SAMPLING_MISMATCH: "pixel spacing far from that of the training spectra",
 }

@@ -38,7 +38,8 @@ class WeightsInfo:
     label_ranges : dict
         Range of each training label; predictions outside are flagged.
     usual_errors : dict
-        Per label, the error above which a prediction is flagged.
+        Per label, the error above which a prediction is flagged; for a label
+        that is modelled by its logarithm, the relative error.
     calibration : dict
         Per label, factors on the predicted error: ``{"with_sigma": f, "without_sigma": g}``.
     density_threshold : float

@@ -121,7 +121,8 @@ class Trainer:
         self._make_optimizer()
         if self.resume and self.folder is not None and (self.folder / "checkpoint.pt").exists():
             self._load_checkpoint()
-        trained = DistributedDataParallel(network) if self.world_size > 1 else network
+        # without any given quantity in a batch, their embedding is not used
+        trained = DistributedDataParallel(network, find_unused_parameters=True) if self.world_size > 1 else network
         network.train()
         steps = progress_bar(range(self.step, config.steps), self.progress and self.rank == 0, description="training")
         clock, stars = time.perf_counter(), 0

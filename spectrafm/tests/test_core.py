@@ -187,12 +187,14 @@ def test_density_flag(fm):
     """A spectrum whose embedding is far from the training stars is flagged."""
     pooled = fm.embed([spectrum(i) for i in range(8)])
     assert pooled.shape == (8, 32)
-    density = {"mean": torch.from_numpy(pooled.mean(axis=0)), "whiten": torch.eye(32) / float(pooled.std())}
-    watchful = SpectraFM(fm.model, WeightsInfo(**(vars(fm.info) | {"density_threshold": 2.5})), density)
+    density = {"mean": torch.from_numpy(pooled.mean(axis=0)), "whiten": torch.eye(32)}
+    farthest = np.sqrt(((pooled - pooled.mean(axis=0)) ** 2).mean(axis=1)).max()
+    watchful = SpectraFM(fm.model, WeightsInfo(**(vars(fm.info) | {"density_threshold": 1.1 * farthest})), density)
     strange = Spectrum(np.linspace(5, 0.1, 60) ** 4 * u.one, WAVELENGTH * u.AA)
-    flag = watchful.infer([spectrum(), strange])["flag"]
-    assert not flag[0] & Flag.UNUSUAL_SPECTRUM
-    assert flag[1] & Flag.UNUSUAL_SPECTRUM
+    for known in (None, {"k_mag": 10.0}):
+        flag = watchful.infer([spectrum(), strange], known=known)["flag"]
+        assert not flag[0] & Flag.UNUSUAL_SPECTRUM
+        assert flag[1] & Flag.UNUSUAL_SPECTRUM
 
 
 def test_known(fm):

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -333,7 +334,8 @@ def test_replicas_stay_equal(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     subprocess.run([*command, str(tmp_path / "rank")], check=True, env=environment, timeout=120)
     first, second = (load_file(tmp_path / f"rank{r}") for r in range(2))
     start = new_model().torch_model.state_dict()

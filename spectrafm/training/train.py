@@ -19,6 +19,9 @@ __all__ = ["calibrate", "split_stars", "token_table", "train_recipe"]
 
 logger = logging.getLogger("spectrafm")
 
+# an error this many times the median is large; fraction of spectra that count as usual
+_LARGE_ERROR, _USUAL_SPECTRUM = 5.0, 0.995
+
 _READERS = {"gaia_xp_apogee": datasets.read_gaia_xp_apogee}
 
 
@@ -190,7 +193,7 @@ def calibrate(model, recipe, data, train, calibration):
     fm = SpectraFM(model, info, density)
 
     z = (_embeddings(fm, data, calibration) - mean) @ whiten
-    info.density_threshold = float(np.quantile(np.sqrt((z**2).mean(axis=1)), 0.995))
+    info.density_threshold = float(np.quantile(np.sqrt((z**2).mean(axis=1)), _USUAL_SPECTRUM))
     factors = {name: {} for name in recipe.labels}
     for kind, sigma in (("with_sigma", data.sigma[calibration]), ("without_sigma", None)):
         table = fm.infer(from_arrays(data.wavelength, data.flux[calibration], sigma))
@@ -199,8 +202,8 @@ def calibrate(model, recipe, data, train, calibration):
             truth, truth_error = data.labels[name][calibration], data.label_errors[name][calibration]
             factors[name][kind] = error_factor(predicted - truth, error, truth_error)
             if kind == "with_sigma":
-                threshold = np.nanquantile(error, 0.98) * factors[name][kind]
-                info.usual_errors[name] = float(threshold)
+                scale = predicted if name in recipe.log else 1.0
+                info.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(error / scale) * factors[name][kind])
     info.calibration = factors
     return fm
 

@@ -1,0 +1,283 @@
+"""The command ``spectrafm``.
+
+Each subcommand is a pair of functions: ``_add_<name>`` declares its options and
+``_run_<name>`` does the work and returns the exit status. A new one needs such
+a pair and a line in ``_COMMANDS``.
+"""
+
+import argparse
+import math
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from .exceptions import InputValueError, SpectraFMError, SpectraFMWarning
+from .flags import MASKING_FLAGS, Flag, describe_flags
+
+__all__ = ["main"]
+
+#: Exit status when some files could not be used, and when nothing could be done.
+_SOME_FAILED, _FAILED = 1, 2
+
+
+def main(argv=None):
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; those of the process when left out.
+
+    Returns
+    -------
+    int
+        0 when all went well, 1 when some spectra could not be used, 2 when
+        nothing could be done.
+
+    Raises
+    ------
+    SystemExit
+        The arguments do not make sense, or ask for help.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except SpectraFMError as error:
+        _complain(f"error: {error}")
+        return _FAILED
+    except KeyboardInterrupt:
+        _complain("stopped")
+        return 130
+
+
+def _parser():
+    from . import __version__
+
+    parser = argparse.ArgumentParser(prog="spectrafm", description="Stellar labels, with errors, from stellar spectra.")
+    parser.add_argument("--version", action="version", version=f"spectrafm {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (add, run, summary) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        add(command)
+        command.set_defaults(run=run, parser=command)
+    return parser
+
+
+def _complain(text):
+    print(f"spectrafm: {text}", file=sys.stderr)
+
+
+def _positive(text):
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
+    return value
+
+
+def _speed(text):
+    value = float(text)
+    if not abs(value) < 299_792:
+        raise argparse.ArgumentTypeError(f"{text}: expected a speed in km/s below that of light")
+    return value
+
+
+def _names(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _add_infer(parser):
+    from .adapters import MASK_POLICIES
+    from .results import EXTENSIONS
+
+    parser.add_argument("files", nargs="*", metavar="FILE", help="spectra, in any format that specutils reads")
+    parser.add_argument("--example", action="store_true", help="use the star that comes with the package")
+    parser.add_argument("-o", "--output", metavar="TABLE", help=f"table to write: {', '.join(EXTENSIONS)}")
+    parser.add_argument("--plot", metavar="FIGURE", help="figure to write: .png, .pdf, .svg")
+    parser.add_argument("--overwrite", action="store_true", help="replace TABLE and FIGURE if they exist")
+    parser.add_argument("--model", metavar="M", help="name or folder of weights; by default those in the package")
+    parser.add_argument("--labels", type=_names, metavar="A,B", help="labels wanted, by default all")
+    parser.add_argument("--medium", choices=("vacuum", "air"), default="vacuum", help="of the wavelengths (vacuum)")
+    parser.add_argument("--radial-velocity", type=_speed, metavar="KM_S", help="by default what the file says, or 0")
+    parser.add_argument("--resolving-power", type=_positive, metavar="R", help="resolving power, where it is known")
+    parser.add_argument("--mask-policy", choices=sorted(MASK_POLICIES), help="which mask bits mean a bad pixel")
+    parser.add_argument("--format", metavar="FMT", help="format of the files, as specutils names it")
+
+
+def _run_infer(arguments):
+    if bool(arguments.files) == arguments.example:
+        arguments.parser.error("give the files of spectra, or --example and no files")
+    _check_outputs(arguments)
+    from .core import SpectraFM
+
+    model = SpectraFM.from_pretrained(arguments.model)
+    first, arrays, sources = _read_all(arguments)
+    with warnings.catch_warnings():
+        # said below, file by file
+        warnings.filterwarnings("ignore", message=".*rows are masked", category=SpectraFMWarning)
+        table = model.infer(arrays, labels=arguments.labels, progress=sys.stderr.isatty())
+    table.add_column(sources, name="file", index=0)
+    table["file"].info.description = "File of the spectrum"
+    table.meta["medium"] = arguments.medium
+    for source, star, flag in zip(sources, arrays, table["flag"], strict=True):
+        if flag & MASKING_FLAGS:
+            problem = star.problem or describe_flags(flag & MASKING_FLAGS)[0].partition(": ")[2]
+            _complain(f"{source}: {problem}")
+    if arguments.output:
+        from .results import write_labels
+
+        write_labels(table, arguments.output, overwrite=arguments.overwrite)
+    if arguments.example or not arguments.output:
+        print("\n".join(_printed(table)))
+    if arguments.example:
+        print(_reference_labels(first))
+    if arguments.plot:
+        _write_plot(arguments.plot, first, table)
+    failed = (table["flag"] & int(Flag.BAD_INPUT)) != 0
+    return _SOME_FAILED if failed.any() else 0
+
+
+def _check_outputs(arguments):
+    """Refuse before any work what could not be written after it."""
+    from .results import check_filename
+
+    if arguments.output:
+        check_filename(arguments.output, arguments.overwrite)
+    if arguments.plot:
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        path, known = Path(arguments.plot), FigureCanvasBase.get_supported_filetypes()
+        if path.suffix.lstrip(".").lower() not in known:
+            raise InputValueError(f"--plot: {path.name!r}, expected a name that ends in .{', .'.join(sorted(known))}")
+        if path.exists() and not arguments.overwrite:
+            raise InputValueError(f"--plot: {path} exists; choose another name, or add --overwrite")
+        if not path.parent.is_dir():
+            raise InputValueError(f"--plot: there is no folder {path.parent}; make it first")
+    written = {Path(name).resolve() for name in (arguments.output, arguments.plot) if name}
+    for name in arguments.files:
+        if Path(name).resolve() in written:
+            raise InputValueError(f"{name} is to be read and to be written; choose another name for the output")
+
+
+def _read_all(arguments):
+    """Read all files; return the first object, for the figure, all stars, and the file of each star."""
+    from astropy import units as u
+
+    from ._progress import progress
+    from .adapters import SpectrumArrays, to_arrays
+    from .datasets import load_example_spectrum
+
+    velocity = None if arguments.radial_velocity is None else arguments.radial_velocity * u.km / u.s
+    if arguments.example:
+        files = {"example": load_example_spectrum}
+    else:
+        files = {name: lambda name=name: _read(name, arguments.format) for name in dict.fromkeys(arguments.files)}
+    first, stars, sources = None, [], []
+    for name, read in progress(files.items(), sys.stderr.isatty() and len(files) > 1, description="read"):
+        try:
+            spectrum = read()
+            found = to_arrays(
+                spectrum,
+                medium=arguments.medium,
+                radial_velocity=velocity,
+                resolving_power=arguments.resolving_power,
+                mask_policy=arguments.mask_policy,
+            )
+            if not found:
+                raise InputValueError("there is no spectrum in it")
+        except SpectraFMError as error:
+            spectrum, found = None, [SpectrumArrays.unusable(str(error), name)]
+        first = spectrum if not stars else first
+        stars += [_named(star, row, len(found), name) for row, star in enumerate(found)]
+        sources += [name] * len(found)
+    return first, stars, sources
+
+
+def _named(star, row, n_star, name):
+    """Return a star named after its file, where the file has no name for it."""
+    if star.identifier != str(row):
+        return star
+    return replace(star, identifier=Path(name).stem if n_star == 1 else f"{Path(name).stem}:{row}")
+
+
+def _read(name, file_format):
+    """Read a file as one spectrum or, where it cannot be one, as a list of spectra."""
+    from specutils import Spectrum, SpectrumList
+
+    if not Path(name).is_file():
+        raise InputValueError("there is no such file")
+    first = None
+    for kind in (Spectrum, SpectrumList):
+        try:
+            return kind.read(name, format=file_format) if file_format else kind.read(name)
+        # loaders raise whatever their parsing runs into
+        except Exception as error:
+            first = first or error
+    reason = str(first).strip().splitlines()[0] if str(first).strip() else type(first).__name__
+    raise InputValueError(f"specutils cannot read it ({reason})") from first
+
+
+def _printed(table):
+    """Return the lines that show a table to a reader: in words for one star, else as a table."""
+    from astropy.table import Table
+
+    from .results import describe_row
+
+    if len(table) == 1:
+        identifier = table["identifier"][0] if "identifier" in table.colnames else table["file"][0]
+        return [str(identifier), *describe_row(table)]
+    plain = Table(table)
+    for name in plain.colnames:
+        if plain[name].dtype.kind == "f":
+            plain[name].info.format = ".1f" if name == "snr" or str(plain[name].unit) == "K" else ".3f"
+    legend = sorted({bit for flag in table["flag"] for bit in Flag if flag & bit})
+    return [
+        *plain.pformat(max_lines=-1, max_width=-1),
+        *(f"flag {int(bit)} {describe_flags(bit)[0]}" for bit in legend),
+    ]
+
+
+def _reference_labels(spectrum):
+    """Return a line with what APOGEE says of the example star."""
+    header = spectrum.meta["header"]
+    known = [f"{name} {header[key]:.4g}" for name, key in (("teff", "TEFF"), ("logg", "LOGG"), ("fe_h", "FE_H"))]
+    return f"for comparison, {header['LABELREF']}: {', '.join(known)}"
+
+
+def _write_plot(filename, spectrum, table):
+    """Draw the spectrum with its labels if there is one star, else the Kiel diagram of all."""
+    # not by way of pyplot: no window and no backend to choose
+    from matplotlib.figure import Figure
+
+    from .plotting import plot_labels, plot_spectrum
+
+    single = len(table) == 1 and spectrum is not None
+    figure = Figure(figsize=(9, 4) if single else (6.4, 5.2), layout="constrained")
+    if single:
+        plot_spectrum(spectrum, table, ax=figure.subplots())
+    else:
+        plot_labels(table, ax=figure.subplots())
+    figure.savefig(filename, dpi=150)
+
+
+def _add_describe(parser):
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="name or folder; by default the packaged weights")
+
+
+def _run_describe(arguments):
+    from .core import SpectraFM
+
+    print(SpectraFM.from_pretrained(arguments.model).describe())
+    return 0
+
+
+#: What declares a command, what runs it, and what it does in a line.
+_COMMANDS = {
+    "infer": (_add_infer, _run_infer, "find the labels of stars from their spectra"),
+    "describe": (_add_describe, _run_describe, "say what weights give and where they hold"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

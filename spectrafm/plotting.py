@@ -1,0 +1,312 @@
+"""Figures: a Kiel diagram of many stars, and a spectrum with its labels."""
+
+import textwrap
+
+import numpy as np
+
+from .exceptions import InputTypeError, InputValueError
+from .flags import describe_flags
+from .quantities import QUANTITIES
+from .results import column_values, label_names, round_to_error
+
+__all__ = ["plot_labels", "plot_spectrum"]
+
+# blue, vermilion and grey of Okabe & Ito, told apart by everyone
+_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#707070"
+# above this, error bars would hide the points: one typical cross instead
+_MOST_ERROR_BARS = 200
+_FLAG_WIDTH = 34
+
+_SYMBOLS = {
+    "teff": r"$T_\mathrm{eff}$",
+    "logg": r"$\log\,g$",
+    "alpha_m": r"[$\alpha$/M]",
+    "m_h": "[M/H]",
+    "vmicro": r"$v_\mathrm{micro}$",
+    "vsini": r"$v\,\sin i$",
+    "a_k": r"$A_K$",
+    "phot_g_mean_mag": r"$G$",
+    "phot_bp_mean_mag": r"$G_\mathrm{BP}$",
+    "phot_rp_mean_mag": r"$G_\mathrm{RP}$",
+    "j_mag": r"$J$",
+    "h_mag": r"$H$",
+    "k_mag": r"$K_s$",
+}
+_UNITS = {"dex(cm s-2)": r"dex(cm s$^{-2}$)", "km / s": r"km s$^{-1}$"}
+
+
+def _symbol(name):
+    if name in _SYMBOLS:
+        return _SYMBOLS[name]
+    element, slash, reference = name.partition("_")
+    return f"[{element.title()}/{reference.title()}]" if slash and name in QUANTITIES else name
+
+
+def _unit(name):
+    unit = QUANTITIES[name].unit if name in QUANTITIES else ""
+    return _UNITS.get(unit, unit)
+
+
+def _axis_label(name):
+    unit = _unit(name)
+    return f"{_symbol(name)}  [{unit}]" if unit else _symbol(name)
+
+
+def _column(table, name, argument, optional=False):
+    if not hasattr(table, "colnames"):
+        raise InputTypeError(f"table: {type(table).__name__}, expected the Table that SpectraFM.infer returns")
+    if name in table.colnames:
+        return column_values(table, name)
+    if optional:
+        return np.zeros(len(table))
+    raise InputValueError(f"{argument}: no column {name!r}; the table has {', '.join(table.colnames)}")
+
+
+def _new_axes(size):
+    from matplotlib import pyplot as plt
+
+    return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def plot_labels(table, x="teff", y="logg", color="fe_h", ax=None):
+    """Plot two labels against each other; by default a Kiel diagram.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        As `~spectrafm.SpectraFM.infer` returns it, with units or without.
+    x, y : str, optional
+        Columns of the two axes. Axes of ``teff``, ``logg`` and magnitudes run
+        backwards, as usual.
+    color : str or None, optional
+        Column that colours the points; without colours when None, or when it is
+        the default and the table has no ``fe_h``.
+    ax : `~matplotlib.axes.Axes`, optional
+        Where to draw; a new figure when left out.
+
+    Returns
+    -------
+    `~matplotlib.axes.Axes`
+        Stars without flags are filled circles, flagged ones open diamonds;
+        stars without both labels are not drawn. Up to 200 stars have error
+        bars, more have one typical cross in a corner.
+
+    Raises
+    ------
+    InputValueError
+        The table has no such column.
+    InputTypeError
+        This is not a table.
+    """
+    values = [_column(table, name, argument) for name, argument in ((x, "x"), (y, "y"))]
+    errors = [_column(table, f"e_{name}", "", optional=True) for name in (x, y)]
+    if color == "fe_h" and color not in getattr(table, "colnames", ()):
+        color = None
+    shade = None if color is None else _column(table, color, "color")
+    flagged = _column(table, "flag", "", optional=True) != 0
+    shown = np.isfinite(values[0]) & np.isfinite(values[1])
+    ax = _new_axes((6.4, 5.2)) if ax is None else ax
+
+    if shade is not None:
+        ax, to_color = _color_scale(ax, shade[shown], _axis_label(color))
+    n_shown = int(shown.sum())
+    size = float(np.clip(2600 / max(n_shown, 1), 5, 42))
+    handles = []
+    for stars, label, marker in ((shown & flagged, "flagged", "D"), (shown & ~flagged, "no flags", "o")):
+        if not stars.any():
+            continue
+        colors = np.array([_BLUE] * stars.sum()) if shade is None else to_color(shade[stars])
+        if n_shown <= _MOST_ERROR_BARS:
+            bars = [np.nan_to_num(error[stars]) for error in errors]
+            ax.errorbar(
+                *(value[stars] for value in values),
+                bars[1],
+                bars[0],
+                fmt="none",
+                ecolor=_GREY,
+                elinewidth=0.8,
+                zorder=1,
+            )
+        style = {"facecolors": "white", "edgecolors": colors, "linewidths": 1.2}
+        if marker == "o":
+            edge = {"edgecolors": "black", "linewidths": 0.4} if size > 12 else {"linewidths": 0}
+            style = {"facecolors": colors, **edge}
+        points = ax.scatter(*(value[stars] for value in values), s=size, marker=marker, zorder=2, **style)
+        points.set_rasterized(n_shown > 5000)
+        handles.append(_legend_handle(marker, f"{label} ({stars.sum()})"))
+    for name, values_shown, axis in ((x, values[0][shown], ax.xaxis), (y, values[1][shown], ax.yaxis)):
+        axis.set_label_text(_axis_label(name))
+        backwards = name in ("teff", "logg") or name.endswith("_mag")
+        if backwards and values_shown.size:
+            axis.set_inverted(True)
+    if n_shown > _MOST_ERROR_BARS:
+        _typical_cross(ax, [np.nanmedian(error[shown]) for error in errors])
+    if handles:
+        ax.legend(handles=handles, frameon=False, loc="upper left", fontsize="small")
+    else:
+        ax.text(0.5, 0.5, "no star has both labels", transform=ax.transAxes, ha="center", color=_GREY)
+    return ax
+
+
+def _color_scale(ax, shade, label):
+    """Add a colour bar; return a function from values to colours, grey where there is no value."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    finite = shade[np.isfinite(shade)]
+    low, high = (0.0, 1.0) if not finite.size else np.percentile(finite, (1, 99) if finite.size > 50 else (0, 100))
+    if high - low < 1e-6 * max(abs(low), 1):
+        low, high = low - 0.5, high + 0.5
+    scale = ScalarMappable(Normalize(low, high), colormaps["viridis"])
+    outside = (bool((finite < low).any()), bool((finite > high).any()))
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[outside]
+    if finite.size:
+        ax.figure.colorbar(scale, ax=ax, label=label, extend=extend)
+
+    def to_color(values):
+        colors = scale.to_rgba(np.nan_to_num(values))
+        colors[~np.isfinite(values)] = (0.7, 0.7, 0.7, 1.0)
+        return colors
+
+    return ax, to_color
+
+
+def _legend_handle(marker, label):
+    from matplotlib.lines import Line2D
+
+    face = "white" if marker == "D" else _GREY
+    return Line2D([], [], linestyle="", marker=marker, markersize=6, mfc=face, mec="#404040", label=label)
+
+
+def _typical_cross(ax, errors):
+    """Draw one cross of the size of the median errors in the lower left corner."""
+    low, high = ax.get_xlim(), ax.get_ylim()
+    x, y = low[0] + 0.08 * (low[1] - low[0]), high[0] + 0.1 * (high[1] - high[0])
+    errors = np.nan_to_num(errors)
+    ax.errorbar([x], [y], [errors[1]], [errors[0]], fmt="none", ecolor="black", elinewidth=1.2, capsize=2)
+    ax.annotate("typical error", (x, y), (8, -12), textcoords="offset points", fontsize="x-small")
+    ax.set(xlim=low, ylim=high)
+
+
+def plot_spectrum(spectrum, table=None, row=0, ax=None):
+    """Plot a spectrum with its errors, and beside it its labels in words.
+
+    Parameters
+    ----------
+    spectrum : `~specutils.Spectrum` or `~spectrafm.adapters.SpectrumArrays`
+        The spectrum, as observed; anything that `~spectrafm.SpectraFM.infer`
+        takes. Of several stars, the one at ``row`` is drawn.
+    table : `~astropy.table.Table`, optional
+        As `~spectrafm.SpectraFM.infer` returns it.
+    row : int, optional
+        The star's row in the table.
+    ax : `~matplotlib.axes.Axes`, optional
+        Where to draw; a new figure when left out. The labels stand to the right
+        of it: leave room there, as ``layout="constrained"`` does.
+
+    Returns
+    -------
+    `~matplotlib.axes.Axes`
+        Good pixels as a line with a band of one standard deviation; bad pixels
+        leave gaps.
+
+    Raises
+    ------
+    InputValueError
+        There is no such row, or the spectrum cannot be used.
+    InputTypeError
+        These are no spectra, or this is not a table.
+    """
+    from astropy import units as u
+
+    from .adapters import to_arrays
+
+    stars = to_arrays(spectrum, radial_velocity=0 * u.km / u.s)
+    if not stars:
+        raise InputValueError("spectrum: an empty list; expected at least one spectrum")
+    if table is not None:
+        _check_row(row, table)
+    star = stars[0]
+    if len(stars) > 1:
+        if not -len(stars) <= row < len(stars):
+            raise InputValueError(f"row: {row}; there are {len(stars)} spectra, expected 0 to {len(stars) - 1}")
+        star = stars[row]
+    if star.problem:
+        raise InputValueError(f"spectrum: {star.problem}")
+    labels, flags, color = ("", "", _GREY) if table is None else _in_words(table, row)
+    if ax is None:
+        lines = labels.count("\n") + 0.8 * flags.count("\n")
+        ax = _new_axes((9.0, max(3.6, 1.6 + 0.24 * lines)))
+
+    unit = getattr(getattr(spectrum, "spectral_axis", None), "unit", u.AA)
+    unit = unit if unit.physical_type == "length" else u.AA
+    wavelength = (star.wavelength * u.AA).to_value(unit)
+    flux, sigma = (np.where(star.good, a, np.nan) for a in (star.flux, star.sigma))
+    flux, sigma, flux_label = _readable_flux(flux, sigma, star.flux_unit)
+    if star.has_sigma:
+        ax.fill_between(wavelength, flux - sigma, flux + sigma, color=_BLUE, alpha=0.25, linewidth=0, label="error")
+    ax.plot(wavelength, flux, color=_BLUE, linewidth=1.2 if star.n_good < 2000 else 0.6, label="flux")
+    if star.n_good > 1:
+        ax.set_xlim(*wavelength[star.good][[0, -1]])
+        ax.set_ylim(*_flux_limits(flux[star.good]))
+    ax.set_xlabel(f"Wavelength  [{unit.to_string('unicode')}]")
+    ax.set_ylabel(flux_label)
+    ax.set_title(star.identifier, loc="left", fontsize="medium")
+    beside = {"transform": ax.transAxes, "ha": "left"}
+    ax.text(1.02, 1.0, labels, va="top", linespacing=1.55, **beside)
+    ax.text(1.02, 0.0, flags, va="bottom", linespacing=1.25, fontsize="small", color=color, **beside)
+    return ax
+
+
+def _check_row(row, table):
+    if not hasattr(table, "colnames"):
+        raise InputTypeError(f"table: {type(table).__name__}, expected the Table that SpectraFM.infer returns")
+    if not -len(table) <= row < len(table):
+        raise InputValueError(f"row: {row}; the table has {len(table)} rows")
+
+
+def _flux_limits(flux):
+    """Return limits that show the spectrum, spikes being allowed to leave."""
+    low, high = np.percentile(flux, (0.5, 99.5))
+    margin = 0.3 * (high - low) or 0.1 * abs(high) or 1.0
+    return max(low - margin, flux.min() - margin / 5), min(high + margin, flux.max() + margin / 5)
+
+
+def _readable_flux(flux, sigma, unit):
+    """Take powers of ten out of numbers and unit into the label."""
+    from astropy import units as u
+
+    unit = u.Unit(unit)
+    if np.isclose(np.log10(unit.scale) % 1, 0):
+        unit_power, unit = int(np.log10(unit.scale)), u.CompositeUnit(1, unit.bases, unit.powers)
+    else:
+        unit_power = 0
+    typical = np.nanmedian(np.abs(flux)) if np.isfinite(flux).any() else 0
+    power = int(np.floor(np.log10(typical))) if typical > 0 else 0
+    power = power if abs(power + unit_power) > 3 else -unit_power
+    shown = power + unit_power
+    words = [f"$10^{{{shown}}}$"] * bool(shown) + [unit.to_string("latex_inline")] * (unit != u.one)
+    return flux / 10.0**power, sigma / 10.0**power, f"Flux  [{' '.join(words)}]" if words else "Flux"
+
+
+def _in_words(table, row):
+    """Return labels and flags of a row as text, and the color of the flags."""
+    lines = []
+    for name in label_names(table):
+        value, error = round_to_error(column_values(table, name)[row], column_values(table, f"e_{name}")[row])
+        if value == "--":
+            lines.append(f"{_symbol(name)}  no value")
+            continue
+        value = value.replace("-", "\N{MINUS SIGN}")
+        error = "" if error == "--" else f" ± {error}"
+        lines.append(f"{_symbol(name)}  {value}{error} {_unit(name)}".rstrip())
+    labels = "\n".join(lines)
+    if "flag" not in table.colnames:
+        return labels, "", _GREY
+    flag = int(table["flag"][row])
+    if not flag:
+        return labels, "no flags", _GREY
+    words = [text.partition(": ")[2] for text in describe_flags(flag)]
+    words = [textwrap.fill(text, _FLAG_WIDTH, initial_indent="• ", subsequent_indent="   ") for text in words]
+    return labels, "\n".join([f"flag {flag}", *words]), _VERMILION

@@ -1,0 +1,362 @@
+"""From numbers to a table of labels with units, errors and flags, and to files."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.table import Column, MaskedColumn, QTable, Table
+from astropy.utils.masked import Masked
+
+from ._table_formats import column_values, mrt_text, read_votable, to_votable, without_mask
+from .exceptions import InputTypeError, InputValueError, SpectraFMError
+from .flags import describe_flags
+from .quantities import QUANTITIES, get_quantity
+
+__all__ = ["EXTENSIONS", "describe_row", "label_table", "read_labels", "round_to_error", "to_mrt", "write_labels"]
+
+#: Formats that `write_labels` knows, by extension of the file.
+EXTENSIONS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".vot": "votable", ".csv": "ascii.csv", ".mrt": "ascii.mrt"}
+
+# name -> UCD, description
+_OTHER_COLUMNS = {
+    "identifier": ("meta.id;meta.main", "Name of the star or row of the input"),
+    "flag": ("meta.code.qual", "Quality flags, 0 when nothing was found wrong"),
+    "n_pixels_used": ("meta.number", "Number of good pixels"),
+    "snr": ("stat.snr", "Median signal-to-noise ratio of the good pixels"),
+}
+
+
+def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=None, meta=None):
+    """Put labels into a table with units, errors and flags.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Names out of `spectrafm.quantities.QUANTITIES`.
+    values, errors : array_like
+        ``(n_star, n_label)`` in the units of the registry. What is not finite
+        becomes a masked value; a masked value has a masked error.
+    flag : array_like of int
+        ``(n_star,)`` `~spectrafm.flags.Flag` bits.
+    n_pixels_used : array_like of int
+        ``(n_star,)``.
+    snr : array_like
+        ``(n_star,)``; masked where not finite.
+    identifier : sequence of str, optional
+        ``(n_star,)`` names.
+    meta : dict, optional
+        Provenance: strings and numbers by name.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        Columns ``identifier`` (if given), ``<label>`` and ``e_<label>`` for each
+        label, ``flag``, ``n_pixels_used``, ``snr``, with units, descriptions and
+        UCDs (``table[name].info.meta["ucd"]``).
+
+    Raises
+    ------
+    InputValueError
+        An unknown or repeated label, shapes that do not fit, a negative error.
+    InputTypeError
+        Something in ``meta`` that is neither a string nor a number.
+    """
+    labels = (labels,) if isinstance(labels, str) else tuple(labels)
+    quantities = [get_quantity(name) for name in labels]
+    if len(set(labels)) != len(labels):
+        raise InputValueError(f"labels: {', '.join(labels)}; expected each name once")
+    flag = np.asarray(flag)
+    n_star = len(flag) if flag.ndim else 1
+    values = _checked("values", values, (n_star, len(labels)), np.float64)
+    errors = _checked("errors", errors, (n_star, len(labels)), np.float64)
+    if (errors < 0).any():
+        raise InputValueError("errors: some are negative; expected standard deviations, or NaN where there is none")
+    missing = ~np.isfinite(values)
+    no_error = missing | ~np.isfinite(errors)
+
+    table = QTable(meta=_flat(meta or {}))
+    if identifier is not None:
+        names = [str(name) for name in identifier]
+        if len(names) != n_star:
+            raise InputValueError(f"identifier: {len(names)} names for {n_star} stars")
+        table["identifier"] = Column(np.array(names, dtype=str))
+    for i, quantity in enumerate(quantities):
+        name = quantity.name
+        table[name] = _masked_quantity(values[:, i], quantity.unit, missing[:, i])
+        table[f"e_{name}"] = _masked_quantity(errors[:, i], quantity.error_unit, no_error[:, i])
+    table["flag"] = Column(_checked("flag", flag, (n_star,), np.int64))
+    table["n_pixels_used"] = Column(_checked("n_pixels_used", n_pixels_used, (n_star,), np.int64))
+    snr = _checked("snr", snr, (n_star,), np.float64)
+    table["snr"] = MaskedColumn(np.where(np.isfinite(snr), snr, np.nan), mask=~np.isfinite(snr))
+    _document(table)
+    return table
+
+
+def _checked(name, array, shape, dtype):
+    given = np.asarray(array)
+    if given.shape != shape:
+        raise InputValueError(f"{name}: shape {given.shape}, expected {shape} (n_star first)")
+    if dtype is np.int64 and given.dtype.kind not in "iu":
+        raise InputValueError(f"{name}: {given.dtype} numbers, expected integers")
+    return given.astype(dtype)
+
+
+def _flat(meta):
+    flat = {}
+    for key, value in meta.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(key, str) or not isinstance(value, (str, int, float)):
+            raise InputTypeError(f"meta[{key!r}]: {type(value).__name__}, expected a string or a number by name")
+        flat[key] = value
+    return flat
+
+
+def _masked_quantity(values, unit, mask):
+    """Return values in a unit, NaN under the mask so that no forgotten mask shows a number."""
+    return Masked(u.Quantity(np.where(mask, np.nan, values), u.Unit(unit), subok=True), mask)
+
+
+def _document(table):
+    """Set description and UCD of each column that is known by name."""
+    for name in table.colnames:
+        if name in _OTHER_COLUMNS:
+            ucd, description = _OTHER_COLUMNS[name]
+        elif name.removeprefix("e_") in QUANTITIES:
+            quantity = QUANTITIES[name.removeprefix("e_")]
+            ucd, description = quantity.ucd, quantity.description
+            if name != quantity.name:
+                ucd = f"stat.error;{ucd}"
+                description = f"Error of {name.removeprefix('e_')} (one standard deviation)"
+        else:
+            continue
+        info = table[name].info
+        info.description, info.meta = description, {**(info.meta or {}), "ucd": ucd}
+
+
+def round_to_error(value, error):
+    """Write a value with the decimals that its error allows.
+
+    Parameters
+    ----------
+    value : float
+        The value.
+    error : float
+        Its error; NaN if there is none.
+
+    Returns
+    -------
+    value, error : str
+        The error with two significant digits, the value with as many decimals;
+        ``"--"`` for what is not finite.
+
+    Examples
+    --------
+    >>> from spectrafm.results import round_to_error
+    >>> round_to_error(4932.79, 26.4), round_to_error(-0.12606, 0.0432)
+    (('4933', '26'), ('-0.126', '0.043'))
+    """
+    if not np.isfinite(value):
+        return "--", "--"
+    if not np.isfinite(error) or error <= 0:
+        return f"{value:.4g}", "--"
+    decimals = max(1 - int(np.floor(np.log10(float(f"{error:.1e}")))), 0)
+    return f"{value:.{decimals}f}", f"{error:.{decimals}f}"
+
+
+def label_names(table):
+    return [name for name in table.colnames if name in QUANTITIES and f"e_{name}" in table.colnames]
+
+
+def describe_row(table, row=0):
+    """Say in words what a row of a table of labels holds.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        As `label_table` returns it.
+    row : int, optional
+        Number of the row.
+
+    Returns
+    -------
+    list of str
+        A line for each label, with its error and unit, then the flags in words.
+    """
+    lines = []
+    for name in label_names(table):
+        value, error = round_to_error(column_values(table, name)[row], column_values(table, f"e_{name}")[row])
+        quantity = QUANTITIES[name]
+        lines.append(f"{name:<8} {value:>8} +- {error:<6} {quantity.unit:<12} {quantity.description}".rstrip())
+    if "flag" in table.colnames:
+        flag = int(table["flag"][row])
+        lines += [f"flag {flag}: {'nothing was found wrong' if not flag else '; '.join(describe_flags(flag))}"]
+    return lines
+
+
+def write_labels(table, filename, overwrite=False):
+    """Write a table of labels; the extension decides the format.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        As `label_table` returns it.
+    filename : str or pathlib.Path
+        Ends in one of `EXTENSIONS`.
+    overwrite : bool, optional
+        Replace a file that is there.
+
+    Raises
+    ------
+    InputValueError
+        Another extension, a file that is there already, or text that the
+        format cannot hold.
+
+    See Also
+    --------
+    read_labels : Reads what this wrote.
+
+    Notes
+    -----
+    ECSV keeps all there is. FITS keeps it for astropy; other readers see no
+    units of ``dex`` and no UCDs, which FITS cannot write. VOTables are written
+    in version 1.3 with units as VizieR has them (``[cm.s-2]``, ``[-]``), since
+    later versions know no ``dex``, and with ``meta`` as PARAM. CSV keeps numbers
+    and names only; for machine-readable tables see `to_mrt`.
+    """
+    path = Path(filename)
+    extension = check_filename(path, overwrite)
+    try:
+        with warnings.catch_warnings():
+            # units of dex, and keys of more than eight letters: read_labels brings them back
+            warnings.filterwarnings("ignore", message="The unit .* could not be saved in native FITS format")
+            warnings.filterwarnings("ignore", message="Keyword name .* is greater than 8 characters")
+            if extension == ".mrt":
+                to_mrt(table, path, overwrite)
+            elif extension == ".vot":
+                to_votable(table).to_xml(str(path))
+            elif extension == ".csv":
+                Table(table).write(path, format="ascii.csv", overwrite=overwrite)
+            else:
+                table.write(path, format=EXTENSIONS[extension], overwrite=overwrite)
+    except SpectraFMError:
+        raise
+    except ValueError as error:
+        # FITS holds ASCII only
+        remedy = "write .ecsv, which holds any text"
+        raise InputValueError(f"filename: cannot write {path.name} ({error}); {remedy}") from error
+
+
+def check_filename(filename, overwrite=False):
+    """Return the extension of a file to be written, or raise `InputValueError`.
+
+    Parameters
+    ----------
+    filename : str or pathlib.Path
+        Where labels are to go.
+    overwrite : bool, optional
+        Whether it may be there.
+
+    Returns
+    -------
+    str
+        One of `EXTENSIONS`.
+    """
+    path = Path(filename)
+    if path.suffix.lower() not in EXTENSIONS:
+        raise InputValueError(f"filename: {path.name!r}, expected a name that ends in {', '.join(EXTENSIONS)}")
+    if path.exists() and not overwrite:
+        raise InputValueError(f"filename: {path} exists; choose another name, or overwrite it on purpose")
+    if not path.parent.is_dir():
+        raise InputValueError(f"filename: there is no folder {path.parent}; make it first")
+    return path.suffix.lower()
+
+
+def read_labels(filename):
+    """Read a table of labels that `write_labels` wrote.
+
+    Parameters
+    ----------
+    filename : str or pathlib.Path
+        ECSV, FITS, VOTable, CSV or machine-readable table.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        With the columns, units, masks, descriptions and UCDs that it had. Its
+        ``meta`` too, from ECSV, FITS (names in lower case) and VOTable.
+
+    Raises
+    ------
+    InputValueError
+        There is no such file, or it has another extension.
+    """
+    path = Path(filename)
+    if path.suffix.lower() not in EXTENSIONS:
+        raise InputValueError(f"filename: {path.name!r}, expected a name that ends in {', '.join(EXTENSIONS)}")
+    if not path.is_file():
+        raise InputValueError(f"filename: there is no file {path}")
+    file_format, meta = EXTENSIONS[path.suffix.lower()], None
+    if file_format == "votable":
+        raw, meta = read_votable(path)
+    elif file_format == "fits":
+        raw = Table.read(path, format="fits", character_as_bytes=False)
+        meta = {key.lower(): value for key, value in raw.meta.items()}
+    else:
+        raw = Table.read(path, format=file_format)
+    table = QTable(meta=_flat(meta if meta is not None else raw.meta))
+    for name in raw.colnames:
+        label = name.removeprefix("e_")
+        if label in QUANTITIES:
+            quantity = QUANTITIES[label]
+            values = column_values(raw, name)
+            unit = quantity.unit if name == label else quantity.error_unit
+            table[name] = _masked_quantity(values, unit, np.isnan(values))
+        elif name == "snr":
+            values = column_values(raw, name)
+            table[name] = MaskedColumn(values, mask=np.isnan(values))
+        else:
+            table[name] = without_mask(QTable([raw[name]], names=[name])[name])
+            if name in ("flag", "n_pixels_used", "identifier"):
+                table[name] = Column(np.asarray(table[name]).astype(str if name == "identifier" else np.int64))
+    _document(table)
+    return table
+
+
+def to_mrt(table, filename=None, overwrite=False):
+    """Write a machine-readable table, as the AAS journals and CDS take it.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        As `label_table` returns it, with at least one row.
+    filename : str or pathlib.Path, optional
+        Written if given.
+    overwrite : bool, optional
+        Replace a file that is there.
+
+    Returns
+    -------
+    str
+        The text of the table.
+
+    Raises
+    ------
+    InputValueError
+        An empty table, or a file that is there already.
+
+    Notes
+    -----
+    Units of ``dex`` become ``[-]`` and that of ``logg`` ``[cm.s-2]``, the
+    spelling of CDS. Values are rounded to 0.1 K, 0.001 km/s, and four decimals
+    else. A column that has no value in any row is left out. Title and authors
+    are for you to fill in; flags and ``meta`` are explained in the notes.
+    """
+    if filename is not None and Path(filename).exists() and not overwrite:
+        raise InputValueError(f"filename: {filename} exists; choose another name, or overwrite it on purpose")
+    if len(table) == 0:
+        raise InputValueError("table: no rows; a machine-readable table needs at least one")
+    text = mrt_text(table)
+    if filename is not None:
+        Path(filename).write_text(text, encoding="utf-8")
+    return text

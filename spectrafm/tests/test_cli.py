@@ -1,0 +1,309 @@
+"""The command line: files in, tables and figures out, errors in words."""
+
+import inspect
+import os
+import subprocess
+import sys
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.nddata import StdDevUncertainty
+from specutils import Spectrum
+
+import spectrafm.core
+from spectrafm.adapters import to_arrays
+from spectrafm.cli import main
+from spectrafm.core import SpectraFM
+from spectrafm.exceptions import InputValueError
+from spectrafm.flags import MASKING_FLAGS, Flag
+from spectrafm.results import EXTENSIONS, label_table, read_labels
+
+
+class FakeSpectraFM:
+    """Answers as a model would, with the median flux as temperature."""
+
+    labels = ("teff", "logg", "fe_h")
+    asked = None
+
+    @classmethod
+    def from_pretrained(cls, name=None, device="cpu"):
+        """Return a fake, unless the weights are not known."""
+        if name == "missing":
+            raise InputValueError("name: no weights 'missing'; expected one of the packaged (gaia_xp)")
+        return cls()
+
+    def describe(self):
+        """Return words."""
+        return "weights of a fake"
+
+    def infer(
+        self,
+        spectra,
+        labels=None,
+        known=None,
+        medium="vacuum",
+        radial_velocity=None,
+        resolving_power=None,
+        mask_policy=None,
+        batch_size=256,
+        progress=False,
+    ):
+        """Return a row a star."""
+        arrays = to_arrays(spectra, medium=medium, radial_velocity=radial_velocity)
+        FakeSpectraFM.asked = arrays
+        labels = labels or self.labels
+        unknown = [name for name in labels if name not in self.labels]
+        if unknown:
+            raise InputValueError(f"labels: {unknown} asked for; these weights know teff, logg, fe_h")
+        flag = np.array([a.flags for a in arrays], dtype=np.int64)
+        values = np.full((len(arrays), len(labels)), np.nan)
+        for row, star in enumerate(arrays):
+            if not flag[row] & MASKING_FLAGS:
+                values[row] = np.median(star.flux[star.good])
+        return label_table(
+            labels,
+            values,
+            0.01 * values,
+            flag=flag,
+            n_pixels_used=[a.n_good for a in arrays],
+            snr=[a.snr for a in arrays],
+            identifier=[a.identifier for a in arrays],
+            meta={"model": "fake", "medium": medium},
+        )
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch, tmp_path):
+    """Run in an empty folder with a model that takes no time."""
+    monkeypatch.setattr(spectrafm.core, "SpectraFM", FakeSpectraFM)
+    monkeypatch.chdir(tmp_path)
+
+
+def write_star(path, level=5000.0, bad=False, n=30):
+    """Write a spectrum of constant flux."""
+    flux = np.full(n, np.nan if bad else level)
+    wavelength = np.linspace(4000, 5000, n) * u.AA
+    uncertainty = StdDevUncertainty(np.full(n, level / 50), unit=u.Jy)
+    Spectrum(flux=flux * u.Jy, spectral_axis=wavelength, uncertainty=uncertainty).write(path, format="tabular-fits")
+    return str(path)
+
+
+def test_fake_has_the_signature_of_the_model():
+    """What the tests here rely on is what the class offers."""
+    for name in ("infer", "from_pretrained", "describe"):
+        real, fake = (inspect.signature(getattr(c, name)) for c in (SpectraFM, FakeSpectraFM))
+        assert list(real.parameters) == list(fake.parameters)
+
+
+def test_infer_to_stdout(capsys):
+    """One star is printed in words."""
+    assert main(["infer", write_star("a.fits")]) == 0
+    captured = capsys.readouterr()
+    assert "teff" in captured.out
+    assert "Effective temperature" in captured.out
+    assert "flag 0: nothing was found wrong" in captured.out
+    assert captured.err == ""
+
+
+def test_infer_several_to_stdout(capsys):
+    """Several stars are printed as a table, with a legend of the flags."""
+    files = [write_star("a.fits"), write_star("b.fits", 6000.0), write_star("c.fits", bad=True)]
+    assert main(["infer", *files]) == 0
+    captured = capsys.readouterr()
+    assert "a.fits" in captured.out
+    assert "b.fits" in captured.out
+    assert "flag 2 NO_GOOD_PIXELS: no good pixel at all" in captured.out
+    assert "c.fits: no good pixel" in captured.err
+
+
+@pytest.mark.parametrize("extension", list(EXTENSIONS))
+def test_infer_writes(extension, capsys):
+    """Every extension is written, with the file of each star; nothing is printed."""
+    files = [write_star("a.fits"), write_star("b.fits", 6000.0)]
+    assert main(["infer", *files, "-o", f"labels{extension}"]) == 0
+    table = read_labels(f"labels{extension}")
+    assert list(table["file"]) == files
+    assert list(table["identifier"]) == ["a", "b"]
+    assert table["teff"].unit == u.K
+    assert len(table) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_unreadable_files_cost_their_rows_only(capsys):
+    """The rest is done and written; the status says that something was wrong."""
+    with open("broken.fits", "w") as file:
+        file.write("SIMPLE  = no")
+    with open("notes.txt", "w") as file:
+        file.write("not a spectrum\n")
+    files = ["broken.fits", write_star("a.fits"), "none.fits", "notes.txt"]
+    assert main(["infer", *files, "-o", "labels.ecsv"]) == 1
+    table = read_labels("labels.ecsv")
+    assert list(table["file"]) == files
+    assert table["flag"].tolist() == [Flag.BAD_INPUT, 0, Flag.BAD_INPUT, Flag.BAD_INPUT]
+    assert table["teff"].mask.tolist() == [True, False, True, True]
+    complaints = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1].strip() for line in complaints] == ["broken.fits", "none.fits", "notes.txt"]
+    assert "there is no such file" in complaints[1]
+    assert "specutils cannot read it" in complaints[2]
+
+
+def test_only_unreadable_files():
+    """A table of masked rows is still a table."""
+    assert main(["infer", "none.fits", "-o", "labels.ecsv"]) == 1
+    assert read_labels("labels.ecsv")["teff"].mask.all()
+
+
+def test_options_reach_the_spectra():
+    """Medium, velocity and resolving power are used, and the medium is on record."""
+    star = write_star("a.fits")
+    assert main(["infer", star, "-o", "a.ecsv"]) == 0
+    [plain] = FakeSpectraFM.asked
+    arguments = [
+        "--medium",
+        "air",
+        "--radial-velocity",
+        "-100",
+        "--resolving-power",
+        "2000",
+        "--format",
+        "tabular-fits",
+    ]
+    assert main(["infer", star, "-o", "b.ecsv", *arguments]) == 0
+    [moved] = FakeSpectraFM.asked
+    [expected] = to_arrays(Spectrum.read(star), medium="air", radial_velocity=-100 * u.km / u.s)
+    np.testing.assert_array_equal(moved.wavelength, expected.wavelength)
+    assert (moved.wavelength > plain.wavelength + 2).all()
+    assert moved.resolving_power == 2000
+    assert read_labels("b.ecsv").meta == {"model": "fake", "medium": "air"}
+
+
+def test_labels_option():
+    """Only the labels asked for are in the table."""
+    assert main(["infer", write_star("a.fits"), "--labels", "teff,fe_h", "-o", "labels.ecsv"]) == 0
+    assert [n for n in read_labels("labels.ecsv").colnames if n in FakeSpectraFM.labels] == ["teff", "fe_h"]
+
+
+def test_example(capsys):
+    """The packaged star is printed with what APOGEE says, and written, and drawn."""
+    assert main(["infer", "--example", "-o", "labels.ecsv", "--plot", "labels.png"]) == 0
+    captured = capsys.readouterr()
+    assert "Gaia DR3" in captured.out
+    assert "for comparison, APOGEE DR17 ASPCAP: teff" in captured.out
+    assert len(read_labels("labels.ecsv")) == 1
+    with open("labels.png", "rb") as file:
+        assert file.read(4) == b"\x89PNG"
+
+
+@pytest.mark.parametrize("files", [["a.fits", "b.fits"], ["none.fits"]])
+def test_plot_of_several_stars_or_none(files):
+    """Several stars make a Kiel diagram, and no star an empty one."""
+    for name in files:
+        if name != "none.fits":
+            write_star(name)
+    main(["infer", *files, "-o", "labels.ecsv", "--plot", "kiel.pdf"])
+    with open("kiel.pdf", "rb") as file:
+        assert file.read(4) == b"%PDF"
+
+
+def test_nothing_is_overwritten_unasked(capsys):
+    """Outputs that exist are refused before any work, an input always."""
+    star = write_star("a.fits")
+    assert main(["infer", star, "-o", "labels.ecsv", "--plot", "p.png"]) == 0
+    assert main(["infer", star, "-o", "labels.ecsv"]) == 2
+    assert "labels.ecsv exists" in capsys.readouterr().err
+    assert main(["infer", star, "--plot", "p.png"]) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    assert main(["infer", star, "-o", "labels.ecsv", "--plot", "p.png", "--overwrite"]) == 0
+    assert main(["infer", star, "-o", "a.fits", "--overwrite"]) == 2
+    assert "to be read and to be written" in capsys.readouterr().err
+    assert Spectrum.read(star).flux.shape == (30,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "labels.txt"], "ends in .ecsv"),
+        (["-o", "none/labels.ecsv"], "no folder"),
+        (["--plot", "labels.jpeg2"], "ends in"),
+        (["--plot", "none/labels.png"], "no folder"),
+        (["--labels", "mass"], "these weights know teff"),
+        (["--model", "missing"], "no weights 'missing'"),
+    ],
+)
+def test_errors_in_words(arguments, message, capsys):
+    """A mistake is one line on stderr and status 2, without a traceback."""
+    assert main(["infer", write_star("a.fits"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("spectrafm: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["infer"],
+        ["infer", "a.fits", "--example"],
+        ["infer", "a.fits", "--medium", "water"],
+        ["infer", "a.fits", "--resolving-power", "-3"],
+        ["infer", "a.fits", "--radial-velocity", "inf"],
+        ["infer", "a.fits", "--mask-policy", "nonsense"],
+        ["nonsense"],
+        [],
+    ],
+)
+def test_arguments_that_make_no_sense(arguments, capsys):
+    """argparse says what is wrong, with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: spectrafm" in capsys.readouterr().err
+
+
+def test_several_spectra_in_a_file():
+    """A two-dimensional file gives a row a star, all with the file's name."""
+    flux = np.arange(1, 4)[:, None] * np.full((3, 30), 5000.0)
+    both = Spectrum(flux=flux * u.Jy, spectral_axis=np.linspace(4000, 5000, 30) * u.AA)
+    both.write("three.fits", format="tabular-fits")
+    assert main(["infer", "three.fits", "-o", "labels.ecsv"]) == 0
+    table = read_labels("labels.ecsv")
+    assert list(table["file"]) == ["three.fits"] * 3
+    assert list(table["identifier"]) == ["three:0", "three:1", "three:2"]
+    np.testing.assert_allclose(np.diff(table["teff"].value) > 0, True)
+
+
+def test_describe(capsys):
+    """`describe` prints what the weights say of themselves."""
+    assert main(["describe"]) == 0
+    assert capsys.readouterr().out == "weights of a fake\n"
+    assert main(["describe", "missing"]) == 2
+
+
+def test_help_and_version(capsys):
+    """Help names each command and each option."""
+    for arguments, words in ((["--help"], ("infer", "describe")), (["infer", "--help"], ("--example", "--medium"))):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        out = capsys.readouterr().out
+        assert all(word in out for word in words)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"spectrafm {spectrafm.__version__}\n"
+
+
+def test_runs_as_a_module():
+    """`python -m spectrafm.cli` is the same command."""
+    root = os.path.dirname(os.path.dirname(spectrafm.__file__))
+    environment = {**os.environ, "PYTHONPATH": root}
+    command = [sys.executable, "-m", "spectrafm.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith("spectrafm ")
+
+
+def test_real_apstar(shared_data, capsys):
+    """A file as APOGEE ships it is read without being told its format."""
+    name = str(shared_data / "apogee" / "apStar-dr17-2M19485057+5005279.fits")
+    assert main(["infer", name]) == 0
+    assert "2M19485057+5005279" in capsys.readouterr().out

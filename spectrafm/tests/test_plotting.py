@@ -1,0 +1,261 @@
+"""Figures: what is drawn, what the axes say, and that nothing global changes."""
+
+import astropy.units as u
+import matplotlib
+import numpy as np
+import pytest
+from astropy.nddata import StdDevUncertainty
+from astropy.table import Table
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from specutils import Spectrum, SpectrumList
+
+from spectrafm.adapters import to_arrays
+from spectrafm.exceptions import InputTypeError, InputValueError
+from spectrafm.flags import Flag
+from spectrafm.plotting import plot_labels, plot_spectrum
+from spectrafm.results import label_table
+
+LABELS = ("teff", "logg", "fe_h")
+
+
+@pytest.fixture(autouse=True)
+def _agg():
+    """Draw without a screen, and close what was drawn."""
+    backend = matplotlib.get_backend()
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
+def stars(n=6, flag=None, labels=LABELS):
+    """Return a table of giants and dwarfs."""
+    values = np.linspace([4000, 1.0, -1.0], [6000, 4.5, 0.2], n)[:, : len(labels)]
+    flag = np.zeros(n, dtype=int) if flag is None else np.asarray(flag)
+    values[(flag & Flag.BAD_INPUT) != 0] = np.nan
+    errors = np.broadcast_to([50.0, 0.1, 0.05], (n, 3))[:, : len(labels)]
+    return label_table(labels, values, errors, flag=flag, n_pixels_used=np.full(n, 9), snr=np.full(n, 9.0))
+
+
+def spectrum(unit="W m-2 nm-1", scale=3e-16, n=50, axis=u.nm, bad=(), spike=None):
+    """Return a spectrum with errors and perhaps bad pixels."""
+    flux = scale * (1 + 0.1 * np.sin(np.arange(n)))
+    flux[list(bad)] = np.nan
+    if spike is not None:
+        flux[spike] *= 1000
+    sigma = StdDevUncertainty(np.full(n, 0.02 * scale), unit=u.Unit(unit))
+    wavelength = (np.linspace(400, 900, n) * u.nm).to(axis, u.spectral())
+    return Spectrum(flux=flux * u.Unit(unit), spectral_axis=wavelength, uncertainty=sigma, meta={"identifier": "Vega"})
+
+
+def texts(ax):
+    """Return all that is written in the axes."""
+    return "\n".join(text.get_text() for text in ax.texts)
+
+
+def legend(ax):
+    """Return the texts of the legend."""
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_kiel_diagram():
+    """Both axes run backwards, units are in the labels, points carry error bars."""
+    ax = plot_labels(stars())
+    ax.figure.canvas.draw()
+    assert ax.xaxis_inverted()
+    assert ax.yaxis_inverted()
+    assert "[K]" in ax.get_xlabel()
+    assert "dex(cm s$^{-2}$)" in ax.get_ylabel()
+    assert len(ax.containers) == 1
+    assert legend(ax) == ["no flags (6)"]
+    assert "[Fe/H]" in ax.figure.axes[1].get_ylabel()
+
+
+def test_flagged_stars_are_drawn_differently():
+    """Flagged stars are open diamonds of their own; stars without labels are not drawn."""
+    ax = plot_labels(stars(6, [0, 0, 64, 32, 0, 1]))
+    assert legend(ax) == ["flagged (2)", "no flags (3)"]
+    flagged, plain = (c for c in ax.collections if c.get_offsets().shape[0] in (2, 3) and hasattr(c, "get_sizes"))
+    assert len(flagged.get_offsets()) == 2
+    np.testing.assert_array_equal(flagged.get_facecolors(), [[1, 1, 1, 1]])
+    assert len(np.unique(plain.get_facecolors(), axis=0)) == 3
+
+
+def test_with_and_without_units():
+    """A table that lost its units gives the same figure."""
+    t = stars()
+    first, second = (plot_labels(x) for x in (t, Table(t)))
+    assert first.get_xlabel() == second.get_xlabel()
+    assert first.get_xlim() == second.get_xlim()
+
+
+def test_other_columns_and_axes():
+    """Any two columns go, in axes of the user, with ascending abundance."""
+    ax = Figure().subplots()
+    assert plot_labels(stars(), x="fe_h", y="logg", color=None, ax=ax) is ax
+    assert not ax.xaxis_inverted()
+    assert len(ax.figure.axes) == 1
+
+
+def test_default_color_is_optional():
+    """Without `fe_h` in the table there are no colours, unless they were asked for."""
+    t = stars(labels=("teff", "logg"))
+    assert len(plot_labels(t).figure.axes) == 1
+    with pytest.raises(InputValueError, match="color: no column 'mg_fe'; the table has teff"):
+        plot_labels(t, color="mg_fe")
+
+
+def test_many_stars_have_one_typical_cross():
+    """Hundreds of error bars would hide the stars."""
+    ax = plot_labels(stars(500))
+    ax.figure.canvas.draw()
+    assert "typical error" in texts(ax)
+    assert ax.xaxis_inverted()
+
+
+@pytest.mark.parametrize("flag", [[1], [1, 1, 1], []])
+def test_nothing_to_draw(flag):
+    """A table without one usable star says so."""
+    ax = plot_labels(stars(len(flag), np.array(flag, dtype=int)))
+    ax.figure.canvas.draw()
+    assert "no star has both labels" in texts(ax)
+
+
+def test_a_star_without_color_or_error():
+    """A missing colour is grey, a missing error is no bar."""
+    values = np.array([[5000, 3.0, np.nan], [4800, 2.5, -0.1]])
+    t = label_table(LABELS, values, np.full((2, 3), np.nan), flag=[0, 0], n_pixels_used=[1, 1], snr=[1, 1])
+    ax = plot_labels(t)
+    ax.figure.canvas.draw()
+    grey = [0.7, 0.7, 0.7, 1.0]
+    assert any(np.allclose(c, grey) for points in ax.collections for c in points.get_facecolors())
+
+
+def test_labels_need_a_table():
+    """Something else is refused by name."""
+    with pytest.raises(InputTypeError, match="table: dict"):
+        plot_labels({"teff": [1]})
+    with pytest.raises(InputValueError, match="x: no column 'mass'"):
+        plot_labels(stars(), x="mass")
+
+
+def test_spectrum_axes():
+    """The wavelength keeps its unit, powers of ten go from the numbers into the label."""
+    ax = plot_spectrum(spectrum())
+    ax.figure.canvas.draw()
+    assert ax.get_xlabel() == "Wavelength  [nm]"
+    assert "$10^{-16}$" in ax.get_ylabel()
+    assert ax.get_title(loc="left") == "Vega"
+    np.testing.assert_allclose(np.nanmedian(ax.lines[0].get_ydata()), 3, rtol=0.1)
+    np.testing.assert_allclose(ax.get_xlim(), (400, 900))
+    assert len(ax.collections) == 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "label"),
+    [
+        ("", 1.0, "Flux"),
+        ("1e-17 erg / (s cm2 Angstrom)", 650.0, "$10^{-15}$"),
+        ("1e-17 erg / (s cm2 Angstrom)", 1e17, "erg"),
+        ("Jy", 1.0, "$10^{"),
+    ],
+)
+def test_flux_units(unit, scale, label):
+    """Any flux unit is written in a readable way, with numbers near one."""
+    ax = plot_spectrum(spectrum(unit, scale))
+    ax.figure.canvas.draw()
+    assert label in ax.get_ylabel()
+    assert "times" not in ax.get_ylabel()
+    assert 0.5 < np.nanmedian(ax.lines[0].get_ydata()) < 20
+
+
+def test_bad_pixels_leave_gaps_and_spikes_leave_the_figure():
+    """Neither a bad pixel nor a spike sets the limits."""
+    ax = plot_spectrum(spectrum(bad=range(10, 20), n=1000, spike=500))
+    y = ax.lines[0].get_ydata()
+    assert y[500] > 1000
+    assert np.isnan(y[10:20]).all()
+    assert ax.get_ylim()[1] < 5
+
+
+def test_no_errors_no_band():
+    """Without errors there is no band."""
+    plain = Spectrum(flux=np.ones(20) * u.one, spectral_axis=np.linspace(400, 500, 20) * u.nm)
+    assert not plot_spectrum(plain).collections
+
+
+def test_all_bad_pixels():
+    """A spectrum without a good pixel is an empty figure, not an error."""
+    plot_spectrum(spectrum(bad=range(50)), stars(1, [2])).figure.canvas.draw()
+
+
+def test_labels_and_flags_in_words():
+    """Beside the spectrum stand the labels with errors, and what the flags mean."""
+    ax = plot_spectrum(spectrum(), stars(1))
+    ax.figure.canvas.draw()
+    assert r"$T_\mathrm{eff}$  4000 ± 50 K" in texts(ax)
+    assert "[Fe/H]  \N{MINUS SIGN}1.000 ± 0.050 dex" in texts(ax)
+    assert "no flags" in texts(ax)
+    flagged = texts(plot_spectrum(spectrum(), stars(1, [32 + 64])))
+    assert "flag 96" in flagged
+    assert "no usable flux uncertainties" in " ".join(flagged.split())
+    assert "signal-to-noise" in flagged
+    assert "no value" in texts(plot_spectrum(spectrum(), stars(1, [1])))
+
+
+def test_text_fits_into_the_figure():
+    """The words beside the axes are inside the figure."""
+    ax = plot_spectrum(spectrum(), stars(1, [2040]))
+    ax.figure.canvas.draw()
+    box = ax.figure.bbox
+    upper, lower = (text.get_window_extent() for text in ax.texts)
+    for extent in (upper, lower):
+        assert extent.x0 >= 0
+        assert extent.x1 <= box.x1 + 1
+        assert extent.y0 >= 0
+        assert extent.y1 <= box.y1 + 1
+    assert lower.y1 < upper.y0
+
+
+def test_row_chooses_the_star():
+    """Of several stars, the row is that of the table and of the spectra."""
+    some = SpectrumList([spectrum(scale=1e-16), spectrum(scale=5e-16)])
+    ax = plot_spectrum(some, stars(2), row=1)
+    np.testing.assert_allclose(np.nanmedian(ax.lines[0].get_ydata()), 5, rtol=0.1)
+    assert "6000 ± 50" in texts(ax)
+    for table in (None, stars(2)):
+        with pytest.raises(InputValueError, match="row: 2"):
+            plot_spectrum(some, table, row=2)
+
+
+def test_frequencies_and_arrays():
+    """Axes in Hz are drawn in Angstrom, and so are plain arrays."""
+    first = plot_spectrum(spectrum(axis=u.THz))
+    second = plot_spectrum(to_arrays(spectrum(axis=u.THz))[0])
+    for ax in (first, second):
+        assert "Å" in ax.get_xlabel()
+        np.testing.assert_allclose(ax.get_xlim(), (4000, 9000))
+
+
+def test_spectrum_must_be_one():
+    """What is no spectrum is refused, also an empty list."""
+    with pytest.raises(InputTypeError, match="spectra: got str"):
+        plot_spectrum("star.fits")
+    with pytest.raises(InputValueError, match="empty list"):
+        plot_spectrum([])
+    with pytest.raises(InputTypeError, match="table: list"):
+        plot_spectrum(spectrum(), [1])
+    with pytest.raises(InputValueError, match="spectrum: got NoneType"):
+        plot_spectrum([None])
+
+
+def test_nothing_global_changes():
+    """Settings and figures of the user are left alone, and the spectrum too."""
+    before, some, figure = dict(matplotlib.rcParams), spectrum(), Figure()
+    flux = some.flux.copy()
+    plot_spectrum(some, stars(1), ax=figure.subplots())
+    plot_labels(stars(), ax=Figure().subplots())
+    assert dict(matplotlib.rcParams) == before
+    assert plt.get_fignums() == []
+    np.testing.assert_array_equal(some.flux.value, flux.value)

@@ -1,0 +1,359 @@
+"""Tables of labels: what is in them, and what comes back from files."""
+
+import re
+import warnings
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.table import QTable, Table
+from astropy.utils.masked import Masked
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spectrafm.exceptions import InputTypeError, InputValueError
+from spectrafm.flags import Flag
+from spectrafm.quantities import QUANTITIES
+from spectrafm.results import EXTENSIONS, describe_row, label_table, read_labels, round_to_error, to_mrt, write_labels
+
+LABELS = ("teff", "logg", "fe_h", "vsini")
+VALUES = np.array([[4932.792, 2.598, -0.126, 3.5], [np.nan] * 4, [6010.25, 4.4, 0.31, 12.0]])
+ERRORS = np.array([[26.4, 0.104, 0.043, 0.9], [np.nan] * 4, [50.0, 0.2, np.nan, 2.0]])
+META = {"model": "gaia_xp", "spectrafm_version": "0.1.dev0", "n": 3, "scale": 2.5, "medium": "vacuum"}
+
+
+def table(rows=slice(None), **kwargs):
+    """Return a table of three stars: good, masked, and one without an error."""
+    settings = {
+        "flag": np.array([0, 1, 33])[rows],
+        "n_pixels_used": np.array([343, 0, 340])[rows],
+        "snr": np.array([120.5, np.nan, 8.25])[rows],
+        "identifier": np.array(["Gaia DR3 1", "b", "star c"])[rows],
+        "meta": META,
+    }
+    return label_table(LABELS, VALUES[rows], ERRORS[rows], **(settings | kwargs))
+
+
+def assert_same(first, second, exact=True):
+    """Assert that two tables agree in names, numbers, units, masks, UCDs and descriptions."""
+    assert first.colnames == second.colnames
+    for name in first.colnames:
+        a, b = first[name], second[name]
+        assert getattr(a, "unit", None) == getattr(b, "unit", None), name
+        assert type(a) is type(b), name
+        assert a.info.meta == b.info.meta, name
+        assert a.info.description == b.info.description, name
+        np.testing.assert_array_equal(getattr(a, "mask", False), getattr(b, "mask", False))
+        if a.dtype.kind == "f":
+            a, b = (np.asarray(getattr(c.filled(np.nan), "value", c.filled(np.nan))) for c in (a, b))
+            np.testing.assert_allclose(a, b, rtol=0, atol=0 if exact else 0.051)
+        else:
+            assert list(a) == list(b), name
+
+
+def test_columns_units_and_ucds():
+    """Each label has its error beside it, with units, UCDs and a description."""
+    t = table()
+    assert t.colnames == [
+        "identifier", "teff", "e_teff", "logg", "e_logg", "fe_h", "e_fe_h", "vsini", "e_vsini",
+        "flag", "n_pixels_used", "snr",
+    ]  # fmt: skip
+    assert isinstance(t, QTable)
+    assert t["teff"].unit == t["e_teff"].unit == u.K
+    assert t["logg"].unit == u.dex(u.cm / u.s**2)
+    assert t["e_logg"].unit == t["fe_h"].unit == t["e_fe_h"].unit == u.dex
+    assert t["vsini"].unit == u.km / u.s
+    assert t["teff"].info.meta["ucd"] == "phys.temperature.effective"
+    assert t["e_fe_h"].info.meta["ucd"] == "stat.error;phys.abund.Fe"
+    assert all(t[name].info.description for name in t.colnames)
+    assert all(t[name].info.meta["ucd"] for name in t.colnames)
+    assert t["flag"].dtype == t["n_pixels_used"].dtype == np.int64
+    assert t.meta == META
+
+
+@pytest.mark.parametrize("name", list(QUANTITIES))
+def test_every_quantity_can_be_a_column(name, tmp_path):
+    """No quantity of the registry has a unit that fails in a table or in a file."""
+    t = label_table(name, [[1.5]], [[0.5]], flag=[0], n_pixels_used=[5], snr=[10.0])
+    for extension in (".ecsv", ".fits", ".vot"):
+        write_labels(t, tmp_path / f"t{extension}")
+        assert_same(read_labels(tmp_path / f"t{extension}"), t)
+
+
+def test_what_is_not_finite_is_masked():
+    """NaN and infinity are masked, a masked value has no error, nothing is -999."""
+    values, errors = VALUES.copy(), ERRORS.copy()
+    values[2, 0], errors[1] = np.inf, 1.0
+    t = label_table(LABELS, values, errors, flag=[0, 1, 0], n_pixels_used=[1, 0, 1], snr=[1, np.inf, 2])
+    assert t["teff"].mask.tolist() == t["e_teff"].mask.tolist() == [False, True, True]
+    assert t["fe_h"].mask.tolist() == [False, True, False]
+    assert t["e_fe_h"].mask.tolist() == [False, True, True]
+    assert t["snr"].mask.tolist() == [False, True, False]
+    # a mask that somebody forgets shows NaN, not the number that was there
+    assert np.isnan(t["teff"].unmasked[2])
+    assert np.isnan(t["e_logg"].unmasked[1])
+
+
+def test_always_masked_columns():
+    """Columns have `filled` whether or not anything is masked."""
+    t = table(slice(0, 1))
+    for name in t.colnames[1:9]:
+        assert isinstance(t[name], Masked)
+        assert np.isfinite(t[name].filled(np.nan).value).all()
+
+
+def test_no_stars(tmp_path):
+    """A table of no stars is a table, and so it is in files."""
+    t = table(slice(0, 0))
+    assert len(t) == 0
+    for extension in (".ecsv", ".fits", ".vot", ".csv"):
+        write_labels(t, tmp_path / f"t{extension}")
+        read = read_labels(tmp_path / f"t{extension}")
+        assert len(read) == 0
+        assert read["logg"].unit == t["logg"].unit
+    with pytest.raises(InputValueError, match="no rows"):
+        to_mrt(t)
+
+
+def test_without_identifier():
+    """The identifier is there only when given."""
+    assert "identifier" not in table(identifier=None).colnames
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": ["teff", "temperature"]}, "unknown quantity 'temperature'"),
+        ({"labels": ["teff", "teff"]}, "each name once"),
+        ({"values": np.zeros((3, 1))}, r"values: shape \(3, 1\), expected \(3, 2\)"),
+        ({"errors": np.zeros((2, 2))}, "errors: shape"),
+        ({"errors": -np.ones((3, 2))}, "errors: some are negative"),
+        ({"flag": np.zeros(3)}, "flag: float64 numbers, expected integers"),
+        ({"n_pixels_used": [1]}, "n_pixels_used: shape"),
+        ({"snr": 3.0}, "snr: shape"),
+        ({"identifier": ["a"]}, "identifier: 1 names for 3 stars"),
+    ],
+)
+def test_bad_arguments(changes, message):
+    """Names and shapes that do not fit are refused by name."""
+    arguments = {
+        "labels": ["teff", "logg"],
+        "values": np.ones((3, 2)),
+        "errors": np.ones((3, 2)),
+        "flag": [0, 0, 0],
+        "n_pixels_used": [1, 1, 1],
+        "snr": [1.0, 2.0, 3.0],
+    } | changes
+    with pytest.raises(InputValueError, match=message):
+        label_table(**arguments)
+
+
+@pytest.mark.parametrize("value", [None, [1], {"a": 1}, 2 * u.K])
+def test_meta_is_flat(value):
+    """Only strings and numbers survive all formats, so only they are taken."""
+    with pytest.raises(InputTypeError, match="expected a string or a number"):
+        table(meta={"thing": value})
+    assert table(meta={"n": np.int64(3), "x": np.float32(0.5)}).meta == {"n": 3, "x": 0.5}
+
+
+@pytest.mark.parametrize("extension", [".ecsv", ".fits", ".vot"])
+def test_round_trip(extension, tmp_path):
+    """Numbers, units, masks, UCDs, descriptions and provenance come back."""
+    t = table()
+    write_labels(t, tmp_path / f"labels{extension}")
+    read = read_labels(tmp_path / f"labels{extension}")
+    assert_same(read, t)
+    assert dict(read.meta) == META
+    assert [type(v) for v in read.meta.values()] == [type(v) for v in META.values()]
+
+
+@pytest.mark.parametrize("extension", [".csv", ".mrt"])
+def test_round_trip_without_meta(extension, tmp_path):
+    """CSV and MRT hold the numbers; names give the units back."""
+    t = table()
+    write_labels(t, tmp_path / f"labels{extension}")
+    read = read_labels(tmp_path / f"labels{extension}")
+    assert_same(read, t, exact=extension == ".csv")
+    assert read.meta == {}
+
+
+@settings(max_examples=15)
+@given(
+    values=st.lists(st.floats(-1e8, 1e8) | st.just(np.nan), min_size=1, max_size=4),
+    flags=st.integers(0, 2047),
+    extension=st.sampled_from([".ecsv", ".fits", ".vot", ".csv"]),
+)
+def test_round_trip_of_anything(values, flags, extension, tmp_path_factory):
+    """Any numbers, masks and flags come back bit for bit."""
+    n = len(values)
+    t = label_table(
+        ("fe_h",), np.array(values)[:, None], np.ones((n, 1)), flag=[flags] * n, n_pixels_used=[n] * n, snr=values
+    )
+    path = tmp_path_factory.mktemp("t") / f"t{extension}"
+    write_labels(t, path)
+    assert_same(read_labels(path), t)
+
+
+@pytest.mark.parametrize("extension", [".ecsv", ".fits", ".vot"])
+def test_columns_of_the_user(extension, tmp_path):
+    """What the user adds to the table comes back too, with units, masks and descriptions."""
+    t = table()
+    t["file"] = ["a.fits", "b.fits", "c.fits"]
+    t["file"].info.description = "where from"
+    t["parallax"] = Masked([1.0, 2.0, np.nan] * u.mas, [False, False, True])
+    write_labels(t, tmp_path / f"t{extension}")
+    read = read_labels(tmp_path / f"t{extension}")
+    assert list(read["file"]) == ["a.fits", "b.fits", "c.fits"]
+    assert read["file"].info.description == "where from"
+    assert read["parallax"].unit == u.mas
+    assert read["parallax"].mask.tolist() == [False, False, True]
+    assert_same(read[t.colnames[:-2]], table())
+
+
+def test_plain_astropy_ecsv(tmp_path):
+    """ECSV needs nothing of ours, neither to write nor to read."""
+    t = table()
+    t.write(tmp_path / "t.ecsv")
+    read = QTable.read(tmp_path / "t.ecsv")
+    assert_same(read, t)
+    assert dict(read.meta) == META
+
+
+def test_plain_astropy_fits(tmp_path):
+    """astropy's own FITS keeps units, masks and UCDs, and shouts short keys of meta."""
+    t = table()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        t.write(tmp_path / "t.fits")
+    read = QTable.read(tmp_path / "t.fits")
+    assert read["logg"].unit == t["logg"].unit
+    assert read["e_fe_h"].mask.tolist() == [False, True, True]
+    assert read["teff"].info.meta["ucd"] == "phys.temperature.effective"
+    assert set(read.meta) == {"MODEL", "spectrafm_version", "N", "SCALE", "MEDIUM"}
+
+
+def test_votable_units_are_those_of_vizier(tmp_path):
+    """Other programs read the units of a VOTable."""
+    write_labels(table(), tmp_path / "t.vot")
+    text = (tmp_path / "t.vot").read_text()
+    assert 'name="logg" ucd="phys.gravity" unit="[cm.s-2]"' in text
+    assert 'name="fe_h" ucd="phys.abund.Fe" unit="[-]"' in text
+    assert "dex" not in text
+    from astropy.io.votable import validate
+
+    assert validate(tmp_path / "t.vot", output=None, filename=tmp_path / "t.vot")
+
+
+def test_comparing_with_numbers():
+    """A column with a unit refuses a bare number; the three ways around work."""
+    t = table()
+    with pytest.raises(u.UnitsError):
+        t[t["logg"] > 3]
+    plain = Table(t)
+    assert list(plain[plain["logg"] > 3]["identifier"]) == ["star c"]
+    assert list(t[t["logg"].value > 3]["identifier"]) == ["star c"]
+    assert list(t[t["logg"] > 3 * u.dex(u.cm / u.s**2)]["identifier"]) == ["star c"]
+    assert list(t[t["teff"] > 5500 * u.K]["identifier"]) == ["star c"]
+    pytest.importorskip("pandas")
+    frame = t.to_pandas()
+    assert list(frame[frame.logg > 3].identifier) == ["star c"]
+    assert np.isnan(frame.teff[1])
+
+
+def test_mrt_text():
+    """Units are those of CDS, numbers have sensible digits, notes explain flags."""
+    text = to_mrt(table())
+    assert "[cm.s-2] logg" in text
+    assert "[-]    e_fe_h" in text
+    assert "4932.8" in text
+    assert re.search(r"\[4932\.8/6010\.\d\]\? Effective temperature", text)
+    assert f"{Flag.UNUSUAL_SPECTRUM.value} = UNUSUAL_SPECTRUM" in text
+    assert "model = gaia_xp" in text
+    assert max(map(len, text.splitlines())) < 100
+
+
+def test_mrt_reads_back_when_the_first_row_is_masked(tmp_path):
+    """Blanks at the start of a line keep their place."""
+    t = table([1, 0], identifier=None)
+    write_labels(t, tmp_path / "t.mrt")
+    assert_same(read_labels(tmp_path / "t.mrt"), t, exact=False)
+
+
+def test_mrt_leaves_out_columns_without_values(tmp_path):
+    """What is missing for every star is no column."""
+    text = to_mrt(table([1]), tmp_path / "t.mrt")
+    assert (tmp_path / "t.mrt").read_text() == text
+    assert read_labels(tmp_path / "t.mrt").colnames == ["identifier", "flag", "n_pixels_used"]
+
+
+def test_mrt_leaves_the_table_alone():
+    """Rounding and units are those of a copy."""
+    t = table()
+    to_mrt(t)
+    assert_same(t, table())
+    assert t.meta == META
+
+
+def test_files_are_not_overwritten(tmp_path):
+    """An existing file stays unless asked for otherwise."""
+    for extension in EXTENSIONS:
+        path = tmp_path / f"t{extension}"
+        write_labels(table(), path)
+        with pytest.raises(InputValueError, match="exists"):
+            write_labels(table(slice(0, 1)), path)
+        write_labels(table(slice(0, 1)), path, overwrite=True)
+        assert len(read_labels(path)) == 1
+    with pytest.raises(InputValueError, match="exists"):
+        to_mrt(table(), tmp_path / "t.mrt")
+
+
+def test_bad_filenames(tmp_path):
+    """Extensions and folders are checked, with the remedy."""
+    with pytest.raises(InputValueError, match=r"ends in \.ecsv, \.fits"):
+        write_labels(table(), tmp_path / "t.txt")
+    with pytest.raises(InputValueError, match="no folder"):
+        write_labels(table(), tmp_path / "none" / "t.ecsv")
+    with pytest.raises(InputValueError, match="no file"):
+        read_labels(tmp_path / "t.ecsv")
+    with pytest.raises(InputValueError, match="ends in"):
+        read_labels(tmp_path / "t.txt")
+
+
+def test_text_beyond_ascii(tmp_path):
+    """FITS cannot hold it and says so; the others can."""
+    t = table(identifier=["é", "β Pic", "c"])
+    with pytest.raises(InputValueError, match=r"cannot write t\.fits .* write \.ecsv"):
+        write_labels(t, tmp_path / "t.fits")
+    for extension in (".ecsv", ".vot", ".csv", ".mrt"):
+        write_labels(t, tmp_path / f"t{extension}")
+        assert list(read_labels(tmp_path / f"t{extension}")["identifier"]) == ["é", "β Pic", "c"]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "expected"),
+    [
+        (4932.79, 26.4, ("4933", "26")),
+        (4932.79, 260.4, ("4933", "260")),
+        (4932.79, 9.96, ("4933", "10")),
+        (-0.12606, 0.0432, ("-0.126", "0.043")),
+        (2.5, 0.0996, ("2.50", "0.10")),
+        (2.5, np.nan, ("2.5", "--")),
+        (2.5, 0.0, ("2.5", "--")),
+        (np.nan, 1.0, ("--", "--")),
+    ],
+)
+def test_round_to_error(value, error, expected):
+    """Two digits of the error, and as many decimals of the value."""
+    assert round_to_error(value, error) == expected
+
+
+def test_describe_row():
+    """Labels with errors and units, flags in words; the same without units."""
+    t = table()
+    lines = describe_row(t)
+    assert lines[0].split() == ["teff", "4933", "+-", "26", "K", "Effective", "temperature"]
+    assert lines[-1] == "flag 0: nothing was found wrong"
+    assert describe_row(Table(t)) == lines
+    assert describe_row(t, 1)[0].split()[:4] == ["teff", "--", "+-", "--"]
+    assert "BAD_INPUT" in describe_row(t, 2)[-1]
+    assert "NO_UNCERTAINTY" in describe_row(t, 2)[-1]
