@@ -1,6 +1,5 @@
 """Tables in the formats that astropy does not write as they should be."""
 
-import warnings
 from io import StringIO
 
 import numpy as np
@@ -14,6 +13,8 @@ __all__ = ["cds_units", "column_values", "mrt_text", "read_votable", "to_votable
 # decimals in a machine-readable table, by unit; finer than any error to be expected
 _MRT_DECIMALS = {"K": 1, "km / s": 3}
 _MRT_OTHER_DECIMALS = 4
+
+_PARAM_TYPES = {bool: "boolean", int: "long", float: "double"}
 
 
 def column_values(table, name):
@@ -47,31 +48,31 @@ def cds_units(table):
 
 
 def to_votable(table):
-    """Return a VOTable of version 1.3, the last one with the units of CDS, with `meta` as PARAM."""
-    from astropy.io.votable.tree import Param, Resource, TableElement, VOTableFile
+    """Return a VOTable of version 1.3, the last one with the units of CDS, with `meta` as INFO and PARAM."""
+    from astropy.io.votable.tree import Info, Param, Resource, TableElement, VOTableFile
 
     votable = VOTableFile(version="1.3")
     resource = Resource()
     votable.resources.append(resource)
     element = TableElement.from_table(votable, cds_units(table))
     resource.tables.append(element)
-    for key, value in table.meta.items():
+    for number, (key, value) in enumerate(table.meta.items()):
         if isinstance(value, str):
-            kind = {"datatype": "unicodeChar", "arraysize": "*"}
+            # not as PARAM: astropy escapes those twice
+            element.infos.append(Info(name=key, ID=f"meta{number}", value=value))
         else:
-            kind = {"datatype": "double" if isinstance(value, float) else "long"}
-        element.params.append(Param(votable, name=key, ID=key, value=value, **kind))
+            kind = _PARAM_TYPES[type(value)]
+            element.params.append(Param(votable, name=key, ID=f"meta{number}", value=value, datatype=kind))
     return votable
 
 
 def read_votable(path):
-    """Return the first table of a VOTable and its PARAM elements as a dictionary."""
+    """Return the first table of a VOTable and its INFO and PARAM elements as a dictionary."""
     from astropy.io.votable import parse
 
     element = parse(path).get_first_table()
-    meta = {}
-    for param in element.params:
-        meta[param.name] = str(param.value) if param.datatype == "unicodeChar" else np.ma.getdata(param.value).item()
+    meta = {info.name: info.value for info in element.infos}
+    meta |= {param.name: np.ma.getdata(param.value).item() for param in element.params}
     return element.to_table(use_names_over_ids=True), meta
 
 
@@ -93,9 +94,7 @@ def mrt_text(table):
         rounded.unit, rounded.description = column.unit, column.description
         plain.replace_column(name, rounded)
     buffer = StringIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        plain.write(buffer, format="ascii.mrt")
+    plain.write(buffer, format="ascii.mrt")
     return _with_notes(buffer.getvalue(), table)
 
 

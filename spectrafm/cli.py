@@ -122,7 +122,7 @@ def _run_infer(arguments):
     table.meta["medium"] = arguments.medium
     for source, star, flag in zip(sources, arrays, table["flag"], strict=True):
         if flag & MASKING_FLAGS:
-            problem = star.problem or describe_flags(flag & MASKING_FLAGS)[0].partition(": ")[2]
+            problem = star.problem or describe_flags(flag & MASKING_FLAGS)[-1].partition(": ")[2]
             _complain(f"{source}: {problem}")
     if arguments.output:
         from .results import write_labels
@@ -272,10 +272,56 @@ def _run_describe(arguments):
     return 0
 
 
+def _add_train(parser):
+    parser.add_argument("recipe", metavar="RECIPE", help="name of a packaged recipe, or a TOML file")
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="folder of the recipe's data set")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="for checkpoint, log and weights")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, mps (cpu)")
+    parser.add_argument("--steps", type=int, metavar="N", help="train for another number of steps")
+
+
+def _run_train(arguments):
+    import logging
+
+    from .training import load_recipe, train_recipe
+
+    recipe = load_recipe(arguments.recipe, {"fit": {"steps": arguments.steps}} if arguments.steps else None)
+    if (Path(arguments.output) / "checkpoint.pt").exists() and not arguments.resume:
+        raise InputValueError(
+            f"--output: {arguments.output} holds a checkpoint; add --resume or choose another"
+        )
+    bar = sys.stderr.isatty()
+    if not bar:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    folders = (arguments.data, arguments.output)
+    fm = train_recipe(recipe, *folders, resume=arguments.resume, progress=bar, device=arguments.device)
+    print(fm.describe())
+    print(f"weights: {Path(arguments.output) / 'weights'}")
+    return 0
+
+
+def _add_benchmark(parser):
+    parser.add_argument("name", metavar="NAME", help="gaia-xp: accuracy on held-out stars; speed: time and memory")
+    parser.add_argument("--data", required=True, metavar="FOLDER", help="folder of the benchmark's data set")
+    parser.add_argument("--model", metavar="M", help="name or folder of weights; by default those in the package")
+    parser.add_argument("--no-rivals", action="store_true", help="do not train other methods for comparison")
+
+
+def _run_benchmark(arguments):
+    from .benchmarks import run_benchmark
+
+    for line in run_benchmark(arguments.name, arguments.data, arguments.model, not arguments.no_rivals):
+        print(line, flush=True)
+    return 0
+
+
 #: What declares a command, what runs it, and what it does in a line.
 _COMMANDS = {
     "infer": (_add_infer, _run_infer, "find the labels of stars from their spectra"),
     "describe": (_add_describe, _run_describe, "say what weights give and where they hold"),
+    "train": (_add_train, _run_train, "train weights from a recipe and a data set"),
+    "benchmark": (_add_benchmark, _run_benchmark, "measure weights on held-out stars, beside rivals"),
 }
 
 

@@ -178,7 +178,7 @@ class SpectraFM:
             f"  normaliser: {info.normalizer}",
             "  range of the training labels:",
         ]
-        lines += [f"    {name}: {lo:.4g} to {hi:.4g}" for name, (lo, hi) in info.label_ranges.items()]
+        lines += [f"    {name}: {lo:.5g} to {hi:.5g}" for name, (lo, hi) in info.label_ranges.items()]
         lines += [f"  trained on: {info.training_data}", f"  license: {info.license}", f"  cite: {info.citation}"]
         return "\n".join(lines)
 

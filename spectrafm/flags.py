@@ -28,7 +28,7 @@ class Flag(IntFlag):
 MASKING_FLAGS = Flag.BAD_INPUT | Flag.NO_GOOD_PIXELS | Flag.NO_OVERLAP
 
 _MEANING = {
-    Flag.BAD_INPUT: "the spectrum could not be used; the reason is in the log; labels masked",
+    Flag.BAD_INPUT: "the spectrum could not be used, a warning says why; labels masked",
     Flag.NO_GOOD_PIXELS: "no good pixel at all; labels masked",
     Flag.NO_OVERLAP: "no good pixel in the wavelength range of the weights; labels masked",
     Flag.FEW_PIXELS: "fewer good pixels than the weights were trained to expect",

@@ -45,7 +45,7 @@ def _abundance(element):
         f"{element.lower()}_fe",
         "dex",
         "dex",
-        f"phys.abund.{element}",
+        "phys.abund",
         f"Abundance ratio [{element}/Fe]",
     )
 

@@ -106,7 +106,7 @@ def _flat(meta):
     flat = {}
     for key, value in meta.items():
         value = value.item() if isinstance(value, np.generic) else value
-        if not isinstance(key, str) or not isinstance(value, (str, int, float)):
+        if not isinstance(key, str) or type(value) not in (str, int, float, bool):
             raise InputTypeError(f"meta[{key!r}]: {type(value).__name__}, expected a string or a number by name")
         flat[key] = value
     return flat
@@ -221,8 +221,8 @@ def write_labels(table, filename, overwrite=False):
     ECSV keeps all there is. FITS keeps it for astropy; other readers see no
     units of ``dex`` and no UCDs, which FITS cannot write. VOTables are written
     in version 1.3 with units as VizieR has them (``[cm.s-2]``, ``[-]``), since
-    later versions know no ``dex``, and with ``meta`` as PARAM. CSV keeps numbers
-    and names only; for machine-readable tables see `to_mrt`.
+    later versions know no ``dex``, and with ``meta`` as INFO and PARAM. CSV
+    keeps numbers and names only; for machine-readable tables see `to_mrt`.
     """
     path = Path(filename)
     extension = check_filename(path, overwrite)

@@ -259,6 +259,8 @@ def atomic_write(path, write):
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(temporary)
+        # safetensors makes files that only their owner can read
+        temporary.chmod(0o644)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -220,7 +220,7 @@ def test_readme_commands_are_those_of_ci():
     for number, command in enumerate(commands):
         assert 'bash -c "${commands[%d]}"' % number in script  # noqa: UP031 (braces of the shell)
         assert "pip install -c constraints.txt" in command
-    assert commands[0].endswith("spectrafm infer --example -o labels.ecsv --plot labels.png")
+    assert commands[0].endswith("spectrafm infer --example -o labels.ecsv --plot labels.png --overwrite")
     assert commands[1].endswith("&& pytest")
 
 

@@ -81,7 +81,8 @@ def test_split_by_star(recipe):
     data = dataclasses.replace(data, identifier=np.array([f"star {i // 3}" for i in range(300)]))
     train, calibration, test = split_stars(data, recipe)
     sides = [set(data.identifier[rows]) for rows in (train, calibration, test)]
-    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    assert not sides[0] & (sides[1] | sides[2])
+    assert not sides[1] & sides[2]
     assert len(train) + len(calibration) + len(test) == 300
     order = np.random.default_rng(0).permutation(300)
     shuffled = dataclasses.replace(data, identifier=data.identifier[order])
@@ -127,6 +128,22 @@ def test_train_recipe(recipe, tmp_path, monkeypatch):
     assert (table["flag"] & Flag.UNUSUAL_SPECTRUM > 0).mean() < 0.1
     strange = again.infer(from_arrays(WAVELENGTH, np.linspace(9, 0.1, 60)[None] ** 2, np.full((1, 60), 0.01)))
     assert strange["flag"][0] & Flag.UNUSUAL_SPECTRUM
+
+
+def test_train_command(recipe, tmp_path, monkeypatch, capsys):
+    """``spectrafm train`` writes weights that load; it does not overwrite a run, and resumes one when asked."""
+    from spectrafm import training
+    from spectrafm.cli import main
+
+    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
+    monkeypatch.setattr(training, "load_recipe", lambda name, changes: recipe)
+    command = ["train", "tiny", "--data", "nowhere", "-o", str(tmp_path / "run")]
+    assert main(command) == 0
+    assert "weights 'tiny'" in capsys.readouterr().out
+    assert SpectraFM.load(tmp_path / "run" / "weights").labels == ("teff", "logg")
+    assert main(command) == 2
+    assert "add --resume" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
 
 
 def test_unknown_reader(recipe):

@@ -164,7 +164,17 @@ def test_round_trip(extension, tmp_path):
     read = read_labels(tmp_path / f"labels{extension}")
     assert_same(read, t)
     assert dict(read.meta) == META
-    assert [type(v) for v in read.meta.values()] == [type(v) for v in META.values()]
+    assert {k: type(v) for k, v in read.meta.items()} == {k: type(v) for k, v in META.items()}
+
+
+@pytest.mark.parametrize("extension", [".ecsv", ".fits", ".vot"])
+def test_odd_meta(extension, tmp_path):
+    """Empty and odd strings, truth values and large numbers come back as they were."""
+    meta = {"hash": "", "note": "x < y & 'z'", "final": True, "number": 2**40, "small": 1e-300}
+    write_labels(table(meta=meta), tmp_path / f"t{extension}")
+    read = dict(read_labels(tmp_path / f"t{extension}").meta)
+    assert read == meta
+    assert {k: type(v) for k, v in read.items()} == {k: type(v) for k, v in meta.items()}
 
 
 @pytest.mark.parametrize("extension", [".csv", ".mrt"])

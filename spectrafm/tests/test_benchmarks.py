@@ -1,0 +1,54 @@
+"""The measurements themselves."""
+
+import numpy as np
+import pytest
+
+from spectrafm.benchmarks import Residuals, mad_std, run_benchmark
+from spectrafm.exceptions import InputValueError
+
+
+def test_mad_std():
+    """For Gaussian residuals it is the standard deviation; outliers and NaN do not move it."""
+    rng = np.random.default_rng(0)
+    residual = 3 * rng.normal(size=20000) + 5
+    np.testing.assert_allclose(mad_std(residual), 3, rtol=0.03)
+    residual[:100], residual[100:200] = 1e9, np.nan
+    np.testing.assert_allclose(mad_std(residual), 3, rtol=0.05)
+    assert np.isnan(mad_std(np.array([np.nan])))
+
+
+def test_summary():
+    """Bias, scatter and coverage of residuals whose errors are right."""
+    rng = np.random.default_rng(1)
+    truth, error, truth_error = rng.normal(size=20000), rng.uniform(0.5, 2, 20000), np.full(20000, 0.7)
+    predicted = truth + np.hypot(error, truth_error) * rng.normal(size=20000) + 0.2
+    truth[:5000] = np.nan
+    figures = Residuals(predicted, error, truth, truth_error).summary(np.arange(20000) < 15000)
+    assert figures["n"] == 10000
+    np.testing.assert_allclose(figures["bias"], 0.2, atol=0.05)
+    np.testing.assert_allclose(figures["within_1_sigma"], 0.68, atol=0.03)
+    np.testing.assert_allclose(figures["within_2_sigma"], 0.95, atol=0.02)
+
+
+def test_unknown_benchmark(tmp_path):
+    """An unknown name lists the known ones; a folder without data says so."""
+    with pytest.raises(InputValueError, match="no benchmark 'beauty'; known are gaia-xp, speed"):
+        run_benchmark("beauty", tmp_path)
+    with pytest.raises(InputValueError, match="train.npz"):
+        list(run_benchmark("gaia-xp", tmp_path))
+
+
+def test_gaia_xp_report(shared_data):
+    """The report of the held-out stars has a line for each label, and errors that hold."""
+    lines = list(run_benchmark("gaia-xp", shared_data / "gaia_xp_apogee", rivals=False))
+    for label in ("teff", "logg", "fe_h", "alpha_m", "mg_fe", "o_fe"):
+        start = f"{'spectrafm':<22} {label:<8} 3500 < teff < 7000"
+        [line] = [text for text in lines if text.startswith(start)]
+        assert 0.6 < float(line.split()[-2]) < 0.78
+
+
+def test_speed_report(shared_data):
+    """A list of Spectrum objects takes milliseconds a star and little memory."""
+    lines = list(run_benchmark("speed", shared_data / "gaia_xp_apogee"))
+    seconds = float(lines[2].split()[1])
+    assert seconds < 20

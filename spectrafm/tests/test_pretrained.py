@@ -1,0 +1,126 @@
+"""The weights in the package, on real stars."""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.nddata import StdDevUncertainty
+from specutils import Spectrum
+
+from spectrafm import Flag, SpectraFM
+from spectrafm.adapters import from_arrays
+from spectrafm.benchmarks import mad_std
+from spectrafm.core import _PRETRAINED
+from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
+from spectrafm.training import load_recipe
+from spectrafm.training.train import split_stars
+
+
+@pytest.fixture(scope="module")
+def fm():
+    """Return the packaged weights."""
+    return SpectraFM.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def held_out(shared_data):
+    """Return the data set and its test stars."""
+    data = read_gaia_xp_apogee(shared_data / "gaia_xp_apogee")
+    return data, split_stars(data, load_recipe("gaia_xp"))[2]
+
+
+def numbers(table, name):
+    """Return a column as plain numbers, NaN where masked."""
+    return np.asarray(table[name].filled(np.nan).value)
+
+
+def test_example_star(fm):
+    """The example star, which is not in the training set, has the labels that APOGEE found, within the errors."""
+    spectrum = load_example_spectrum()
+    header = spectrum.meta["header"]
+    table = fm.infer(spectrum)
+    assert table["flag"][0] == 0
+    for name, key in (("teff", "TEFF"), ("logg", "LOGG"), ("fe_h", "FE_H")):
+        assert abs(numbers(table, name)[0] - header[key]) < 3 * numbers(table, f"e_{name}")[0]
+    assert numbers(table, "e_teff")[0] < 150
+
+
+def test_example_star_is_held_out(held_out):
+    """The example star was not trained on, nor were the errors calibrated on it."""
+    data, test = held_out
+    assert load_example_spectrum().meta["header"]["SOURCE"] in data.identifier[test]
+
+
+def test_without_uncertainties(fm):
+    """Without flux errors the labels stay and their errors do not shrink."""
+    spectrum = load_example_spectrum()
+    bare = Spectrum(flux=spectrum.flux, spectral_axis=spectrum.spectral_axis)
+    with_errors, without = fm.infer(spectrum), fm.infer(bare)
+    assert without["flag"][0] & Flag.NO_UNCERTAINTY
+    difference = numbers(without, "teff") - numbers(with_errors, "teff")
+    assert abs(difference[0]) < 3 * numbers(without, "e_teff")[0]
+
+
+def test_noise_widens_errors(fm):
+    """Noise, declared, makes errors larger."""
+    spectrum = load_example_spectrum()
+    rng = np.random.default_rng(0)
+    noise = 0.1 * np.median(spectrum.flux.value)
+    noisy = Spectrum(
+        flux=(spectrum.flux.value + noise * rng.normal(size=343)) * spectrum.flux.unit,
+        spectral_axis=spectrum.spectral_axis,
+        uncertainty=StdDevUncertainty(np.hypot(spectrum.uncertainty.array, noise)),
+    )
+    assert numbers(fm.infer(noisy), "e_teff")[0] > 2 * numbers(fm.infer(spectrum), "e_teff")[0]
+
+
+def test_scale_is_nothing(fm):
+    """Only the shape of the spectrum counts, in float32 as in float64, in nm as in Angstrom."""
+    spectrum = load_example_spectrum()
+    scaled = Spectrum(
+        flux=(spectrum.flux.value / spectrum.flux.value.max()).astype(np.float32) * u.one,
+        spectral_axis=spectrum.spectral_axis.to(u.AA),
+        uncertainty=StdDevUncertainty(spectrum.uncertainty.array / spectrum.flux.value.max()),
+    )
+    np.testing.assert_allclose(numbers(fm.infer(scaled), "teff"), numbers(fm.infer(spectrum), "teff"), rtol=1e-4)
+
+
+def test_strange_spectra_are_flagged(fm):
+    """A power law, an inverted star and pure noise are not taken for stars in silence."""
+    spectrum = load_example_spectrum()
+    wavelength, flux = spectrum.spectral_axis.to_value(u.AA), spectrum.flux.value / np.median(spectrum.flux.value)
+    rng = np.random.default_rng(1)
+    strange = np.stack([2 - flux, rng.normal(1, 0.5, 343), 1 + 3 * np.exp(-(((wavelength - 6000) / 100) ** 2))])
+    table = fm.infer(from_arrays(wavelength, strange, np.full(strange.shape, 0.01)))
+    assert ((table["flag"] & (Flag.UNUSUAL_SPECTRUM | Flag.LARGE_UNCERTAINTY)) != 0).all()
+
+
+def test_size():
+    """All weights together stay small."""
+    assert sum(path.stat().st_size for path in _PRETRAINED.rglob("*") if path.is_file()) < 40e6
+
+
+def test_model_cards():
+    """Every set of weights has a model card with the facts that a user needs."""
+    for folder in {path.parent for path in _PRETRAINED.glob("*/spectrafm.json")}:
+        card = (folder / "README.md").read_text()
+        for part in ("Training data", "Validation", "License", "Known failures", "spectrafm train"):
+            assert part in card
+
+
+def test_held_out_stars(fm, held_out):
+    """On stars held out from training: as accurate as the model card says, errors that hold, outliers flagged."""
+    data, test = held_out
+    table = fm.infer(from_arrays(data.wavelength, data.flux[test], data.sigma[test]))
+    teff = data.labels["teff"][test]
+    middle = (teff > 3500) & (teff < 7000)
+    for name, limit in (("teff", 60), ("logg", 0.165), ("fe_h", 0.1), ("mg_fe", 0.04), ("o_fe", 0.04)):
+        truth, error = data.labels[name][test], data.label_errors[name][test]
+        residual = numbers(table, name) - truth
+        assert mad_std(residual[middle]) < limit
+        total = np.hypot(numbers(table, f"e_{name}"), np.nan_to_num(error))
+        known = middle & np.isfinite(residual)
+        assert 0.64 < np.mean(np.abs(residual[known]) < total[known]) < 0.75
+    residual = np.abs(numbers(table, "teff") - teff)
+    flagged = (table["flag"] & (Flag.LARGE_UNCERTAINTY | Flag.UNUSUAL_SPECTRUM)) != 0
+    assert flagged[middle].mean() < 0.1
+    assert flagged[middle & (residual > 1500)].mean() > 0.7

@@ -1,0 +1,35 @@
+"""The registry of quantities and the flags."""
+
+import pytest
+from astropy import units as u
+from astropy.io.votable.ucd import check_ucd
+
+from spectrafm.exceptions import InputValueError
+from spectrafm.flags import MASKING_FLAGS, Flag, describe_flags
+from spectrafm.quantities import QUANTITIES, get_quantity
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES.values(), ids=lambda q: q.name)
+def test_units_and_ucds(quantity):
+    """Units are astropy's, UCDs those of the controlled vocabulary."""
+    u.Unit(quantity.unit)
+    u.Unit(quantity.error_unit)
+    assert check_ucd(quantity.ucd, check_controlled_vocabulary=True)
+    assert quantity.kind in ("label", "photometry", "observation")
+
+
+def test_unknown_quantity():
+    """An unknown name lists the known ones."""
+    with pytest.raises(InputValueError, match=r"labels: unknown quantity 'age'; known are: teff, logg"):
+        get_quantity("age")
+
+
+def test_flags():
+    """Every flag is one bit with a meaning, and the flags that mask say so."""
+    for bit in Flag:
+        assert bit.value & (bit.value - 1) == 0
+        [text] = describe_flags(bit)
+        assert text.startswith(f"{bit.name}: ")
+        assert ("labels masked" in text) == bool(bit & MASKING_FLAGS)
+    assert describe_flags(0) == []
+    assert len(describe_flags(int(Flag.LOW_SNR | Flag.FEW_PIXELS))) == 2
