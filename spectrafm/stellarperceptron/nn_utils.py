@@ -39,8 +39,9 @@ def robust_mean_squared_error(y_true, y_pred, log_variance, labels_err=None, sam
         A scalar; 0, with zero gradient, where no target is known.
     """
     known = torch.isfinite(y_true)
-    residual = torch.where(known, y_true, 0.0) - y_pred
-    total = torch.exp(log_variance) + 1e-8
+    # mask before the exponential: one that overflows where there is no target would make the gradient NaN
+    residual = torch.where(known, y_true - y_pred, 0.0)
+    total = torch.exp(torch.where(known, log_variance, 0.0)) + 1e-8
     if labels_err is not None:
         total = total + torch.nan_to_num(labels_err, nan=0.0) ** 2
     loss = 0.5 * (residual**2 / total + torch.log(total))

@@ -73,6 +73,9 @@ def test_loss_nan():
     loss.backward()
     assert torch.isfinite(loss)
     np.testing.assert_allclose(p.grad.numpy(), [[-1, 0], [0, 0]], atol=1e-6)
+    absurd = torch.tensor([[0.0, 500.0], [500.0, 500.0]], requires_grad=True)
+    robust_mean_squared_error(y, p, absurd).backward()
+    assert torch.isfinite(absurd.grad).all()
     nothing = robust_mean_squared_error(torch.full((2, 2), torch.nan), p, logvar)
     assert nothing.item() == 0
 
