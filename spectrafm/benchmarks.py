@@ -130,7 +130,9 @@ def _perceptron(x_train, x_test, data, train, labels, seed):
         truth = np.log(truth) if label == "teff" else truth
         known = np.isfinite(truth)
         mean, std = truth[known].mean(), truth[known].std()
-        model = MLPRegressor((256, 256), alpha=1e-3, early_stopping=True, n_iter_no_change=8, random_state=seed)
+        model = MLPRegressor(
+            hidden_layer_sizes=(256, 256), alpha=1e-3, early_stopping=True, n_iter_no_change=8, random_state=seed
+        )
         answer = model.fit(x_train[known], (truth[known] - mean) / std).predict(x_test) * std + mean
         predicted[label] = np.exp(answer) if label == "teff" else answer
     return predicted

@@ -288,9 +288,7 @@ def _run_train(arguments):
 
     recipe = load_recipe(arguments.recipe, {"fit": {"steps": arguments.steps}} if arguments.steps else None)
     if (Path(arguments.output) / "checkpoint.pt").exists() and not arguments.resume:
-        raise InputValueError(
-            f"--output: {arguments.output} holds a checkpoint; add --resume or choose another"
-        )
+        raise InputValueError(f"--output: {arguments.output} holds a checkpoint; add --resume or choose another")
     bar = sys.stderr.isatty()
     if not bar:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -22,12 +22,9 @@ _XP_PHOTOMETRY = {
     "k": "k_mag",
     "ak_targ": "a_k",
 }
-# The extinctions are from H - [4.5 micron]. Below -0.3 there are failures only
-# (ten stars, seven at -83). Above 1, where the dust or nebula around the star
-# shines at 4.5 micron, 95 % are too large by more than 0.3 mag for their J - K,
-# and hardly a star behind so much dust is bright enough to be in XP. Small negative
-# values are noise about zero and stay: without them the mean would be biased.
-_PLAUSIBLE_A_K = (-0.3, 1.0)
+# The extinctions are from H - [4.5 micron]: below -0.1 mag are failures (down to -83)
+# and noise, above 5 mag no star is bright enough to be in XP.
+_PLAUSIBLE_A_K = (-0.1, 5.0)
 
 
 @dataclass
@@ -177,8 +174,8 @@ def read_gaia_xp_apogee(folder):
     -------
     LabelledSpectra
         Flux divided by its median, of 33,790 stars; Gaia source numbers as
-        identifiers. Extinctions ``a_k`` that cannot be right (below -0.3 or
-        above 1 mag) are taken as missing.
+        identifiers. Extinctions ``a_k`` that cannot be right (below -0.1 or
+        above 5 mag) are taken as missing.
 
     Raises
     ------

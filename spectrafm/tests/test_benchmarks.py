@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from spectrafm.benchmarks import Residuals, mad_std, run_benchmark
+from spectrafm.benchmarks import Residuals, _gradient_boosting, _perceptron, mad_std, run_benchmark
+from spectrafm.datasets import LabelledSpectra
 from spectrafm.exceptions import InputValueError
 
 
@@ -28,6 +29,19 @@ def test_summary():
     np.testing.assert_allclose(figures["bias"], 0.2, atol=0.05)
     np.testing.assert_allclose(figures["within_1_sigma"], 0.68, atol=0.03)
     np.testing.assert_allclose(figures["within_2_sigma"], 0.95, atol=0.02)
+
+
+@pytest.mark.parametrize("rival", [_gradient_boosting, _perceptron])
+def test_rivals_learn(rival):
+    """The rivals find a label that is plain to see, though some of the training labels are missing."""
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(2)
+    teff = rng.uniform(4000, 7000, 900)
+    flux = np.exp(np.linspace(-1, 1, 120) * (teff[:, None] - 5500) / 2000) + 0.01 * rng.normal(size=(900, 120))
+    known = np.where(rng.uniform(size=900) < 0.1, np.nan, teff)
+    data = LabelledSpectra(np.linspace(4000, 9000, 120), flux, 0 * flux + 0.01, {"teff": known}, {}, np.arange(900))
+    found = rival(flux[:700], flux[700:], data, np.arange(700), ["teff"], seed=0)
+    assert np.corrcoef(found["teff"], teff[700:])[0, 1] > 0.8
 
 
 def test_unknown_benchmark(tmp_path):
