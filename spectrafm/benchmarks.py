@@ -11,6 +11,7 @@ from .core import SpectraFM
 from .exceptions import InputValueError, MissingDependencyError
 from .flags import Flag
 from .quantities import get_quantity
+from .synthesis.benchmark import benchmark_synthesis
 from .training.recipes import load_recipe
 from .training.train import read_data, split_stars
 
@@ -257,7 +258,7 @@ def _peak_memory():
 
 
 #: Benchmarks by name.
-BENCHMARKS = {"gaia-xp": benchmark_gaia_xp, "speed": benchmark_speed}
+BENCHMARKS = {"gaia-xp": benchmark_gaia_xp, "speed": benchmark_speed, "synthesis": benchmark_synthesis}
 
 
 def run_benchmark(name, data_folder, model=None, rivals=True):

