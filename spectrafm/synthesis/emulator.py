@@ -17,6 +17,8 @@ __all__ = ["Emulator", "load_emulator"]
 
 _PRETRAINED = Path(__file__).parents[1] / "pretrained" / "emulators"
 _IN_META = ("resolving_power", "vsini", "vmacro")
+# stars at a time
+_BATCH = 256
 
 
 class Emulator:
@@ -297,15 +299,15 @@ class Emulator:
             )
         single, n_star = not lengths, max(lengths, default=1)
         array = np.broadcast_to(array, (n_star, array.shape[-1]))
-        axis, wavelength = self.target_wavelength(spectral_axis, given.get("radial_velocity", np.zeros(())))
+        axis, wavelength = self.target_wavelength(spectral_axis, given.get("radial_velocity", 0.0))
+        rows = {"labels": array} | {name: np.broadcast_to(value, (n_star,)) for name, value in given.items()}
+        flux, far = [], []
         with torch.inference_mode():
-            rows = torch.tensor(array)
-            far = (self.distance(rows) > self.info.reach).cpu().numpy()
-            flux = self.flux(
-                rows,
-                **{name: torch.tensor(np.broadcast_to(value, (n_star,)).copy()) for name, value in given.items()},
-                wavelength=wavelength,
-            )
+            for first in range(0, n_star, _BATCH):
+                batch = {name: torch.tensor(value[first : first + _BATCH].copy()) for name, value in rows.items()}
+                far.append((self.distance(batch["labels"]) > self.info.reach).cpu().numpy())
+                flux.append(self.flux(**batch, wavelength=wavelength).double().cpu().numpy())
+        flux, far = np.concatenate(flux), np.concatenate(far)
         if far.any():
             star = array[np.flatnonzero(far)[0]]
             told = ", ".join(f"{name} {v:.5g}" for name, v in zip(self.label_names[:3], star, strict=False))
@@ -315,7 +317,6 @@ class Emulator:
                 SpectraFMWarning,
                 stacklevel=2,
             )
-        flux = flux.double().cpu().numpy()
         meta = {"emulator": self.info.name}
         meta |= dict(zip(self.label_names, array[0].tolist() if single else array.T.copy(), strict=True))
         meta |= {name: value if value.ndim else value.item() for name, value in given.items() if name in _IN_META}
@@ -356,18 +357,19 @@ class Emulator:
 
         if spectral_axis is None:
             low, high = self.info.window
-            inside = (self.wavelength >= low) & (self.wavelength <= high)
-            return self.wavelength[inside] * u.AA, self.wavelength[inside]
-        unit = getattr(spectral_axis, "unit", None)
-        if unit is None or np.ndim(spectral_axis) != 1:
+            wavelength = self.wavelength[(self.wavelength >= low) & (self.wavelength <= high)]
+            spectral_axis = wavelength * u.AA
+        elif getattr(spectral_axis, "unit", None) is None or np.ndim(spectral_axis) != 1 or not len(spectral_axis):
             raise InputTypeError(
-                f"spectral_axis: got {type(spectral_axis).__name__} of {np.ndim(spectral_axis)} dimensions; "
-                "expected a one-dimensional Quantity, for example numpy.linspace(15200, 16900, 5000) * u.AA"
+                f"spectral_axis: got {type(spectral_axis).__name__} of shape {np.shape(spectral_axis)}; expected a "
+                "Quantity of shape (n_pixel,), for example numpy.linspace(15200, 16900, 5000) * u.AA"
             )
-        try:
-            wavelength = axis_to_angstrom(u.Quantity(spectral_axis).value, unit)
-        except InputValueError as error:
-            raise InputValueError(f"spectral_axis: {error}") from None
+        else:
+            spectral_axis = np.array(spectral_axis.value) * spectral_axis.unit
+            try:
+                wavelength = axis_to_angstrom(spectral_axis.value, spectral_axis.unit)
+            except InputValueError as error:
+                raise InputValueError(f"spectral_axis: {error}") from None
         factor = np.ravel(doppler_factor(velocity))
         low, high = self.wavelength[0] * factor.max(), self.wavelength[-1] * factor.min()
         if not (wavelength.min() >= low and wavelength.max() <= high):
