@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from scipy.ndimage import correlate1d
+import torch
+from torch import nn
 
 from .exceptions import ConfigError
 from .flags import Flag
+from .stellarperceptron.tokens import as_native
 
 __all__ = ["ContinuumNormalizer", "MedianScaler", "median_scale", "normalizer_from_dict"]
 
@@ -41,18 +43,20 @@ def median_scale(flux, good):
     numpy.ndarray
         ``(...,)``, NaN where there is no good pixel.
     """
-    flux = np.asarray(flux)
-    good = np.asarray(good) & np.isfinite(flux)
-    if flux.shape[-1] == 0:
-        return np.full(flux.shape[:-1], np.nan)
-    ordered = np.sort(np.where(good, flux, np.inf), axis=-1)
-    n_good = good.sum(axis=-1, keepdims=True)
-    low, high = ((np.maximum(n_good, 1) - 1) // 2, n_good // 2)
-    high = np.minimum(high, flux.shape[-1] - 1)
-    middle = [np.take_along_axis(ordered, at, axis=-1) for at in (low, high)]
-    with np.errstate(invalid="ignore", over="ignore"):
-        median = np.where(n_good > 0, (middle[0] + middle[1]) / 2, np.nan)
-    return median[..., 0]
+    flux = torch.from_numpy(as_native(flux).copy())
+    return _median(flux, torch.from_numpy(np.array(good, dtype=bool)) & torch.isfinite(flux)).numpy()
+
+
+def _median(flux, good):
+    """Return the median of the good values of each star, ``(...,)``, NaN where there are none."""
+    n_pixel = flux.shape[-1]
+    if n_pixel == 0:
+        return flux.new_full(flux.shape[:-1], torch.nan)
+    ordered = torch.where(good, flux, torch.inf).sort(dim=-1).values
+    n_good = good.sum(dim=-1, keepdim=True)
+    low, high = (n_good.clamp(min=1) - 1) // 2, (n_good // 2).clamp(max=n_pixel - 1)
+    median = (ordered.gather(-1, low) + ordered.gather(-1, high)) / 2
+    return torch.where(n_good > 0, median, torch.nan)[..., 0]
 
 
 class _Normalizer:
@@ -204,35 +208,39 @@ class ContinuumNormalizer(_Normalizer):
 
         Parameters
         ----------
-        wavelength : numpy.ndarray
-            ``(n_star, n_pixel)`` or ``(n_pixel,)`` [Angstrom].
-        flux : numpy.ndarray
+        wavelength : numpy.ndarray or torch.Tensor
+            ``(n_star, n_pixel)`` or ``(n_pixel,)`` [Angstrom], float64.
+        flux : numpy.ndarray or torch.Tensor
             ``(n_star, n_pixel)``; each star on its own, whatever its batch mates.
-        good : numpy.ndarray
+        good : numpy.ndarray or torch.Tensor
             ``(n_star, n_pixel)`` bool, pixels to use.
 
         Returns
         -------
-        numpy.ndarray
-            ``(n_star, n_pixel)`` float64, for bad pixels too; NaN far from
-            any good pixel. It may be zero or negative where the flux is.
+        numpy.ndarray or torch.Tensor
+            ``(n_star, n_pixel)``, for bad pixels too; NaN far from any good pixel. It
+            may be zero or negative where the flux is. Arrays are computed in float64,
+            tensors where they are and in the precision that they have.
         """
-        flux = np.asarray(flux, dtype=np.float64)
-        use = np.asarray(good) & np.isfinite(flux)
-        if flux.size == 0 or not use.any():
-            return np.full(flux.shape, np.nan)
+        if not isinstance(flux, torch.Tensor):
+            flux = np.asarray(flux, dtype=np.float64)
+            at = np.broadcast_to(np.asarray(wavelength, dtype=np.float64), flux.shape)
+            arrays = (at, flux, np.asarray(good, dtype=bool))
+            return self.divisor(*(torch.from_numpy(a.copy()) for a in arrays)).numpy()
+        use = good & torch.isfinite(flux)
+        if not use.any():
+            return torch.full_like(flux, torch.nan)
         # one scale a star keeps sums far from underflow, whatever the unit
-        scale = np.max(np.abs(flux), axis=-1, keepdims=True, initial=0, where=use)
-        scale = np.where(scale > 0, scale, 1.0)
-        flux = np.where(use, flux, 0.0) / scale
-        smooth = _Smoother(np.broadcast_to(wavelength, flux.shape), use, self.width / _FWHM_OVER_SIGMA)
+        scale = torch.where(use, flux.abs(), 0.0).amax(dim=-1, keepdim=True)
+        scale = torch.where(scale > 0, scale, 1.0)
+        flux = torch.where(use, flux, 0.0) / scale
+        smooth = _Smoother(wavelength.expand_as(flux), use, self.width / _FWHM_OVER_SIGMA, flux.dtype)
         for _ in range(_MAX_ROUNDS):
             continuum = smooth(flux, use)
-            with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-                deviation = np.abs(flux / continuum - 1)
-                sound = use & (continuum > 0)
-                scatter = 1.4826 * median_scale(deviation, sound)[..., None]
-                spike = sound & (deviation > self.clip * (1 + 5 * scatter))
+            deviation = (flux / continuum - 1).abs()
+            sound = use & (continuum > 0)
+            scatter = 1.4826 * _median(deviation, sound)[..., None]
+            spike = sound & (deviation > self.clip * (1 + 5 * scatter))
             if not spike.any():
                 break
             use = use & ~spike
@@ -247,47 +255,44 @@ class _Smoother:
     multiples of their width, the same for all spectra.
     """
 
-    def __init__(self, wavelength, use, sigma):
+    def __init__(self, wavelength, use, sigma, dtype):
         self.sigma, self.bin_width = sigma, sigma / _BINS_PER_SIGMA
-        with np.errstate(invalid="ignore", divide="ignore"):
-            at = np.log(wavelength) / self.bin_width  # (n_star, n_pixel)
-        at = np.where(np.isfinite(at), at, np.min(at, where=use, initial=np.inf))
+        at = torch.log(wavelength) / self.bin_width  # (n_star, n_pixel)
         # pixels that are bad and beyond the good ones need no bins of their own
-        at = np.clip(at, np.min(at, where=use, initial=np.inf) - 1, np.max(at, where=use, initial=-np.inf) + 1)
-        first = np.floor(at.min()) - 1
-        self.bin = (np.floor(at) - first).astype(np.intp)
+        lowest = torch.where(use, at, torch.inf).amin()
+        highest = torch.where(use, at, -torch.inf).amax()
+        at = torch.where(torch.isfinite(at), at, lowest).clamp(lowest - 1, highest + 1)
+        first = torch.floor(at.min()) - 1
+        self.bin = (torch.floor(at) - first).long()
         self.n_bin = int(self.bin.max()) + 2
-        self.offset = (at - first - self.bin - 0.5) * self.bin_width  # from the middle of the bin
+        # from the middle of the bin
+        self.offset = ((at - first - self.bin - 0.5) * self.bin_width).to(dtype)
         # for interpolation between the middles of bins
-        self.left = (np.floor(at - 0.5) - first).astype(np.intp)
-        self.weight = at - first - 0.5 - self.left
-        taps = np.arange(-_KERNEL_END * _BINS_PER_SIGMA, _KERNEL_END * _BINS_PER_SIGMA + 1)
-        self.kernel = np.exp(-0.5 * (taps / _BINS_PER_SIGMA) ** 2)
-        self.distance = taps * self.bin_width
+        self.left = (torch.floor(at - 0.5) - first).long()
+        self.weight = (at - first - 0.5 - self.left).to(dtype)
+        reach = _KERNEL_END * _BINS_PER_SIGMA
+        taps = torch.arange(-reach, reach + 1, dtype=dtype, device=at.device)
+        kernel, distance = torch.exp(-0.5 * (taps / _BINS_PER_SIGMA) ** 2), taps * self.bin_width
+        self.kernels = torch.stack([kernel * distance**power for power in range(3)])[:, None]  # (3, 1, n_tap)
 
     def __call__(self, flux, use):
         """Return the smooth flux at every pixel, ``(n_star, n_pixel)``."""
-        n_star = len(flux)
-        flat = (np.arange(n_star)[:, None] * self.n_bin + self.bin)[use]
-        u, f = self.offset[use], flux[use]
-
-        def binned(weights):
-            return np.bincount(flat, weights, n_star * self.n_bin).reshape(n_star, self.n_bin)
-
-        def spread(power, array):
-            return correlate1d(array, self.kernel * self.distance**power, axis=-1, mode="constant")
-
-        one, u1, u2, f0, f1 = (binned(w) for w in (np.ones_like(u), u, u * u, f, u * f))
-        s0 = spread(0, one)
-        s1 = spread(1, one) + spread(0, u1)
-        s2 = spread(2, one) + 2 * spread(1, u1) + spread(0, u2)
-        t0, t1 = spread(0, f0), spread(1, f0) + spread(0, f1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean_x, mean_f = s1 / s0, t0 / s0
-            variance = s2 / s0 - mean_x**2
-            slope = (t1 / s0 - mean_x * mean_f) / (variance + _RIDGE * self.sigma**2)
-            value = mean_f - slope * mean_x  # (n_star, n_bin), in the middle of each bin
-        left, right = (np.take_along_axis(value, at, axis=1) for at in (self.left, self.left + 1))
+        one, u = use.to(flux), self.offset
+        flux = torch.where(use, flux, 0.0)
+        pixels = torch.stack((one, one * u, one * u * u, flux, u * flux))  # (5, n_star, n_pixel)
+        binned = flux.new_zeros(5, len(flux), self.n_bin)
+        binned.scatter_add_(2, self.bin.expand_as(pixels), pixels)
+        spread = nn.functional.conv1d(binned.flatten(0, 1)[:, None], self.kernels, padding=self.kernels.shape[-1] // 2)
+        one, u1, u2, f0, f1 = spread.unflatten(0, (5, len(flux)))  # each (n_star, 3, n_bin)
+        s0 = one[:, 0]
+        s1 = one[:, 1] + u1[:, 0]
+        s2 = one[:, 2] + 2 * u1[:, 1] + u2[:, 0]
+        t0, t1 = f0[:, 0], f0[:, 1] + f1[:, 0]
+        mean_x, mean_f = s1 / s0, t0 / s0
+        variance = s2 / s0 - mean_x**2
+        slope = (t1 / s0 - mean_x * mean_f) / (variance + _RIDGE * self.sigma**2)
+        value = mean_f - slope * mean_x  # (n_star, n_bin), in the middle of each bin
+        left, right = (value.gather(1, at) for at in (self.left, self.left + 1))
         return (1 - self.weight) * left + self.weight * right
 
 

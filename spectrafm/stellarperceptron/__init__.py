@@ -12,7 +12,7 @@ from .model import Perception, StellarPerceptron
 from .model_core import StellarPerceptronCore, Vocabulary
 from .nn_utils import TrainingGenerator, robust_mean_squared_error
 from .tokens import Tokens, TokenTable
-from .trainer import Trainer
+from .trainer import TableStream, Trainer
 
 __all__ = [
     "AugmentationConfig",
@@ -28,6 +28,7 @@ __all__ = [
     "StellarPerceptronDecoder",
     "StellarPerceptronEncoder",
     "StellarPerceptronTorchModel",
+    "TableStream",
     "TokenTable",
     "Tokens",
     "Trainer",

@@ -12,12 +12,21 @@ from ..exceptions import ConfigError
 __all__ = ["AugmentationConfig", "FitConfig", "ModelConfig"]
 
 
-def _raise(name, problems):
+def refuse(name, problems):
+    """Raise one error that lists all problems, if there are any.
+
+    Parameters
+    ----------
+    name : str
+        Name of the configuration.
+    problems : list of str
+        What is inconsistent.
+    """
     if problems:
         raise ConfigError(f"{name}: " + "; ".join(problems))
 
 
-class _Config:
+class Config:
     """Conversion to and from plain dictionaries, shared by all configurations."""
 
     def to_dict(self):
@@ -55,7 +64,7 @@ class _Config:
 
 
 @dataclass(frozen=True)
-class ModelConfig(_Config):
+class ModelConfig(Config):
     """Architecture of a `StellarPerceptronTorchModel`.
 
     The defaults are those of this package: one flux token for all instruments,
@@ -101,6 +110,9 @@ class ModelConfig(_Config):
         Principal components of the training patches that are kept.
     patch_dense : int
         Width of the dense layer inside the patch projection.
+    patch_place : {"add", "modulate"}
+        What the wavelength of a patch does to that layer: it adds to it, or scales it
+        too, so that each patch has filters of its own.
     asinh_softening : float
         Scale, in units of the standardised flux, of the arcsinh of the flux
         that the patch projection sees beside the flux itself; it opens up the
@@ -136,6 +148,7 @@ class ModelConfig(_Config):
     patch_anchor: float = 3000.0
     patch_components: int = 160
     patch_dense: int = 512
+    patch_place: str = "add"
     asinh_softening: float = 0.05
     pad_to_context: bool = False
 
@@ -164,6 +177,8 @@ class ModelConfig(_Config):
             problems.append(
                 f"wavelength_encoding must be 'log_fourier' or 'sinusoidal', not {self.wavelength_encoding!r}"
             )
+        if self.patch_place not in ("add", "modulate"):
+            problems.append(f"patch_place must be 'add' or 'modulate', not {self.patch_place!r}")
         if self.embedding_dim % 2:
             problems.append(f"embedding_dim must be even, not {self.embedding_dim}")
         if not 0 < self.min_period < self.max_period:
@@ -175,7 +190,7 @@ class ModelConfig(_Config):
             problems.append(
                 f"patch_components {self.patch_components} exceed 5 channels x patch_size {self.patch_size}"
             )
-        _raise("ModelConfig", problems)
+        refuse("ModelConfig", problems)
 
     @classmethod
     def paper(cls, **changes):
@@ -210,7 +225,7 @@ class ModelConfig(_Config):
 
 
 @dataclass(frozen=True)
-class AugmentationConfig(_Config):
+class AugmentationConfig(Config):
     """What is drawn anew for every star at every training step.
 
     Attributes
@@ -259,11 +274,11 @@ class AugmentationConfig(_Config):
             for name in ("noise", "noise_correlation", "flux_requests", "flux_weight")
             if getattr(self, name) < 0
         ]
-        _raise("AugmentationConfig", problems)
+        refuse("AugmentationConfig", problems)
 
 
 @dataclass(frozen=True)
-class FitConfig(_Config):
+class FitConfig(Config):
     """How a model is trained.
 
     Attributes
@@ -291,6 +306,8 @@ class FitConfig(_Config):
         Steps between validations, checkpoints and lines of the log.
     precision : {"float32", "bfloat16"}
         bfloat16 uses autocast; wavelengths and the loss stay in float32.
+    compile : bool
+        Compile the network with `torch.compile`: slower to start, faster on GPUs.
     seed : int
         Seed of everything that is drawn.
 
@@ -313,6 +330,7 @@ class FitConfig(_Config):
     checkpoint_every: int = 1000
     log_every: int = 50
     precision: str = "float32"
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -332,4 +350,4 @@ class FitConfig(_Config):
             problems.append(f"warmup_steps {self.warmup_steps} must be between 0 and steps {self.steps}")
         if self.precision not in ("float32", "bfloat16"):
             problems.append(f"precision must be 'float32' or 'bfloat16', not {self.precision!r}")
-        _raise("FitConfig", problems)
+        refuse("FitConfig", problems)

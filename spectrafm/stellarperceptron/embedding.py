@@ -284,7 +284,9 @@ class PatchEmbedding(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(n_in))
         self.register_buffer("components", torch.eye(n_in)[:, :n_component].clone())
         self.dense_1 = nn.Linear(n_component, config.patch_dense)
-        self.place = nn.Linear(config.embedding_dim + 1, config.patch_dense, bias=False)
+        self.modulate = config.patch_place == "modulate"
+        n_place = config.patch_dense * (2 if self.modulate else 1)
+        self.place = nn.Linear(config.embedding_dim + 1, n_place, bias=False)
         self.dense_2 = nn.Linear(config.patch_dense, config.embedding_dim)
 
     def features(self, value, sigma, wavelength, good):
@@ -378,6 +380,10 @@ class PatchEmbedding(nn.Module):
             level = torch.log2(self.config.patch_width / width).to(encoding)[..., None]
             place = torch.cat((encoding, 0.1 * level), dim=-1).to(value.device)
         dtype = self.dense_1.weight.dtype
-        hidden = nn.functional.gelu(self.dense_1(features.to(dtype)) + self.place(place.to(dtype)))
+        hidden, place = self.dense_1(features.to(dtype)), self.place(place.to(dtype))
+        if self.modulate:
+            place, scale = place.chunk(2, dim=-1)
+            hidden = hidden * (1 + scale)
+        hidden = nn.functional.gelu(hidden + place)
         vectors = self.dense_2(hidden)  # (n_star, n_patch, embedding_dim)
         return vectors + encoding.to(vectors), (center == 0).to(value.device)

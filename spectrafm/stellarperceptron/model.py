@@ -6,10 +6,12 @@ import numpy as np
 import torch
 
 from ..exceptions import InputValueError
+from .config import FitConfig
 from .layers import Memory
 from .model_core import StellarPerceptronCore
 from .reference import read_reference
-from .trainer import Trainer
+from .tokens import TokenTable
+from .trainer import TableStream, Trainer
 
 __all__ = ["Perception", "StellarPerceptron"]
 
@@ -221,8 +223,20 @@ class StellarPerceptron(StellarPerceptronCore):
             )
         return prediction.double().cpu().numpy(), log_variance.double().cpu().numpy(), weights
 
-    def fit(self, table, targets, config=None, **settings):
-        """Train on a table of stars.
+    def fit(
+        self,
+        stars,
+        targets=None,
+        config=None,
+        *,
+        augmentation=None,
+        divisor=None,
+        validation=None,
+        folder=None,
+        resume=False,
+        progress=False,
+    ):
+        """Train on a table, or a stream, of stars.
 
         Any quantity of the table may be a target; every known value may be an
         input. Run under ``torchrun`` it trains on all processes with equal
@@ -230,15 +244,16 @@ class StellarPerceptron(StellarPerceptronCore):
 
         Parameters
         ----------
-        table : TokenTable
-            Spectra and quantities.
-        targets : sequence of str
-            Quantities to learn to predict.
+        stars : TokenTable or StarStream
+            Spectra and quantities; a stream draws its own.
+        targets : sequence of str, optional
+            Quantities to learn to predict; needed with a table.
         config : FitConfig, optional
             Steps, learning rate, seed and the rest.
-        **settings
-            Passed to `Trainer`: ``augmentation``, ``divisor``, ``folder`` (for
-            checkpoints and the log), ``resume``, ``progress``, ``validation``.
+        augmentation, divisor, validation
+            Of the table, see `TableStream`.
+        folder, resume, progress
+            Checkpoints, log and progress bar, see `Trainer`.
 
         Returns
         -------
@@ -247,12 +262,18 @@ class StellarPerceptron(StellarPerceptronCore):
 
         Raises
         ------
+        InputValueError
+            Targets that are not in the table.
         TrainingError
             A loss or gradient that is not finite.
         CheckpointError
             ``resume`` with a checkpoint of another configuration.
         """
-        return Trainer(self, table, targets, config, **settings).run()
+        config = config or FitConfig()
+        if isinstance(stars, TokenTable):
+            settings = {"augmentation": augmentation, "divisor": divisor, "validation": validation}
+            stars = TableStream(self, stars, targets or (), config, **settings)
+        return Trainer(self, stars, config, folder=folder, resume=resume, progress=progress).run()
 
     @classmethod
     def from_reference(cls, folder, device="cpu"):

@@ -163,6 +163,24 @@ class Vocabulary:
             sigma = np.where(is_log, sigma * value, sigma)
         return value, sigma
 
+    def scale(self, name):
+        """Return how one quantity is standardised.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+
+        Returns
+        -------
+        mean, std : float
+            Of the value, or of its logarithm.
+        is_log : bool
+            Whether it is the logarithm that is standardised.
+        """
+        token = self.tokens(name).item()
+        return float(self.mean[token]), float(self.std[token]), bool(self.is_log[token])
+
     def make_tokens(self, token, value, sigma, wavelength):
         """Standardise and pack a batch; what is not known becomes padding.
 
@@ -314,15 +332,15 @@ class StellarPerceptronCore:
         return self
 
     @torch.inference_mode()
-    def fit_patches(self, generator, n_batch=16):
+    def fit_patches(self, stream, n_step=16):
         """Set the whitening of the patches from training batches.
 
         Parameters
         ----------
-        generator : TrainingGenerator
+        stream : TableStream or StarStream
             Draws them, noise and all.
-        n_batch : int, optional
-            Number of batches.
+        n_step : int, optional
+            Number of steps whose batches are used.
         """
         layer = self.torch_model.patch_layer
         if layer is None:
@@ -330,11 +348,12 @@ class StellarPerceptronCore:
         flux = self.vocabulary.tokens(self.vocabulary.flux[0])
         layer.flux_zero.fill_(float(-self.vocabulary.mean[flux] / self.vocabulary.std[flux]))
         collected = []
-        for step in range(n_batch):
-            tokens = generator.batch(step).tokens.to(self.device)
-            pixel = self.torch_model.is_flux[tokens.token]
-            features, center, _ = layer.features(tokens.value, tokens.sigma, tokens.wavelength, pixel)
-            collected.append(features[(center > 0).to(features.device)])
+        for step in range(n_step):
+            for _, _, batch in stream.batches(step):
+                tokens = batch.tokens.to(self.device)
+                pixel = self.torch_model.is_flux[tokens.token]
+                features, center, _ = layer.features(tokens.value, tokens.sigma, tokens.wavelength, pixel)
+                collected.append(features[(center > 0).to(features.device)])
         layer.set_components(torch.cat(collected))
 
     def tokenize(self, inputs, names, wavelengths=None, sigmas=None):

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 
 from .._progress import progress as progress_bar
 from ..exceptions import CheckpointError, TrainingError
@@ -20,31 +19,127 @@ from .config import AugmentationConfig, FitConfig
 from .model_core import atomic_write
 from .nn_utils import TrainingGenerator, learning_rate_factor, robust_mean_squared_error, split_by_star
 
-__all__ = ["Trainer"]
+__all__ = ["TableStream", "Trainer"]
 
 logger = logging.getLogger("spectrafm")
 
+# stars at a time in validation
+_VALIDATION_BATCH = 512
 
-class Trainer:
-    """Trains a model on a table of stars.
+
+class TableStream:
+    """Batches of a table of stars, some of which are set aside for validation.
 
     Parameters
     ----------
     model : StellarPerceptron
-        Trained in place. A vocabulary that was never standardised is
-        standardised from the training stars.
+        A vocabulary that was never standardised is standardised from the training
+        stars, and so are the patches.
     table : TokenTable
         Spectra and quantities.
     targets : sequence of str
         Quantities to learn to predict.
-    config : FitConfig, optional
-        Steps, learning rate, seed and the rest.
+    config : FitConfig
+        Batch size, seed and share of the stars to validate on.
     augmentation : AugmentationConfig, optional
         What is drawn anew for every star and step.
     divisor : callable, optional
         See `TrainingGenerator`.
     validation : array_like of int, optional
         Stars to validate on; drawn with the seed when left out.
+    """
+
+    def __init__(self, model, table, targets, config, *, augmentation=None, divisor=None, validation=None):
+        self.augmentation = augmentation or AugmentationConfig()
+        self.targets = tuple(targets)
+        if validation is None:
+            train, validation = split_by_star(len(table), config.validation_fraction, config.seed)
+        else:
+            validation = np.unique(validation)
+            train = np.setdiff1d(np.arange(len(table)), validation)
+        self.validation_stars = validation
+        standardize = not model.vocabulary.fitted
+        if standardize:
+            model.vocabulary.fit(table, train)
+        rank, world_size = processes()
+        self.generator = TrainingGenerator(
+            table,
+            model.vocabulary,
+            self.targets,
+            train,
+            batch_size=config.batch_size,
+            context_length=model.config.context_length,
+            patch_size=model.config.patch_size,
+            augmentation=self.augmentation,
+            divisor=divisor,
+            seed=config.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        if standardize:
+            model.fit_patches(self)
+
+    def batches(self, step):
+        """Draw what a step needs.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step.
+
+        Yields
+        ------
+        name : str
+            "", as there is one source.
+        weight : float
+            1.
+        batch : TrainingBatch
+        """
+        yield "", 1.0, self.generator.batch(step)
+
+    def validation(self):
+        """Draw the stars that were set aside, as they are.
+
+        Yields
+        ------
+        name : str
+        batch : TrainingBatch
+        """
+        for start in range(0, len(self.validation_stars), _VALIDATION_BATCH):
+            yield "", self.generator.draw(self.validation_stars[start : start + _VALIDATION_BATCH])
+
+    def settings(self):
+        """Return what must be the same when training goes on, as plain JSON types.
+
+        Returns
+        -------
+        dict
+        """
+        return {"augmentation": self.augmentation.to_dict(), "targets": list(self.targets)}
+
+
+def processes():
+    """Return the number of this process and of all processes that train together.
+
+    Returns
+    -------
+    rank, world_size : int
+        As torchrun sets them; 0 and 1 without it.
+    """
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+class Trainer:
+    """Trains a model on a stream of batches.
+
+    Parameters
+    ----------
+    model : StellarPerceptron
+        Trained in place.
+    stream : TableStream or StarStream
+        Gives the batches of each step and those to validate on.
+    config : FitConfig, optional
+        Steps, learning rate, seed and the rest.
     folder : str or pathlib.Path, optional
         Where checkpoint and log go; none are written without it.
     resume : bool, optional
@@ -53,50 +148,11 @@ class Trainer:
         Show a progress bar, where tqdm is installed.
     """
 
-    def __init__(
-        self,
-        model,
-        table,
-        targets,
-        config=None,
-        *,
-        augmentation=None,
-        divisor=None,
-        validation=None,
-        folder=None,
-        resume=False,
-        progress=False,
-    ):
-        self.model, self.config = model, config or FitConfig()
-        self.augmentation = augmentation or AugmentationConfig()
+    def __init__(self, model, stream, config=None, *, folder=None, resume=False, progress=False):
+        self.model, self.stream, self.config = model, stream, config or FitConfig()
         self.folder = None if folder is None else Path(folder)
         self.resume, self.progress = resume, progress
-        self.rank, self.world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        if validation is None:
-            train, validation = split_by_star(len(table), self.config.validation_fraction, self.config.seed)
-        else:
-            validation = np.unique(validation)
-            train = np.setdiff1d(np.arange(len(table)), validation)
-        self.train_stars, self.validation_stars = train, validation
-        standardize = not model.vocabulary.fitted
-        if standardize:
-            model.vocabulary.fit(table, train)
-        self.generator = TrainingGenerator(
-            table,
-            model.vocabulary,
-            targets,
-            train,
-            batch_size=self.config.batch_size,
-            context_length=model.config.context_length,
-            patch_size=model.config.patch_size,
-            augmentation=self.augmentation,
-            divisor=divisor,
-            seed=self.config.seed,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
-        if standardize:
-            model.fit_patches(self.generator)
+        self.rank, self.world_size = processes()
         self.step, self.log = 0, []
 
     def run(self):
@@ -121,25 +177,28 @@ class Trainer:
         self._make_optimizer()
         if self.resume and self.folder is not None and (self.folder / "checkpoint.pt").exists():
             self._load_checkpoint()
-        # without any given quantity in a batch, their embedding is not used
-        trained = DistributedDataParallel(network, find_unused_parameters=True) if self.world_size > 1 else network
+        if self.world_size > 1:
+            for tensor in network.state_dict().values():
+                distributed.broadcast(tensor, 0)
+        trained = torch.compile(network, dynamic=True) if config.compile else network
         network.train()
         steps = progress_bar(range(self.step, config.steps), self.progress and self.rank == 0, description="training")
-        clock, stars = time.perf_counter(), 0
+        clock, done = time.perf_counter(), self.step
         for step in steps:
-            loss, norm = self._step(trained, step)
+            # a step that is logged is timed in parts, which makes the device wait
+            logged = (step + 1) % config.log_every == 0 or step + 1 == config.steps
+            loss, norm, waited = self._step(trained, step, timed=logged)
             self.step = step + 1
-            stars += config.batch_size
-            last = self.step == config.steps
-            if self.step % config.log_every == 0 or last:
-                seconds = time.perf_counter() - clock
+            if logged:
+                seconds = (time.perf_counter() - clock) / (self.step - done)
                 entry = {"step": self.step, "learning_rate": self.optimizer.param_groups[0]["lr"], "loss": loss}
-                entry |= {"gradient_norm": norm, "stars_per_second": stars / seconds}
-                if self.step % config.validation_every < config.log_every or last:
+                entry |= {"gradient_norm": norm, "stars_per_second": config.batch_size / seconds}
+                entry |= {"data_share": waited}
+                if self.step % config.validation_every < config.log_every or self.step == config.steps:
                     entry |= self.validate()
                 self._write_log(entry)
-                clock, stars = time.perf_counter(), 0
-            if self.folder is not None and (self.step % config.checkpoint_every == 0 or last):
+                clock, done = time.perf_counter(), self.step
+            if self.folder is not None and (self.step % config.checkpoint_every == 0 or self.step == config.steps):
                 self._save_checkpoint()
         if self.average is not None:
             network.load_state_dict(self.average, strict=False)
@@ -168,25 +227,42 @@ class Trainer:
             batch.target, prediction.float(), log_variance.float(), batch.target_sigma, batch.weight
         )
 
-    def _step(self, network, step):
-        config = self.config
+    def _wait(self):
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
+
+    def _step(self, network, step, timed=False):
+        """Train one step; return loss, norm of the gradient and share of the time that batches took."""
+        config, device = self.config, self.model.device
         factor = learning_rate_factor(step, config.steps, config.warmup_steps, config.final_learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
-        batch = self.generator.batch(step).to(self.model.device)
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        self.optimizer.zero_grad(set_to_none=True)
+        devices = [device] if device.type == "cuda" else []
+        total, data_seconds = 0.0, 0.0
+        begin = self._wait() if timed else 0.0
         # dropout draws from the global generator: lend it one seeded by the step
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(int(np.random.SeedSequence((4, config.seed, step, self.rank)).generate_state(1)[0]))
-            loss = self._loss(network, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+            batches = iter(self.stream.batches(step))
+            while True:
+                before = self._wait() if timed else 0.0
+                _, weight, batch = next(batches, (None, None, None))
+                if batch is None:
+                    break
+                batch = batch.to(device)
+                data_seconds += self._wait() - before if timed else 0.0
+                loss = weight * self._loss(network, batch)
+                loss.backward()
+                total = total + loss.detach()
+        self._share_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.torch_model.parameters(), config.clip_norm)
-        loss, norm = loss.item(), norm.item()
+        loss, norm = float(total), norm.item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"step {step}: loss {loss}, gradient norm {norm}; the weights are still those of the step before. "
-                "Lower learning_rate, or look for absurd values in the table"
+                "Lower learning_rate, or look for absurd values in the data"
             )
         self.optimizer.step()
         if self.average is not None:
@@ -194,45 +270,60 @@ class Trainer:
             decay = min(config.ema_decay, (1 + step) / (10 + step))
             for name, parameter in self.model.torch_model.named_parameters():
                 self.average[name].lerp_(parameter.detach(), 1 - decay)
-        return loss, norm
+        return loss, norm, data_seconds / (self._wait() - begin) if timed else math.nan
 
+    def _share_gradients(self):
+        """Replace gradients by their mean over all processes."""
+        if self.world_size == 1:
+            return
+        parameters = list(self.model.torch_model.parameters())
+        # a parameter that no star of this process needed may have one elsewhere
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        flat /= self.world_size
+        for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+
+    @torch.inference_mode()
     def validate(self):
-        """Measure the loss and the residuals of the validation stars.
+        """Measure the loss and the residuals of the stars to validate on.
 
         Returns
         -------
         dict
-            ``validation_loss`` and, for each target, ``mad_std_<name>`` in
-            standardised units; empty without validation stars.
+            ``validation_loss`` and, for each target, ``mad_std_<name>`` in standardised
+            units; of several sources, for each with its name and a colon before.
         """
-        if not len(self.validation_stars):
-            return {}
-        network = self.model.torch_model
-        kept = None
+        network, kept = self.model.torch_model, None
         if self.average is not None:
             kept = {k: p.detach().clone() for k, p in network.named_parameters()}
             network.load_state_dict(self.average, strict=False)
         network.eval()
-        residuals, losses, weights = [], [], []
-        with torch.inference_mode():
-            for start in range(0, len(self.validation_stars), 512):
-                batch = self.generator.draw(self.validation_stars[start : start + 512]).to(self.model.device)
-                with self._autocast():
-                    answer = network(batch.tokens, batch.request_token, batch.request_wavelength)
-                prediction, log_variance = (a.float() for a in answer)
-                loss = robust_mean_squared_error(batch.target, prediction, log_variance, batch.target_sigma)
-                weights.append(torch.isfinite(batch.target).sum().item())
-                losses.append(loss.item())
-                residuals.append((prediction - batch.target).cpu().numpy())
+        found = {}
+        for name, batch in self.stream.validation():
+            batch = batch.to(self.model.device)
+            with self._autocast():
+                answer = network(batch.tokens, batch.request_token, batch.request_wavelength)
+            prediction, log_variance = (a.float() for a in answer)
+            loss = robust_mean_squared_error(
+                batch.target, prediction, log_variance, batch.target_sigma, batch.weight
+            ).item()
+            weight = (torch.isfinite(batch.target) * batch.weight).sum().item()
+            found.setdefault(name, []).append((loss, weight, (prediction - batch.target).cpu().numpy()))
         network.train()
         if kept is not None:
             network.load_state_dict(kept, strict=False)
-        residual = np.concatenate(residuals)
-        entry = {"validation_loss": float(np.average(losses, weights=np.maximum(weights, 1e-12)))}
-        for i, name in enumerate(self.generator.targets):
-            known = residual[np.isfinite(residual[:, i]), i]
-            if known.size:
-                entry[f"mad_std_{name}"] = float(1.4826 * np.median(np.abs(known - np.median(known))))
+        entry = {}
+        for name, parts in found.items():
+            before, targets = (f"{name}:", self.stream.targets_of(name)) if name else ("", self.stream.targets)
+            losses, weights, residuals = zip(*parts, strict=True)
+            entry[f"{before}validation_loss"] = float(np.average(losses, weights=np.maximum(weights, 1e-12)))
+            residual = np.concatenate([r[:, : len(targets)] for r in residuals])
+            for i, target in enumerate(targets):
+                known = residual[np.isfinite(residual[:, i]), i]
+                if known.size:
+                    entry[f"{before}mad_std_{target}"] = float(1.4826 * np.median(np.abs(known - np.median(known))))
         return entry
 
     def _write_log(self, entry):
@@ -243,8 +334,7 @@ class Trainer:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        fields = ["step", "learning_rate", "loss", "gradient_norm", "stars_per_second", "validation_loss"]
-        fields += [f"mad_std_{name}" for name in self.generator.targets]
+        fields = list(dict.fromkeys(name for line in self.log for name in line))
 
         def write(path):
             with open(path, "w", newline="") as file:
@@ -258,10 +348,9 @@ class Trainer:
         settings = {
             "fit": self.config.to_dict(),
             "model": self.model.config.to_dict(),
-            "augmentation": self.augmentation.to_dict(),
             "vocabulary": self.model.vocabulary.to_dict(),
-            "targets": list(self.generator.targets),
             "world_size": self.world_size,
+            **self.stream.settings(),
         }
         return json.dumps(settings, sort_keys=True)
 

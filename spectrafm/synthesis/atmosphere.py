@@ -15,6 +15,7 @@ import numpy as np
 from ..exceptions import CheckpointError, InputValueError
 from ._cache import cache_file, missing_file, write_npz
 from ._smelib import package_folder
+from ._unpickle import ArraysOnly
 
 __all__ = ["ALPHA_M_RANGE", "atmosphere_columns", "prepare_atmospheres"]
 
@@ -36,34 +37,6 @@ _SHAPES = {
 }
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickler that can make NumPy arrays and nothing else."""
-
-    def find_class(self, module, name):
-        if module.split(".")[0] == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        if module.split(".")[0] == "numpy" and name in ("_reconstruct", "scalar"):
-            from numpy._core import multiarray
-
-            return getattr(multiarray, name)
-        # dill's ways of saying numpy.ndarray and numpy.dtype
-        if module == "dill._dill" and name in ("_import_module", "_get_attr"):
-            return _import_module if name == "_import_module" else _get_attr
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no array")
-
-
-def _import_module(name):
-    if name.split(".")[0] != "numpy":
-        raise pickle.UnpicklingError(f"it imports {name}")
-    return np._core.multiarray
-
-
-def _get_attr(module, name):
-    if name not in ("_reconstruct", "scalar", "ndarray", "dtype"):
-        raise pickle.UnpicklingError(f"it asks for {name}")
-    return getattr(np._core.multiarray, name)
-
-
 def prepare_atmospheres():
     """Convert the networks of the installed atmosnet for use here.
 
@@ -82,7 +55,7 @@ def prepare_atmospheres():
     path = package_folder("atmosnet") / "data" / "atmosnet_c3k_300neurons_cool.pkl"
     try:
         with path.open("rb") as stream:
-            networks = _ArraysOnly(stream).load()
+            networks = ArraysOnly(stream).load()
     except (OSError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path.name} of atmosnet cannot be read ({error}); expected version 1.0.1") from error
     arrays = {}

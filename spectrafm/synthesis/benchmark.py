@@ -1,16 +1,23 @@
 """How synthetic spectra compare with real ones."""
 
+import pickle
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import torch
+from astropy import units as u
 from astropy.stats import mad_std
 
 from ..adapters import from_arrays
 from ..datasets import read_miles
-from ..exceptions import InputValueError
+from ..exceptions import CheckpointError, InputValueError
+from ..spectral_units import air_to_vacuum
+from ._unpickle import ArraysOnly
 from .emulator import load_emulator
 from .fitting import fit_labels
+from .instrument import observe
 
 __all__ = ["benchmark_synthesis"]
 
@@ -18,23 +25,42 @@ __all__ = ["benchmark_synthesis"]
 _MODEL_ERROR = 0.02
 # MILES has a full width at half maximum of 2.5 Angstrom: this resolving power in the middle
 _MILES_POWER, _MILES_RANGE = 2000, (4200.0, 6800.0)
+# stars for which spectra are laid beside those of The Cannon: teff, logg, fe_h
+_CANNON_STARS = (
+    (3800, 1.0, 0.0),
+    (4000, 1.5, 0.0),
+    (4200, 4.6, 0.0),
+    (4500, 1.5, -1.0),
+    (4500, 2.0, 0.0),
+    (5000, 3.0, -0.5),
+    (5500, 3.0, -2.0),
+    (5770, 4.44, 0.0),
+    (6500, 4.0, -0.3),
+    (7000, 4.0, 0.0),
+)
+_CANNON_FILE = "doppler/data/cannongrid_3000_18000_coolstars_norm_cubic_model.pkl"
+_CANNON_POWER = {"apogee": 22_500, "gaia_rvs": 11_500, "optical": 2000}
 
 
 def benchmark_synthesis(data_folder, model=None, rivals=True, n_star=30):
-    """Fit synthetic spectra, by way of the emulators, to real stars.
+    """Compare synthetic spectra, by way of the emulators, with what was made elsewhere.
 
-    Two stars of APOGEE in the H band, and stars of the MILES library with known labels
-    in the optical. Nothing was tuned to any of them.
+    They are fitted to two stars of APOGEE in the H band, and to stars of the MILES
+    library with known labels in the optical; and they are laid beside the model of The
+    Cannon that thedoppler has for stars of 3500 to 8000 K (Nidever 2021; synthetic
+    spectra of other atmospheres, lines and codes). Nothing was tuned to any of them.
 
     Parameters
     ----------
     data_folder : str or pathlib.Path
-        Holds the folders ``apogee``, with apStar files, and ``miles``.
+        Holds the folders ``apogee``, with apStar files, and ``miles``, and for the
+        comparison with The Cannon ``thedoppler`` with the wheel of that package, as
+        ``pip download --no-deps -d thedoppler thedoppler==1.1.32`` leaves it there.
     model : str or pathlib.Path, optional
-        Folder of the emulators ``apogee`` and ``optical``; those in the package when
-        left out.
+        Folder of the emulators ``apogee``, ``gaia_rvs`` and ``optical``; those in the
+        package when left out.
     rivals : bool, optional
-        Not used; there are none.
+        Whether to compare with The Cannon.
     n_star : int, optional
         Number of stars of MILES.
 
@@ -43,7 +69,11 @@ def benchmark_synthesis(data_folder, model=None, rivals=True, n_star=30):
     str
         Lines of the report; what is missing is said and left out.
     """
-    for name, measure in (("apogee", _fit_apogee), ("optical", lambda *a: _fit_miles(*a, n_star=n_star))):
+    folder = Path(data_folder)
+    parts = [("apogee", _fit_apogee), ("optical", lambda *a: _fit_miles(*a, n_star=n_star))]
+    if rivals:
+        parts += [(name, _compare_cannon) for name in ("apogee", "gaia_rvs", "optical")]
+    for name, measure in parts:
         try:
             emulator = load_emulator(name if model is None else Path(model) / name)
         except InputValueError as error:
@@ -51,9 +81,9 @@ def benchmark_synthesis(data_folder, model=None, rivals=True, n_star=30):
             continue
         yield f"{emulator!r}"
         try:
-            yield from measure(emulator, Path(data_folder))
-        except (InputValueError, OSError) as error:
-            yield f"no stars for {name}: {error}"
+            yield from measure(emulator, folder)
+        except (InputValueError, CheckpointError, OSError) as error:
+            yield f"no comparison of {name}: {error}"
 
 
 def _read_apstar(path):
@@ -119,3 +149,59 @@ def _fit_miles(emulator, folder, n_star):
     yield f"  median residual RMS {np.median(rms):.4f}, largest {max(rms):.4f}"
     for name, residual in zip(("teff", "logg", "fe_h"), (np.array(found) - labels[chosen]).T, strict=True):
         yield f"  {name}: bias {np.median(residual):+.4g}, mad_std {mad_std(residual):.4g}, fit less catalogue"
+
+
+def _read_cannon(folder):
+    """Return wavelengths [Angstrom, vacuum] of The Cannon's model, and a function from labels to flux."""
+    wheels = sorted((folder / "thedoppler").glob("thedoppler-*.whl"))
+    if not wheels:
+        raise InputValueError(f"data: no thedoppler-*.whl in {folder / 'thedoppler'}")
+    try:
+        with zipfile.ZipFile(wheels[-1]) as wheel, wheel.open(_CANNON_FILE) as stream:
+            model = ArraysOnly(stream, encoding="latin1").load()
+    except (KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"data: {wheels[-1].name} cannot be read ({error}); expected version 1.1.32") from error
+    known = np.asarray(model["training_set_labels"], dtype=np.float64)  # (n_star, 3)
+    # The Cannon scales labels with the range that holds 95 per cent
+    scale, fiducial = np.ptp(np.percentile(known, (2.5, 97.5), axis=0), axis=0), np.median(known, axis=0)
+    terms = model["vectorizer"][1]["terms"]
+
+    def flux(labels):
+        x = (np.asarray(labels) - fiducial) / scale
+        design = [1.0, *(np.prod([x[i] ** power for i, power in term]) for term in terms)]
+        return model["theta"] @ np.array(design)
+
+    return air_to_vacuum(np.asarray(model["dispersion"], dtype=np.float64)), flux
+
+
+def _compare_cannon(emulator, folder):
+    """Yield how spectra differ from those of The Cannon."""
+    wavelength, cannon = _read_cannon(folder)
+    power, (low, high) = _CANNON_POWER[emulator.info.name], emulator.info.window
+    yield f"beside the model of The Cannon in thedoppler, resolving power {power}"
+    yield f"  {'teff':>5} {'logg':>5} {'fe_h':>5} {'RMS':>7} {'median':>8} {'corr.':>6} {'km/s':>6}  mean absorption"
+    # what is even in ln(wavelength) is broadened, what is cut off at the ends is not looked at
+    even = np.exp(np.arange(np.log(low), np.log(high), 1 / 150_000))
+    at = np.exp(np.arange(np.log(low * 1.002), np.log(high * 0.998), 1 / (3 * power)))
+    for labels in _CANNON_STARS:
+        theirs = torch.from_numpy(np.interp(even, wavelength, cannon(labels)))
+        ours = emulator.spectrum(
+            **dict(zip(("teff", "logg", "fe_h"), labels, strict=True)), resolving_power=power, spectral_axis=at * u.AA
+        ).flux.value
+        velocity = np.arange(-5.0, 5.01, 0.5)
+        shifted = observe(
+            theirs.expand(len(velocity), -1),
+            even,
+            150_000,
+            resolving_power=power,
+            radial_velocity=torch.from_numpy(velocity),
+            at=at,
+        ).numpy()
+        best, at_rest = np.argmin((shifted - ours).std(axis=1)), shifted[len(velocity) // 2]
+        difference = at_rest - ours
+        yield (
+            "  {:5.0f} {:5.2f} {:+5.1f} ".format(*labels)
+            + f"{np.sqrt(np.mean(difference**2)):7.4f} {np.median(difference):+8.4f} "
+            + f"{np.corrcoef(at_rest, ours)[0, 1]:6.3f} {velocity[best]:+6.1f}  "
+            + f"{1 - ours.mean():.3f}, The Cannon {1 - at_rest.mean():.3f}"
+        )

@@ -16,7 +16,7 @@ __all__ = ["EmulatorInfo", "read_emulator", "stored_precision", "write_emulator"
 #: Arrays of the Gaussian process, in the order of its fields.
 PROCESS = ("length", "points", "coefficient", "slope", "offset")
 
-_FORMAT = 1
+_FORMAT = 2
 # components after these are stored in eight bits
 _N_HALF = 16
 
@@ -161,7 +161,10 @@ def read_emulator(folder):
     except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"folder: {folder} is damaged ({error!r}); get the files again") from error
     if version != _FORMAT:
-        raise CheckpointError(f"folder: {folder} has format {version}, this version reads {_FORMAT}; update spectrafm")
+        raise CheckpointError(
+            f"folder: {folder} has format {version}, this version reads {_FORMAT}; "
+            "train it again, or install the version of spectrafm that it is of"
+        )
     n_component, n_pixel = tensors["components"].shape
     n_point, n_input = tensors["points"].shape
     expected = {

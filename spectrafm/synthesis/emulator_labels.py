@@ -11,6 +11,8 @@ __all__ = ["label_array", "label_inputs", "label_unit", "to_numbers"]
 
 # log N(C) / N(O) of the Sun, Asplund et al. 2009
 _SOLAR_C_O = 8.43 - 8.69
+# energies of dissociation [eV]: Huber & Herzberg 1979, Molecular Spectra and Molecular Structure IV
+_DISSOCIATION = {"CN": 7.8, "OH": 4.4, "TiO": 6.9}
 
 
 def label_unit(name):
@@ -44,8 +46,9 @@ def label_inputs(labels, names):
     torch.Tensor
         ``(n_star, n_input)``: 5040 K / teff, logarithms of microturbulence and isotopic
         ratio, the other labels as they are; square roots of the total abundance of each
-        element, as weak lines grow with them; and what molecules take: the product of
-        carbon and nitrogen, and the ratio of carbon to oxygen.
+        element, as weak lines grow with them; the ratio of carbon to oxygen; and for
+        CN, TiO and OH logarithms of the abundances that they are made of, at no
+        temperature and at that of the star. Oxygen in CO is not free for TiO and OH.
     """
     columns = dict(zip(names, labels.unbind(-1), strict=True))
     inputs = []
@@ -56,13 +59,22 @@ def label_inputs(labels, names):
             inputs.append(torch.log(value))
         else:
             inputs.append(value)
-    if "fe_h" in columns:
-        total = {name: value + columns["fe_h"] for name, value in columns.items() if name.endswith("_fe")}
-        inputs += [10.0 ** (value / 2) for value in (columns["fe_h"], *total.values())]
-        if "c_fe" in total and "n_fe" in total:
-            inputs.append(total["c_fe"] + total["n_fe"])
-        if "c_fe" in total and "o_fe" in total:
-            inputs.append(10.0 ** (total["c_fe"] - total["o_fe"] + _SOLAR_C_O))
+    if "fe_h" not in columns:
+        return torch.stack(inputs, dim=-1)
+    total = {name: value + columns["fe_h"] for name, value in columns.items() if name.endswith("_fe")}
+    inputs += [10.0 ** (value / 2) for value in (columns["fe_h"], *total.values())]
+    molecules = {}
+    if {"c_fe", "n_fe"} <= set(total):
+        molecules["CN"] = total["c_fe"] + total["n_fe"]
+    if {"c_fe", "o_fe"} <= set(total):
+        ratio = 10.0 ** (total["c_fe"] - total["o_fe"] + _SOLAR_C_O)
+        inputs.append(ratio)
+        # a grid has no stars with more carbon than oxygen; whatever is asked for, it stays finite
+        molecules["OH"] = total["o_fe"] + torch.log10((1 - ratio).clamp(min=0.03))
+        if "ti_fe" in total:
+            molecules["TiO"] = total["ti_fe"] + molecules["OH"]
+    for name, abundance in molecules.items():
+        inputs += [abundance, abundance + _DISSOCIATION[name] * 5040.0 / columns["teff"]]
     return torch.stack(inputs, dim=-1)
 
 

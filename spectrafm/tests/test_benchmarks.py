@@ -1,11 +1,15 @@
 """The measurements themselves."""
 
+import pickle
+import zipfile
+
 import numpy as np
 import pytest
 
 from spectrafm.benchmarks import Residuals, _gradient_boosting, _perceptron, mad_std, run_benchmark
 from spectrafm.datasets import LabelledSpectra
-from spectrafm.exceptions import InputValueError
+from spectrafm.exceptions import CheckpointError, InputValueError
+from spectrafm.synthesis.benchmark import _CANNON_FILE, _read_cannon
 
 
 def test_mad_std():
@@ -66,3 +70,28 @@ def test_speed_report(shared_data):
     lines = list(run_benchmark("speed", shared_data / "gaia_xp_apogee"))
     seconds = float(lines[2].split()[1])
     assert seconds < 20
+
+
+def test_model_of_the_cannon(tmp_path):
+    """The model in the wheel of thedoppler is its polynomial, at vacuum wavelengths; a damaged wheel is told."""
+    rng = np.random.default_rng(3)
+    terms = [[(0, 1)], [(1, 1)], [(2, 1)], [(1, 1), (0, 2.0)]]
+    known = rng.uniform((3500, 0, -2.5), (8000, 5, 0.5), (500, 3))
+    theta = rng.normal(size=(4, 5))
+    vectorizer = ("PolynomialVectorizer", {"terms": terms})
+    model = {"dispersion": np.array([3000.0, 5000.0, 8542.0, 16000.0]), "theta": theta, "vectorizer": vectorizer}
+    with pytest.raises(InputValueError, match=r"no thedoppler-\*.whl in"):
+        _read_cannon(tmp_path)
+    (tmp_path / "thedoppler").mkdir()
+    with zipfile.ZipFile(tmp_path / "thedoppler" / "thedoppler-1.1.32-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(_CANNON_FILE, pickle.dumps(model | {"training_set_labels": known}))
+    wavelength, flux = _read_cannon(tmp_path)
+    np.testing.assert_allclose(wavelength - model["dispersion"], [0.875, 1.395, 2.347, 4.371], atol=0.003)
+    np.testing.assert_allclose(flux(np.median(known, axis=0)), theta[:, 0])
+    low, high = np.percentile(known, (2.5, 97.5), axis=0)
+    x = (np.array([5000.0, 2.0, -1.0]) - np.median(known, axis=0)) / (high - low)
+    np.testing.assert_allclose(flux((5000.0, 2.0, -1.0)), theta @ [1, x[0], x[1], x[2], x[1] * x[0] ** 2])
+    with zipfile.ZipFile(tmp_path / "thedoppler" / "thedoppler-1.1.32-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("nothing", "")
+    with pytest.raises(CheckpointError, match="expected version 1.1.32"):
+        _read_cannon(tmp_path)

@@ -128,13 +128,16 @@ def test_slopes():
 
 
 def test_inputs_tell_labels_apart():
-    """Inputs are finite, and hold the combinations that molecules and weak lines depend on."""
-    names = ("teff", "logg", "fe_h", "c_fe", "n_fe", "o_fe", "vmicro", "c12_c13")
-    labels = torch.tensor([[5040.0, 2.0, -1.0, 0.26, 0.1, 0.0, 1.0, 20.0]], dtype=torch.float64)
-    inputs = label_inputs(labels, names)[0]
+    """Inputs are finite, with more carbon than oxygen too, and hold what molecules are made of."""
+    names = ("teff", "logg", "fe_h", "c_fe", "n_fe", "o_fe", "ti_fe", "vmicro", "c12_c13")
+    labels = torch.tensor([[5040.0, 2.0, -1.0, 0.26, 0.1, v, 0.2, 1.0, 20.0] for v in (1.0, -0.5)], dtype=torch.float64)
+    inputs = label_inputs(labels, names)
     assert torch.isfinite(inputs).all()
-    assert inputs[0] == 1
-    np.testing.assert_allclose(inputs[-2:].numpy(), [0.36 - 2.0, 1.0])
+    assert (inputs[:, 0] == 1).all()
+    hydroxyl = np.log10(0.9)
+    expected = [0.1, -1.64, 6.16, hydroxyl, hydroxyl + 4.4, hydroxyl - 0.8, hydroxyl - 0.8 + 6.9]
+    np.testing.assert_allclose(inputs[0, -7:].numpy(), expected)
+    assert label_inputs(labels[:, :2], names[:2]).shape == (2, 2)
 
 
 def test_spectrum():
@@ -289,7 +292,7 @@ def test_damaged_files(tmp_path):
     config, tensors = tmp_path / "config.json", tmp_path / "emulator.safetensors"
     good, state = config.read_text(), load_file(tensors)
     config.write_text(json.dumps(json.loads(good) | {"format": 99}))
-    with pytest.raises(CheckpointError, match="has format 99, this version reads 1; update spectrafm"):
+    with pytest.raises(CheckpointError, match="has format 99, this version reads 2; train it again"):
         load_emulator(tmp_path)
     config.write_text(json.dumps(json.loads(good) | {"n_pixel": 7}))
     with pytest.raises(CheckpointError, match=r"damaged \(components of another shape\)"):

@@ -20,7 +20,7 @@ from spectrafm.synthesis import (
     microturbulence,
     prepare_atmospheres,
 )
-from spectrafm.synthesis.atmosphere import _ArraysOnly
+from spectrafm.synthesis._unpickle import ArraysOnly
 from spectrafm.synthesis.labels import atmosphere_alpha
 
 
@@ -138,9 +138,9 @@ class _Evil:
 def test_only_arrays_are_unpickled(capsys):
     """Arrays come through the unpickler, anything else is refused and not run."""
     array = np.arange(3.0)
-    assert (_ArraysOnly(io.BytesIO(pickle.dumps({"x": array}))).load()["x"] == array).all()
+    assert (ArraysOnly(io.BytesIO(pickle.dumps({"x": array}))).load()["x"] == array).all()
     with pytest.raises(pickle.UnpicklingError, match=r"holds builtins.print, which is no array"):
-        _ArraysOnly(io.BytesIO(pickle.dumps(_Evil()))).load()
+        ArraysOnly(io.BytesIO(pickle.dumps(_Evil()))).load()
     assert capsys.readouterr().out == ""
 
 

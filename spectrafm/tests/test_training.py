@@ -15,6 +15,7 @@ from spectrafm.stellarperceptron import (
     AugmentationConfig,
     FitConfig,
     StellarPerceptron,
+    TableStream,
     TokenTable,
     Trainer,
     TrainingGenerator,
@@ -230,7 +231,7 @@ def test_fit_learns(config, limit, tmp_path):
 def test_resume_is_exact(settings, tmp_path):
     """Stopped and resumed, training gives the weights of an uninterrupted run to the bit."""
     table, config = tiny_table(), FitConfig(**(SHORT | settings))
-    keywords = {"augmentation": ALL, "folder": tmp_path / "stopped"}
+    folder = tmp_path / "stopped"
     whole = new_model(dropout=0.1, head_dropout=0.1)
     whole.fit(table, ["teff", "logg"], config, augmentation=ALL)
 
@@ -238,20 +239,21 @@ def test_resume_is_exact(settings, tmp_path):
         """Stands for a machine that goes away."""
 
     stopped = new_model(dropout=0.1, head_dropout=0.1)
-    trainer = Trainer(stopped, table, ["teff", "logg"], config, **keywords)
+    stream = TableStream(stopped, table, ["teff", "logg"], config, augmentation=ALL)
+    trainer = Trainer(stopped, stream, config, folder=folder)
     take = trainer._step
 
-    def step(network, number):
+    def step(network, number, timed):
         if number == 8:
             raise Stop
-        return take(network, number)
+        return take(network, number, timed)
 
     trainer._step = step
     with pytest.raises(Stop):
         trainer.run()
     resumed = new_model(dropout=0.1, head_dropout=0.1)
     torch.manual_seed(99)
-    log = resumed.fit(table, ["teff", "logg"], config, resume=True, **keywords)
+    log = resumed.fit(table, ["teff", "logg"], config, augmentation=ALL, folder=folder, resume=True)
     assert log[-1]["step"] == 12
     for (name, a), b in zip(
         whole.torch_model.state_dict().items(), resumed.torch_model.state_dict().values(), strict=True

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spectrafm.stellarperceptron import ModelConfig, StellarPerceptron, TokenTable, TrainingGenerator, Vocabulary
+from spectrafm.stellarperceptron import FitConfig, ModelConfig, StellarPerceptron, TableStream, TokenTable, Vocabulary
 
 WAVELENGTH = np.linspace(4000.0, 9000.0, 60)
 QUANTITIES = ("teff", "logg", "k_mag")
@@ -45,5 +45,5 @@ def tiny_model(seed=0, **changes):
     table = tiny_table()
     vocabulary.fit(table, np.arange(len(table)))
     model = StellarPerceptron(tiny_config(**changes), vocabulary, seed=seed)
-    model.fit_patches(TrainingGenerator(table, vocabulary, ["teff"], patch_size=model.config.patch_size), n_batch=1)
+    model.fit_patches(TableStream(model, table, ["teff"], FitConfig()), n_step=1)
     return model

@@ -1,0 +1,225 @@
+"""How a star of a training stream is observed: drawn anew for every star and step, on any device."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..stellarperceptron.config import Config, refuse
+
+__all__ = ["Observation", "ObservationConfig", "draw_observation"]
+
+# a resolving power between this share of the largest and the largest itself for the stars of a batch
+_POWER_SPREAD = 0.7
+
+
+@dataclass(frozen=True)
+class ObservationConfig(Config):
+    """What instruments, nights and pipelines do to spectra.
+
+    Attributes
+    ----------
+    resolving_power : float
+        Resolving power of the instrument that the stars are known best from.
+    nominal : float
+        Fraction of batches at about this resolving power.
+    resolving_power_range : tuple of float
+        That of the other batches, even in its logarithm.
+    pixels_per_fwhm : tuple of float
+        Fewest and most pixels in a resolution element.
+    max_pixels : int
+        Most pixels of a star; a coarser sampling is drawn where there were more.
+    snr : tuple of float
+        Signal-to-noise ratio of a pixel, even in its logarithm.
+    withhold_sigma : float
+        Fraction of stars whose errors are withheld.
+    whole_range : float
+        Fraction of batches with all of the range; the others have a window, each star
+        its own, from ``narrowest`` [Angstrom] to all of it.
+    narrowest : float
+        Narrowest window [Angstrom].
+    gaps : float
+        Fraction of stars with up to three gaps.
+    bad_pixels : float
+        Fraction of stars that lose single pixels, up to 30 % of them; a tenth of these
+        lose up to 95 %.
+    tilt : float
+        Size of slopes and waves that the instrument adds, in ln(flux).
+    velocity : float
+        Standard deviation of what is left of the radial velocity [km / s].
+
+    Raises
+    ------
+    ConfigError
+        Listing everything that is inconsistent.
+    """
+
+    resolving_power: float = 22_500.0
+    nominal: float = 0.5
+    resolving_power_range: tuple = (2_000.0, 22_500.0)
+    pixels_per_fwhm: tuple = (2.0, 3.5)
+    max_pixels: int = 9_000
+    snr: tuple = (10.0, 500.0)
+    withhold_sigma: float = 0.25
+    whole_range: float = 0.6
+    narrowest: float = 100.0
+    gaps: float = 0.3
+    bad_pixels: float = 0.3
+    tilt: float = 0.1
+    velocity: float = 2.0
+
+    def __post_init__(self):
+        """Refuse contradictions, all in one error."""
+        problems = [
+            f"{name} must be in [0, 1], not {getattr(self, name)!r}"
+            for name in ("nominal", "withhold_sigma", "whole_range", "gaps", "bad_pixels")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        for name in ("resolving_power_range", "pixels_per_fwhm", "snr"):
+            ends = getattr(self, name)
+            if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
+                problems.append(f"{name} must be two positive numbers in ascending order, not {ends!r}")
+        problems += [
+            f"{name} must be positive, not {getattr(self, name)!r}"
+            for name in ("resolving_power", "max_pixels", "narrowest")
+            if not getattr(self, name) > 0
+        ]
+        problems += [
+            f"{name} must not be negative, not {getattr(self, name)!r}"
+            for name in ("tilt", "velocity")
+            if not getattr(self, name) >= 0
+        ]
+        refuse("ObservationConfig", problems)
+
+
+@dataclass
+class Observation:
+    """Where and how well the stars of a batch are observed.
+
+    Attributes
+    ----------
+    wavelength : torch.Tensor
+        ``(n_star, n_pixel)`` float64 [Angstrom, vacuum], ascending.
+    good : torch.Tensor
+        ``(n_star, n_pixel)`` bool.
+    resolving_power, radial_velocity : torch.Tensor
+        ``(n_star,)``, the latter in km / s.
+    response : torch.Tensor
+        ``(n_star, n_pixel)`` smooth factor on the flux.
+    sigma : torch.Tensor
+        ``(n_star, n_pixel)`` standard deviation of the noise, relative to the continuum.
+    sigma_known : torch.Tensor
+        ``(n_star,)`` bool, whether it is told.
+    """
+
+    wavelength: torch.Tensor
+    good: torch.Tensor
+    resolving_power: torch.Tensor
+    radial_velocity: torch.Tensor
+    response: torch.Tensor
+    sigma: torch.Tensor
+    sigma_known: torch.Tensor
+
+
+def draw_observation(config, n_star, wavelength_range, generator, *, largest_power=None):
+    """Draw how the stars of a batch are observed.
+
+    What decides the number of pixels is drawn for the batch, all else for each star:
+    then no star is padded with pixels it does not have.
+
+    Parameters
+    ----------
+    config : ObservationConfig
+        What may happen.
+    n_star : int
+        Number of stars.
+    wavelength_range : tuple of float
+        Ends of what can be observed [Angstrom, vacuum].
+    generator : torch.Generator
+        Source of all draws; its device is that of the result.
+    largest_power : float, optional
+        Resolving power of the spectra that are observed.
+
+    Returns
+    -------
+    Observation
+    """
+    draw = _Draws(generator, n_star)
+    low, high = np.log(wavelength_range)
+    # for the batch; these few numbers are needed on the host
+    nominal, power, sampling, whole, share, linear = torch.rand(6, generator=generator, device=draw.device).tolist()
+    if nominal < config.nominal:
+        power = config.resolving_power
+    else:
+        first, last = np.log(config.resolving_power_range)
+        power = float(np.exp(first + power * (last - first)))
+    if largest_power is not None:
+        power = min(power, largest_power)
+    fewest, most = config.pixels_per_fwhm
+    width = high - low
+    if whole >= config.whole_range:
+        narrowest = min(config.narrowest / np.exp(0.5 * (low + high)), width)
+        width = narrowest * (width / narrowest) ** share
+    n_pixel = int(np.ceil(width * power * (fewest + sampling * (most - fewest))))
+    n_pixel = max(min(n_pixel, config.max_pixels), 16)
+
+    first = low + draw.uniform() * (high - low - width)  # (n_star,)
+    place = (torch.arange(n_pixel, dtype=torch.float64, device=draw.device) + 0.5) / n_pixel
+    if linear < 0.5:
+        wavelength = torch.exp(first[:, None] + width * place)
+    else:
+        start, end = torch.exp(first), torch.exp(first + width)
+        wavelength = start[:, None] + (end - start)[:, None] * place
+
+    powers = power * (1 - (1 - _POWER_SPREAD) * draw.uniform())
+    velocity = config.velocity * draw.normal()
+    place = place.float()
+    response = torch.exp(config.tilt * draw.smooth(place, 4) * (draw.uniform() < 0.8)[:, None])
+    ends = np.log(config.snr)
+    snr = torch.exp(ends[0] + (ends[1] - ends[0]) * draw.uniform())
+    # errors vary along the spectrum, and some pixels have much larger ones
+    uneven = torch.exp(0.3 * draw.smooth(place, 6) * (draw.uniform() < 0.7)[:, None])
+    noisy = (draw.uniform(n_pixel) < 0.03) & (draw.uniform() < 0.4)[:, None]
+    uneven = torch.where(noisy, uneven * torch.exp(3 * draw.uniform(n_pixel)), uneven)
+    sigma = uneven / snr[:, None]
+    known = draw.uniform() >= config.withhold_sigma
+    good = _draw_good(config, draw, place)
+    return Observation(wavelength, good, powers.float(), velocity.float(), response, sigma, known)
+
+
+def _draw_good(config, draw, place):
+    """Return which pixels are there, ``(n_star, n_pixel)``; always the one in the middle."""
+    hit, many = draw.uniform() < config.bad_pixels, draw.uniform() < 0.1
+    lost = draw.uniform() * torch.where(many, 0.95, 0.3) * hit
+    good = draw.uniform(len(place)) >= lost[:, None]
+    hit = draw.uniform() < config.gaps
+    for _ in range(3):
+        middle, half = draw.uniform()[:, None], 0.1 * (draw.uniform() ** 2 * hit * (draw.uniform() < 0.6))[:, None]
+        good &= (place - middle).abs() >= half
+    good[:, len(place) // 2] = True
+    return good
+
+
+class _Draws:
+    """Random numbers for each star, from one generator."""
+
+    def __init__(self, generator, n_star):
+        self.generator, self.n_star, self.device = generator, n_star, generator.device
+
+    def uniform(self, *shape):
+        """Return numbers between 0 and 1, ``(n_star, *shape)``."""
+        dtype = torch.float32 if shape else torch.float64
+        return torch.rand((self.n_star, *shape), generator=self.generator, device=self.device, dtype=dtype)
+
+    def normal(self, *shape):
+        """Return normal deviates, ``(n_star, *shape)`` float32."""
+        return torch.randn((self.n_star, *shape), generator=self.generator, device=self.device)
+
+    def smooth(self, place, n_wave):
+        """Return random smooth functions of about unit variance, ``(n_star, n_pixel)`` float32."""
+        order = torch.arange(n_wave, device=self.device, dtype=torch.float32)
+        # half waves over the range, so that slopes and bends are among them
+        waves = torch.cos(torch.pi * order[:, None] * place)  # (n_wave, n_pixel)
+        weight = self.normal(n_wave) / (1 + order) ** 0.5
+        weight[:, 0] = 0.0
+        return weight @ waves

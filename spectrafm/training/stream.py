@@ -1,0 +1,401 @@
+"""Training batches from several sources at once, drawn anew at every step, on any device."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..exceptions import ConfigError, InputValueError
+from ..stellarperceptron.config import Config, refuse
+from ..stellarperceptron.nn_utils import TrainingBatch
+from ..stellarperceptron.tokens import Tokens
+from .observation import ObservationConfig, draw_observation
+
+__all__ = ["ObservedSource", "RequestConfig", "StarStream", "StreamPart", "TableSource"]
+
+# first entry of the seed of each kind of draw, beside those of the generator of tables
+_STREAM, _VALIDATION = 11, 12
+_VALIDATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class RequestConfig(Config):
+    """What a star is told about and asked for.
+
+    Attributes
+    ----------
+    give_quantity : float
+        Fraction of batches whose stars are given some of their labels.
+    give_resolving_power : float
+        Fraction of stars whose resolving power is told.
+    quantities_only : float
+        Fraction of batches without a spectrum: fluxes are asked for, from labels.
+    flux_requests : int
+        Number of fluxes asked for from each star, anywhere in the range.
+    flux_weight : float
+        Weight of these in the loss, relative to that of the labels.
+    """
+
+    give_quantity: float = 0.1
+    give_resolving_power: float = 0.5
+    quantities_only: float = 0.05
+    flux_requests: int = 16
+    flux_weight: float = 0.1
+
+    def __post_init__(self):
+        """Refuse contradictions, all in one error."""
+        problems = [
+            f"{name} must be in [0, 1], not {getattr(self, name)!r}"
+            for name in ("give_quantity", "give_resolving_power", "quantities_only")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if not isinstance(self.flux_requests, int) or self.flux_requests < 0 or self.flux_weight < 0:
+            problems.append("flux_requests and flux_weight must not be negative")
+        refuse("RequestConfig", problems)
+
+
+class ObservedSource:
+    """Batches of stars of one source, as instruments see them.
+
+    Every star gets its own resolving power, velocity, noise, gaps and bad pixels, and is
+    normalised as inference does it. Labels that are given are not asked for.
+
+    Parameters
+    ----------
+    source : EmulatorSource or LibrarySource
+        Where stars come from.
+    vocabulary : Vocabulary
+        Names and standardisation of the model.
+    normalizer : ContinuumNormalizer
+        What spectra are divided by.
+    observation : ObservationConfig, optional
+        What instruments do.
+    request : RequestConfig, optional
+        What is given and asked for.
+    targets : sequence of str, optional
+        Labels to ask for; all that the source and the model know when left out.
+    flux_kind : str, optional
+        Name of the token that says what the flux is.
+    """
+
+    def __init__(
+        self,
+        source,
+        vocabulary,
+        normalizer,
+        observation=None,
+        request=None,
+        targets=None,
+        flux_kind="continuum_normalized",
+    ):
+        self.source, self.vocabulary, self.normalizer = source, vocabulary, normalizer
+        self.observation, self.request = observation or ObservationConfig(), request or RequestConfig()
+        known = [name for name in source.names if name in vocabulary]
+        self.targets = tuple(known if targets is None else (name for name in targets if name in known))
+        if not self.targets:
+            raise InputValueError(f"targets: none of {targets} is known of the stars of {type(source).__name__}")
+        self.flux_kind = flux_kind if flux_kind in vocabulary else None
+        self._columns = [source.names.index(name) for name in self.targets]
+
+    def batch(self, n_star, generator):
+        """Draw a batch.
+
+        Parameters
+        ----------
+        n_star : int
+            Number of stars.
+        generator : torch.Generator
+            Source of all draws; the batch is made on its device.
+
+        Returns
+        -------
+        TrainingBatch
+        """
+        device, request = generator.device, self.request
+        stars = self.source.draw(n_star, generator)
+        seen = draw_observation(
+            self.observation,
+            n_star,
+            self.source.wavelength_range,
+            generator,
+            largest_power=self.source.resolving_power,
+        )
+        give, only = torch.rand(2, generator=generator, device=device).tolist()
+        only = only < request.quantities_only and request.flux_requests > 0
+        values, errors = (array[:, self._columns] for array in self.source.values(stars))
+        known = torch.isfinite(values)
+        chance = 0.8 if only else 0.3 if give < request.give_quantity / 0.7 else 0.0
+        star = torch.rand(n_star, 1, generator=generator, device=device) < (1.0 if only else 0.7)
+        given = known & star & (torch.rand(known.shape, generator=generator, device=device) < chance)
+
+        clean = self.source.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
+        pieces = [self._named(given, values, errors, seen.resolving_power, generator)]
+        if not only:
+            pieces.insert(0, self._pixels(clean, seen, generator))
+        tokens = Tokens(*(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)))
+
+        asked = [self._labels(given, values, errors)]
+        if request.flux_requests:
+            asked.append(self._fluxes(clean, seen, generator, 1.0 if only else request.flux_weight))
+        asked = (torch.cat(parts, dim=1) for parts in zip(*asked, strict=True))
+        return TrainingBatch(tokens, *asked)
+
+    def settings(self):
+        """Return what must be the same when training goes on, as plain JSON types.
+
+        Returns
+        -------
+        dict
+        """
+        return {
+            "observation": self.observation.to_dict(),
+            "request": self.request.to_dict(),
+            "normalizer": self.normalizer.to_dict(),
+            "targets": list(self.targets),
+        }
+
+    def _standardized(self, name, value, sigma):
+        """Return value and error of one quantity in standardised units, float32."""
+        mean, std, is_log = self.vocabulary.scale(name)
+        if is_log:
+            sigma, value = sigma / value, torch.log(value)
+        return ((value - mean) / std).float(), (sigma / std).float()
+
+    def _pixels(self, clean, seen, generator):
+        """Return token, value, error and wavelength of the pixels, each ``(n_star, n_pixel)``."""
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        flux = (clean + seen.sigma * noise) * seen.response
+        by = self.normalizer.divisor(seen.wavelength, flux, seen.good)
+        good = seen.good & (by > 0)
+        by = torch.where(good, by, 1.0)
+        sigma = torch.where(seen.sigma_known[:, None], seen.sigma * seen.response / by, torch.nan)
+        value, sigma = self._standardized("flux", flux / by, sigma)
+        token = self.vocabulary.tokens("flux").item()
+        return (
+            torch.where(good, token, 0),
+            torch.where(good, value, 0.0),
+            torch.where(good, sigma, torch.nan),
+            torch.where(good, seen.wavelength, 0.0),
+        )
+
+    def _named(self, given, values, errors, resolving_power, generator):
+        """Return token, value, error and wavelength of what is given beside pixels."""
+        n_star, device = len(given), given.device
+        columns = []
+        for i, name in enumerate(self.targets):
+            columns.append((name, given[:, i], values[:, i], errors[:, i]))
+        nothing = torch.full((n_star,), torch.nan, device=device)
+        if "ln_resolving_power" in self.vocabulary:
+            told = torch.rand(n_star, generator=generator, device=device) < self.request.give_resolving_power
+            columns.append(("ln_resolving_power", told, torch.log(resolving_power), nothing))
+        if self.flux_kind:
+            one = torch.ones(n_star, device=device)
+            columns.append((self.flux_kind, one > 0, one, nothing))
+        # all batch mates pay for a token: leave out those that nobody has
+        columns = [c for c in columns if bool(c[1].any())]
+        parts = []
+        for name, there, value, error in columns:
+            value, error = self._standardized(name, value, error)
+            # an error of zero is one that is not known
+            error = torch.where(there & (error > 0), error, torch.nan)
+            token = torch.where(there, self.vocabulary.tokens(name).item(), 0)
+            parts.append((token, torch.where(there, value, 0.0), error, torch.zeros_like(value, dtype=torch.float64)))
+        if not parts:
+            shape = (n_star, 0)
+            empty = torch.zeros(shape, device=device)
+            return empty.long(), empty, empty, empty.double()
+        return tuple(torch.stack(part, dim=1) for part in zip(*parts, strict=True))
+
+    def _labels(self, given, values, errors):
+        """Return token, wavelength, target, error and weight of the labels asked for."""
+        columns = [self._standardized(name, values[:, i], errors[:, i]) for i, name in enumerate(self.targets)]
+        target, sigma = (torch.stack(part, dim=1) for part in zip(*columns, strict=True))
+        target = torch.where(given, torch.nan, target)
+        token = torch.from_numpy(self.vocabulary.tokens(self.targets)).to(given.device).expand(len(given), -1)
+        return token, torch.zeros_like(target, dtype=torch.float64), target, sigma, torch.ones_like(target)
+
+    def _fluxes(self, clean, seen, generator, weight):
+        """Return token, wavelength, target, error and weight of the fluxes asked for."""
+        n_star, n_pixel = clean.shape
+        shape = (n_star, self.request.flux_requests)
+        chosen = torch.randint(n_pixel, shape, generator=generator, device=clean.device)
+        # without noise, response and gaps: what the star is, not what was seen of it
+        by = self.normalizer.divisor(seen.wavelength, clean, torch.ones_like(seen.good))
+        target = torch.where(by > 0, clean / by, torch.nan).gather(1, chosen)
+        target, _ = self._standardized("flux", target, target)
+        token = torch.full(shape, self.vocabulary.tokens("flux").item(), device=clean.device)
+        zero = torch.zeros_like(target)
+        return token, seen.wavelength.gather(1, chosen), target, zero, zero + weight
+
+
+class TableSource:
+    """Batches of a table of stars, by way of its generator.
+
+    Parameters
+    ----------
+    generator : TrainingGenerator
+        Draws from the table.
+    """
+
+    def __init__(self, generator):
+        self.generator, self.targets = generator, generator.targets
+
+    def batch(self, n_star, generator):
+        """Draw a batch, as `ObservedSource.batch`.
+
+        Parameters
+        ----------
+        n_star : int
+            Number of stars.
+        generator : torch.Generator
+            Source of all draws; the batch is brought to its device.
+
+        Returns
+        -------
+        TrainingBatch
+        """
+        seed = torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist()
+        rng, indices = np.random.default_rng(seed), self.generator.indices
+        stars = rng.choice(indices, n_star, replace=n_star > len(indices))
+        return self.generator.draw(stars, rng).to(generator.device)
+
+    def settings(self):
+        """Return what must be the same when training goes on, as plain JSON types.
+
+        Returns
+        -------
+        dict
+        """
+        return {"augmentation": self.generator.augmentation.to_dict(), "targets": list(self.targets)}
+
+
+@dataclass
+class StreamPart:
+    """One source of a stream.
+
+    Attributes
+    ----------
+    source : ObservedSource or TableSource
+        Has ``batch(n_star, generator)``, ``targets`` and ``settings()``.
+    share : float
+        Share of the stars of a step.
+    weight : float
+        Weight in the loss.
+    validation : ObservedSource or TableSource, optional
+        Where the stars to validate on come from; where the stars never come twice, the
+        source itself does.
+    """
+
+    source: object
+    share: float = 1.0
+    weight: float = 1.0
+    validation: object = None
+
+
+class StarStream:
+    """Batches from several sources: what `Trainer` is fed with.
+
+    A step has one batch of each source, and its loss is their weighted mean. The same
+    (seed, step, rank) always gives the same batches, whatever was drawn before.
+
+    Parameters
+    ----------
+    parts : dict of str to StreamPart
+        The sources by name.
+    batch_size : int
+        Stars in a step, of all sources and processes.
+    seed, rank, world_size : int, optional
+        Seed; number of this process and of all processes.
+    device : str or torch.device, optional
+        Where batches are made.
+    n_validation : int, optional
+        Stars of each source that are validated on, drawn with the seed.
+
+    Raises
+    ------
+    ConfigError
+        No source, or a batch with no star for one of them.
+    """
+
+    def __init__(self, parts, *, batch_size=256, seed=0, rank=0, world_size=1, device="cpu", n_validation=512):
+        if not parts:
+            raise ConfigError("parts: there is none; a stream needs at least one source")
+        self.parts, self.batch_size, self.seed = dict(parts), batch_size, seed
+        self.rank, self.device, self.n_validation = rank, torch.device(device), n_validation
+        share, weight = (np.array([getattr(part, k) for part in parts.values()]) for k in ("share", "weight"))
+        if not ((share > 0).all() and (weight > 0).all()):
+            raise ConfigError("parts: shares and weights must be positive")
+        n_star = np.floor(batch_size / world_size * share / share.sum() + 0.5).astype(int)
+        if (n_star < 1).any():
+            raise ConfigError(f"batch_size: {batch_size} leaves no star for some of {', '.join(parts)}; enlarge it")
+        self.n_star = dict(zip(parts, n_star.tolist(), strict=True))
+        self.weight = dict(zip(parts, (weight / weight.sum()).tolist(), strict=True))
+        self.targets = tuple(dict.fromkeys(name for part in self.parts.values() for name in part.source.targets))
+
+    def batches(self, step):
+        """Draw the batches of a step.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step.
+
+        Yields
+        ------
+        name : str
+            Name of the source.
+        weight : float
+            Weight of its loss; they add up to 1.
+        batch : TrainingBatch
+            On the device of the stream.
+        """
+        for number, (name, part) in enumerate(self.parts.items()):
+            entropy = (_STREAM, self.seed, step, self.rank, number)
+            yield name, self.weight[name], self._draw(part.source, self.n_star[name], entropy)
+
+    def validation(self):
+        """Draw the batches to validate on, the same at every call.
+
+        Yields
+        ------
+        name : str
+            Name of the source.
+        batch : TrainingBatch
+        """
+        for number, (name, part) in enumerate(self.parts.items()):
+            for start in range(0, self.n_validation, _VALIDATION_BATCH):
+                n_star = min(_VALIDATION_BATCH, self.n_validation - start)
+                entropy = (_VALIDATION, self.seed, start, number)
+                yield name, self._draw(part.validation or part.source, n_star, entropy)
+
+    def _draw(self, source, n_star, entropy):
+        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        with torch.no_grad():
+            return source.batch(n_star, torch.Generator(self.device).manual_seed(seed))
+
+    def targets_of(self, name):
+        """Return what the first requests of the batches of a source ask for.
+
+        Parameters
+        ----------
+        name : str
+            Name of the source.
+
+        Returns
+        -------
+        tuple of str
+        """
+        return self.parts[name].source.targets
+
+    def settings(self):
+        """Return what must be the same when training goes on, as plain JSON types.
+
+        Returns
+        -------
+        dict
+        """
+        parts = {
+            name: {"share": part.share, "weight": part.weight} | part.source.settings()
+            for name, part in self.parts.items()
+        }
+        return {"stream": parts}
