@@ -86,6 +86,12 @@ class SpectrumArrays:
         ratio = ratio[np.isfinite(ratio)]
         return float(np.median(ratio)) if len(ratio) else np.nan
 
+    @property
+    def spacing(self):
+        """Median spacing of the good pixels in ln(wavelength); NaN where there are fewer than two."""
+        wavelength = self.wavelength[self.good]
+        return float(np.median(np.diff(np.log(wavelength)))) if len(wavelength) > 1 else np.nan
+
     @classmethod
     def unusable(cls, problem, identifier=""):
         """Return what stands for a star that cannot be used.

@@ -28,8 +28,6 @@ logger = logging.getLogger("spectrafm")
 
 _PRETRAINED = Path(__file__).parent / "pretrained"
 _DEFAULT = "gaia_xp"
-# pixels are laid out with this much of the range missing before it is flagged
-_WANTED_COVERAGE = 0.9
 
 
 class SpectraFM:
@@ -44,8 +42,8 @@ class SpectraFM:
     info : WeightsInfo
         Labels, units, ranges, normaliser, calibration and provenance.
     density : dict of str to torch.Tensor, optional
-        ``mean`` ``(embedding_dim,)`` and ``whiten`` ``(embedding_dim,
-        n_component)`` of the embeddings of the training stars.
+        ``mean.<domain>`` ``(embedding_dim,)`` and ``whiten.<domain>`` ``(embedding_dim,
+        n_component)`` of the embeddings of the training stars of each domain.
 
     Examples
     --------
@@ -59,8 +57,8 @@ class SpectraFM:
 
     def __init__(self, model, info, density=None):
         self.model, self.info = model, info
-        self._density = None if density is None else {k: v.numpy() for k, v in density.items()}
-        self._normalizer = normalizer_from_dict(info.normalizer)
+        self._density = {k: v.numpy() for k, v in (density or {}).items()}
+        self._normalizers = [normalizer_from_dict(domain.normalizer) for domain in info.domains]
         self._hash = ""
 
     def __repr__(self):
@@ -157,7 +155,7 @@ class SpectraFM:
         folder = Path(folder)
         self.model.save(folder, half=half)
         atomic_write(folder / "spectrafm.json", self.info.write)
-        if self._density is not None:
+        if self._density:
             tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self._density.items()}
             atomic_write(folder / "density.safetensors", lambda path: save_file(tensors, path))
 
@@ -169,16 +167,25 @@ class SpectraFM:
         str
         """
         info = self.info
-        low, high = info.wavelength_range
         lines = [
             f"SpectraFM weights {info.name!r}, {self.model.n_parameter:,} parameters, sha256 {self._hash or '-'}",
             f"  labels: {', '.join(info.labels)}",
             f"  may be given (known=): {', '.join(info.known) or 'nothing'}",
-            f"  spectra: {info.flux_kind.replace('_', ' ')}, {low:.0f}-{high:.0f} Angstrom, vacuum, rest frame",
-            f"  normaliser: {info.normalizer}",
-            "  range of the training labels:",
         ]
-        lines += [f"    {name}: {lo:.5g} to {hi:.5g}" for name, (lo, hi) in info.label_ranges.items()]
+        for domain in info.domains:
+            (low, high), (fine, coarse) = domain.wavelength_range, domain.spacing_range
+            lines += [
+                f"  {domain.name}: {domain.flux_kind.replace('_', ' ')}, {low:.0f}-{high:.0f} Angstrom, vacuum, "
+                f"rest frame, pixels of {fine:.2g}-{coarse:.2g} in ln(wavelength)",
+                f"    normaliser: {domain.normalizer}",
+                "    range of the training labels:",
+            ]
+            lines += [
+                f"      {name}: {domain.label_ranges[name][0]:.5g} to {domain.label_ranges[name][1]:.5g}"
+                if name in domain.label_ranges
+                else f"      {name}"
+                for name in domain.labels
+            ]
         lines += [f"  trained on: {info.training_data}", f"  license: {info.license}", f"  cite: {info.citation}"]
         return "\n".join(lines)
 
@@ -254,11 +261,11 @@ class SpectraFM:
         values, errors = np.full((2, n_star, len(labels)), np.nan)
         flag, n_used = np.zeros((2, n_star), dtype=np.int64)
         snr = np.full(n_star, np.nan)
-        for start in progress_bar(range(0, n_star, batch_size), progress, description="infer"):
-            rows = slice(start, start + batch_size)
-            prepared = [self._prepare(a) for a in arrays[rows]]
+        batches = list(self._batches(arrays, batch_size))
+        for number, rows in progress_bar(batches, progress, description="infer"):
+            prepared = [self._prepare(arrays[row], number) for row in rows]
             some = {name: (v[rows], e[rows]) for name, (v, e) in known.items()}
-            values[rows], errors[rows], flag[rows] = self._infer_batch(prepared, labels, some)
+            values[rows], errors[rows], flag[rows] = self._infer_batch(prepared, number, labels, some)
             n_used[rows], snr[rows] = [a.n_good for a in prepared], [a.snr for a in prepared]
         masked = (flag & MASKING_FLAGS) != 0
         values[masked], errors[masked] = np.nan, np.nan
@@ -288,49 +295,65 @@ class SpectraFM:
             raise InputValueError(f"labels: {both} asked for and given in known; leave them out of one of the two")
         return labels
 
-    def _prepare(self, arrays):
-        """Cut to the range of the weights, then normalise as in training."""
-        low, high = self.info.wavelength_range
-        inside = (arrays.wavelength >= low) & (arrays.wavelength <= high)
-        flags = arrays.flags
-        if arrays.n_good and not (arrays.good & inside).any():
-            flags |= int(Flag.NO_OVERLAP)
-        return self._normalizer(replace(arrays, good=arrays.good & inside, flags=flags))
+    def _batches(self, arrays, batch_size):
+        """Yield number of the domain and rows of each batch: stars of one kind, of similar length."""
+        domain = np.array([self.info.domain_of(a) for a in arrays], dtype=int)
+        order = np.lexsort(([a.n_good for a in arrays], domain))
+        for number in range(len(self.info.domains)):
+            rows = order[domain[order] == number]
+            for start in range(0, len(rows), batch_size):
+                yield number, rows[start : start + batch_size]
 
-    def _perceive(self, prepared, known=None):
-        tokens = spectra_to_tokens(prepared, self.model.vocabulary, known, self.info.flux_kind)
+    def _prepare(self, arrays, number):
+        """Cut to the range of a domain, then normalise as in training."""
+        good = arrays.good & self.info.domains[number].inside(arrays.wavelength)
+        flags = arrays.flags
+        if arrays.n_good and not good.any():
+            flags |= int(Flag.NO_OVERLAP)
+        return self._normalizers[number](replace(arrays, good=good, flags=flags))
+
+    def _perceive(self, prepared, number, known=None):
+        flux_kind = self.info.domains[number].flux_kind
+        tokens = spectra_to_tokens(prepared, self.model.vocabulary, known, flux_kind)
         return self.model.perceive_tokens(tokens)
 
-    def _infer_batch(self, prepared, labels, known):
-        info = self.info
-        spectrum_only = perception = self._perceive(prepared)
+    def _infer_batch(self, prepared, number, labels, known):
+        """Return values and errors ``(n_star, n_label)``, NaN where the domain does not tell, and flags."""
+        domain, n_star = self.info.domains[number], len(prepared)
+        spectrum_only = perception = self._perceive(prepared, number)
         if known:
             # the density of embeddings is that of spectra alone
-            perception = self._perceive(prepared, known)
-        values, errors = self.model.request(perception, labels)
+            perception = self._perceive(prepared, number, known)
+        values, errors = np.full((2, n_star, len(labels)), np.nan)
+        told = [column for column, name in enumerate(labels) if name in domain.labels]
+        if told:
+            values[:, told], errors[:, told] = self.model.request(perception, [labels[column] for column in told])
         has_sigma = np.array([a.has_sigma for a in prepared])
-        for column, name in enumerate(labels):
-            factor = info.calibration.get(name, {"with_sigma": 1.0, "without_sigma": 1.0})
-            errors[:, column] *= np.where(has_sigma, factor["with_sigma"], factor["without_sigma"])
         flag = np.array([a.flags for a in prepared], dtype=np.int64)
-        flag |= np.where(self.distances(spectrum_only) > info.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
-        flag |= [self._spectrum_flags(a) for a in prepared]
-        for column, name in enumerate(labels):
-            low, high = info.label_ranges.get(name, (-np.inf, np.inf))
+        distance = self.distances(spectrum_only, domain.name)
+        flag |= np.where(distance > domain.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
+        flag |= [self._spectrum_flags(a, domain) for a in prepared]
+        for column in told:
+            name = labels[column]
+            factor = domain.calibration.get(name, {"with_sigma": 1.0, "without_sigma": 1.0})
+            errors[:, column] *= np.where(has_sigma, factor["with_sigma"], factor["without_sigma"])
+            low, high = domain.label_ranges.get(name, (-np.inf, np.inf))
             outside = (values[:, column] < low) | (values[:, column] > high)
             flag |= np.where(outside, int(Flag.OUTSIDE_LABEL_RANGE), 0)
             scale = values[:, column] if name in self.model.vocabulary.log else 1.0
-            large = errors[:, column] > info.usual_errors.get(name, np.inf) * scale
+            large = errors[:, column] > domain.usual_errors.get(name, np.inf) * scale
             flag |= np.where(large, int(Flag.LARGE_UNCERTAINTY), 0)
         return values, errors, flag
 
-    def distances(self, perception):
+    def distances(self, perception, domain):
         """Return how far the embeddings lie from those of the training stars.
 
         Parameters
         ----------
         perception : Perception
             From ``model.perceive``, of spectra without anything else known.
+        domain : str
+            Name of the domain of these spectra.
 
         Returns
         -------
@@ -339,27 +362,26 @@ class SpectraFM:
             its dimension: about 1 for training stars; NaN for empty stars and
             where the weights carry no density.
         """
-        if self._density is None:
+        if f"mean.{domain}" not in self._density:
             return np.full(len(perception), np.nan)
-        z = (perception.pooled - self._density["mean"]) @ self._density["whiten"]
+        z = (perception.pooled - self._density[f"mean.{domain}"]) @ self._density[f"whiten.{domain}"]
         return np.sqrt((z**2).mean(axis=1))
 
-    def _spectrum_flags(self, arrays):
+    def _spectrum_flags(self, arrays, domain):
         if not arrays.n_good:
             return 0
-        info, flags = self.info, 0
-        if arrays.n_good < info.min_pixels:
+        flags = 0
+        if arrays.n_good < domain.min_pixels:
             flags |= Flag.FEW_PIXELS
-        if arrays.snr < info.min_snr:
+        if arrays.snr < domain.min_snr:
             flags |= Flag.LOW_SNR
-        x = np.log(arrays.wavelength[arrays.good])
-        spacing = np.diff(x)
-        typical = np.median(spacing) if len(spacing) else np.nan
-        if not info.spacing_range[0] <= typical <= info.spacing_range[1]:
+        typical = arrays.spacing
+        if not domain.spacing_range[0] <= typical <= domain.spacing_range[1]:
             flags |= Flag.SAMPLING_MISMATCH
+        spacing = np.diff(np.log(arrays.wavelength[arrays.good]))
         covered = np.minimum(spacing, 4 * typical).sum() + typical
-        low, high = np.log(info.wavelength_range)
-        if not covered >= _WANTED_COVERAGE * (high - low):
+        low, high = np.log(domain.wavelength_range)
+        if not covered >= domain.min_coverage * (high - low):
             flags |= Flag.PARTIAL_COVERAGE
         return int(flags)
 
@@ -377,11 +399,10 @@ class SpectraFM:
             ``(n_star, embedding_dim)`` float32; NaN for stars that cannot be used.
         """
         arrays = to_arrays(spectra, medium=medium, radial_velocity=radial_velocity, mask_policy=mask_policy)
-        pieces = [np.empty((0, self.model.config.embedding_dim), dtype=np.float32)]
-        for start in range(0, len(arrays), batch_size):
-            prepared = [self._prepare(a) for a in arrays[start : start + batch_size]]
-            pieces.append(self._perceive(prepared).pooled)
-        return np.concatenate(pieces)
+        vectors = np.full((len(arrays), self.model.config.embedding_dim), np.nan, dtype=np.float32)
+        for number, rows in self._batches(arrays, batch_size):
+            vectors[rows] = self._perceive([self._prepare(arrays[row], number) for row in rows], number).pooled
+        return vectors
 
     def _meta(self, medium):
         from astropy.time import Time

@@ -5,24 +5,24 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from .exceptions import CheckpointError
 from .quantities import get_quantity
 
-__all__ = ["WeightsInfo"]
+__all__ = ["Domain", "WeightsInfo"]
 
 
 @dataclass
-class WeightsInfo:
-    """Facts about a set of weights, kept beside them in ``spectrafm.json``.
+class Domain:
+    """Spectra of one kind that weights were trained on, and how the weights do on them.
 
     Attributes
     ----------
     name : str
-        Name of the weights.
+        Name of the kind: an instrument, or a window.
     labels : tuple of str
-        Labels returned by default.
-    known : tuple of str
-        Quantities that may be given.
+        Labels that are told from such spectra.
     normalizer : dict
         Settings of the normaliser, see `spectrafm.continuum.normalizer_from_dict`.
     flux_kind : str
@@ -33,6 +33,8 @@ class WeightsInfo:
         Smallest and largest median pixel spacing in ln(wavelength) of the training spectra.
     min_pixels : int
         Fewer good pixels than this are flagged.
+    min_coverage : float
+        A smaller share of the wavelength range than this is flagged.
     min_snr : float
         Signal-to-noise ratio per pixel below which a spectrum is flagged.
     label_ranges : dict
@@ -44,23 +46,83 @@ class WeightsInfo:
         Per label, factors on the predicted error: ``{"with_sigma": f, "without_sigma": g}``.
     density_threshold : float
         Distance of the embedding above which a spectrum is flagged.
-    training_data, license, citation, package_version : str
-        Provenance.
     """
 
     name: str
     labels: tuple
-    known: tuple = ()
     normalizer: dict = field(default_factory=lambda: {"name": "median"})
     flux_kind: str = "relative_sed"
     wavelength_range: tuple = (0.0, float("inf"))
     spacing_range: tuple = (0.0, float("inf"))
     min_pixels: int = 1
+    min_coverage: float = 0.9
     min_snr: float = 0.0
     label_ranges: dict = field(default_factory=dict)
     usual_errors: dict = field(default_factory=dict)
     calibration: dict = field(default_factory=dict)
     density_threshold: float = float("inf")
+
+    def __post_init__(self):
+        """Check the names, and turn lists of JSON into tuples."""
+        self.labels = tuple(self.labels)
+        self.wavelength_range, self.spacing_range = tuple(self.wavelength_range), tuple(self.spacing_range)
+        for name in self.labels:
+            get_quantity(name, "labels")
+
+    def fits(self, arrays):
+        """Say how well a spectrum fits in.
+
+        Parameters
+        ----------
+        arrays : SpectrumArrays
+            The spectrum.
+
+        Returns
+        -------
+        tuple
+            Larger is better: whether the spacing of its pixels is right, and how many
+            of its good pixels lie in the range.
+        """
+        n_inside = np.count_nonzero(arrays.good & self.inside(arrays.wavelength))
+        low, high = self.spacing_range
+        return n_inside > 0 and low <= arrays.spacing <= high, n_inside
+
+    def inside(self, wavelength):
+        """Return which wavelengths are in the range.
+
+        Parameters
+        ----------
+        wavelength : numpy.ndarray
+            [Angstrom, vacuum].
+
+        Returns
+        -------
+        numpy.ndarray
+            bool, of the same shape.
+        """
+        low, high = self.wavelength_range
+        return (wavelength >= low) & (wavelength <= high)
+
+
+@dataclass
+class WeightsInfo:
+    """Facts about a set of weights, kept beside them in ``spectrafm.json``.
+
+    Attributes
+    ----------
+    name : str
+        Name of the weights.
+    domains : tuple of Domain
+        Kinds of spectra that they read.
+    known : tuple of str
+        Quantities that may be given.
+    training_data, license, citation, package_version : str
+        Provenance.
+    """
+
+    name: str
+    domains: tuple
+    known: tuple = ()
     training_data: str = ""
     license: str = ""
     citation: str = ""
@@ -68,10 +130,31 @@ class WeightsInfo:
 
     def __post_init__(self):
         """Check the names."""
-        self.labels, self.known = tuple(self.labels), tuple(self.known)
-        self.wavelength_range, self.spacing_range = tuple(self.wavelength_range), tuple(self.spacing_range)
-        for name in (*self.labels, *self.known):
-            get_quantity(name, "labels")
+        self.known = tuple(self.known)
+        self.domains = tuple(Domain(**d) if isinstance(d, dict) else d for d in self.domains)
+        for name in self.known:
+            get_quantity(name, "known")
+
+    @property
+    def labels(self):
+        """Labels of all domains, in their order."""
+        return tuple(dict.fromkeys(name for domain in self.domains for name in domain.labels))
+
+    def domain_of(self, arrays):
+        """Return the number of the domain that a spectrum is of.
+
+        Parameters
+        ----------
+        arrays : SpectrumArrays
+            The spectrum.
+
+        Returns
+        -------
+        int
+            That with most of its pixels, of those for whose sampling it is right; or of
+            all where there is none.
+        """
+        return max(range(len(self.domains)), key=lambda i: self.domains[i].fits(arrays))
 
     def write(self, path):
         """Write as JSON.

@@ -1,6 +1,7 @@
 """SpectraFM: from spectra to a table, with flags, known quantities and files."""
 
 import warnings
+from dataclasses import replace
 
 import astropy.units as u
 import numpy as np
@@ -14,7 +15,7 @@ from spectrafm import Flag, SpectraFM, SpectraFMWarning
 from spectrafm.exceptions import CheckpointError, InputTypeError, InputValueError, MissingDependencyError
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_table
-from spectrafm.weights_info import WeightsInfo
+from spectrafm.weights_info import Domain, WeightsInfo
 
 TABLE = tiny_table(8, seed=5)
 
@@ -26,10 +27,9 @@ def fm():
     model = StellarPerceptron(tiny_config(), vocabulary, seed=0)
     model.fit(tiny_table(), ["teff", "logg"], FitConfig(steps=60, batch_size=64, warmup_steps=5, learning_rate=3e-3))
     spacing = np.median(np.diff(np.log(WAVELENGTH)))
-    info = WeightsInfo(
+    domain = Domain(
         name="tiny",
         labels=("teff", "logg"),
-        known=("k_mag", "logg", "teff"),
         wavelength_range=(3950.0, 9050.0),
         spacing_range=(spacing / 2, spacing * 2),
         min_pixels=20,
@@ -38,7 +38,13 @@ def fm():
         usual_errors={"teff": 5000.0, "logg": 10.0},
         calibration={k: {"with_sigma": 1.5, "without_sigma": 3.0} for k in ("teff", "logg")},
     )
-    return SpectraFM(model, info)
+    return SpectraFM(model, WeightsInfo(name="tiny", domains=(domain,), known=("k_mag", "logg", "teff")))
+
+
+def changed(fm, density=None, **changes):
+    """Return the same weights with another account of what they do."""
+    domain = replace(fm.info.domains[0], **changes)
+    return SpectraFM(fm.model, replace(fm.info, domains=(domain,)), density)
 
 
 def spectrum(row=0, sigma=0.01, **kwargs):
@@ -113,7 +119,7 @@ def test_air_and_velocity(fm):
 
 def test_calibration_is_applied(fm):
     """Predicted errors are multiplied with the factors of the weights, each kind with its own."""
-    plain = SpectraFM(fm.model, WeightsInfo(**(vars(fm.info) | {"calibration": {}})))
+    plain = changed(fm, calibration={})
     ratio = numbers(fm.infer(spectrum()))[1::2] / numbers(plain.infer(spectrum()))[1::2]
     np.testing.assert_allclose(ratio, 1.5)
     bare = spectrum(sigma=None)
@@ -177,8 +183,8 @@ def test_spectrum_flags(fm):
 
 def test_label_flags(fm):
     """Labels outside the training range and large errors are flagged."""
-    info = vars(fm.info) | {"label_ranges": {"teff": [9000.0, 9001.0]}, "usual_errors": {"logg": 1e-6}}
-    flag = SpectraFM(fm.model, WeightsInfo(**info)).infer(spectrum())["flag"][0]
+    strict = changed(fm, label_ranges={"teff": [9000.0, 9001.0]}, usual_errors={"logg": 1e-6})
+    flag = strict.infer(spectrum())["flag"][0]
     assert flag & Flag.OUTSIDE_LABEL_RANGE
     assert flag & Flag.LARGE_UNCERTAINTY
 
@@ -187,9 +193,9 @@ def test_density_flag(fm):
     """A spectrum whose embedding is far from the training stars is flagged."""
     pooled = fm.embed([spectrum(i) for i in range(8)])
     assert pooled.shape == (8, 32)
-    density = {"mean": torch.from_numpy(pooled.mean(axis=0)), "whiten": torch.eye(32)}
+    density = {"mean.tiny": torch.from_numpy(pooled.mean(axis=0)), "whiten.tiny": torch.eye(32)}
     farthest = np.sqrt(((pooled - pooled.mean(axis=0)) ** 2).mean(axis=1)).max()
-    watchful = SpectraFM(fm.model, WeightsInfo(**(vars(fm.info) | {"density_threshold": 1.1 * farthest})), density)
+    watchful = changed(fm, density, density_threshold=1.1 * farthest)
     strange = Spectrum(np.linspace(5, 0.1, 60) ** 4 * u.one, WAVELENGTH * u.AA)
     for known in (None, {"k_mag": 10.0}):
         flag = watchful.infer([spectrum(), strange], known=known)["flag"]

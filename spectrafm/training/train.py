@@ -13,7 +13,7 @@ from ..core import SpectraFM
 from ..exceptions import InputValueError
 from ..stellarperceptron import StellarPerceptron, TokenTable, Vocabulary
 from ..stellarperceptron.nn_utils import split_by_star
-from ..weights_info import WeightsInfo
+from ..weights_info import Domain, WeightsInfo
 
 __all__ = ["calibrate", "split_stars", "token_table", "train_recipe"]
 
@@ -165,10 +165,9 @@ def calibrate(model, recipe, data, train, calibration):
     spacing = float(np.median(np.diff(x)))
     good = np.isfinite(data.flux[train]) & np.isfinite(data.sigma[train])
     snr = np.nanmedian(np.where(good, data.flux[train] / data.sigma[train], np.nan), axis=1)
-    info = WeightsInfo(
+    domain = Domain(
         name=recipe.name,
         labels=recipe.labels,
-        known=(*recipe.known, *recipe.labels),
         normalizer=recipe.normalizer,
         flux_kind=recipe.flux_kind,
         wavelength_range=(float(data.wavelength[0] - 1), float(data.wavelength[-1] + 1)),
@@ -178,6 +177,11 @@ def calibrate(model, recipe, data, train, calibration):
         label_ranges={
             k: [float(q) for q in np.nanquantile(data.labels[k][train], (0.001, 0.999))] for k in recipe.labels
         },
+    )
+    info = WeightsInfo(
+        name=recipe.name,
+        domains=(domain,),
+        known=(*recipe.known, *recipe.labels),
         training_data=recipe.training_data,
         license=recipe.license,
         citation=recipe.citation,
@@ -189,11 +193,14 @@ def calibrate(model, recipe, data, train, calibration):
     variance, vectors = np.linalg.eigh(covariance)
     kept = variance > 1e-6 * variance.max()
     whiten = vectors[:, kept] / np.sqrt(variance[kept])
-    density = {"mean": torch.from_numpy(mean).float(), "whiten": torch.from_numpy(whiten).float()}
+    density = {
+        f"mean.{domain.name}": torch.from_numpy(mean).float(),
+        f"whiten.{domain.name}": torch.from_numpy(whiten).float(),
+    }
     fm = SpectraFM(model, info, density)
 
     z = (_embeddings(fm, data, calibration) - mean) @ whiten
-    info.density_threshold = float(np.quantile(np.sqrt((z**2).mean(axis=1)), _USUAL_SPECTRUM))
+    domain.density_threshold = float(np.quantile(np.sqrt((z**2).mean(axis=1)), _USUAL_SPECTRUM))
     factors = {name: {} for name in recipe.labels}
     for kind, sigma in (("with_sigma", data.sigma[calibration]), ("without_sigma", None)):
         table = fm.infer(from_arrays(data.wavelength, data.flux[calibration], sigma))
@@ -203,8 +210,8 @@ def calibrate(model, recipe, data, train, calibration):
             factors[name][kind] = error_factor(predicted - truth, error, truth_error)
             if kind == "with_sigma":
                 scale = predicted if name in recipe.log else 1.0
-                info.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(error / scale) * factors[name][kind])
-    info.calibration = factors
+                domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(error / scale) * factors[name][kind])
+    domain.calibration = factors
     return fm
 
 
@@ -236,10 +243,4 @@ def error_factor(residual, error, truth_error, level=0.6827):
 
 
 def _embeddings(fm, data, rows):
-    pieces = []
-    for start in range(0, len(rows), 512):
-        some = rows[start : start + 512]
-        arrays = from_arrays(data.wavelength, data.flux[some], data.sigma[some])
-        prepared = [fm._prepare(a) for a in arrays]
-        pieces.append(fm._perceive(prepared).pooled)
-    return np.concatenate(pieces).astype(np.float64)
+    return fm.embed(from_arrays(data.wavelength, data.flux[rows], data.sigma[rows])).astype(np.float64)
