@@ -157,8 +157,8 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
         Lines of the report, as they are measured.
     """
     recipe = load_recipe("gaia_xp")
-    data = read_data(recipe, data_folder)
-    train, _, test = split_stars(data, recipe)
+    data = read_data("gaia_xp_apogee", data_folder)
+    train, _, test = split_stars(data, recipe.sources["gaia_xp"].validation_fraction, recipe.fit.seed)
     fm = SpectraFM.from_pretrained("gaia_xp" if model is None else model)
     yield f"{fm!r}"
     yield f"{len(train)} training stars, {len(test)} test stars; reference labels: APOGEE DR17 ASPCAP"
@@ -234,7 +234,7 @@ def benchmark_speed(data_folder, model=None, rivals=True, n_star=1000):
     str
         Lines of the report.
     """
-    data = read_data(load_recipe("gaia_xp"), data_folder)
+    data = read_data("gaia_xp_apogee", data_folder)
     spectra = data.spectra(np.arange(n_star))
     del data
     before = _peak_memory()

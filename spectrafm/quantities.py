@@ -79,15 +79,6 @@ QUANTITIES = {
         Quantity(
             "ln_resolving_power", "", "", "spect.resolution", "Natural logarithm of the resolving power", "observation"
         ),
-        Quantity(
-            "relative_sed",
-            "",
-            "",
-            "meta.code",
-            "1 when the flux is a relative spectral energy distribution",
-            "observation",
-        ),
-        Quantity("continuum_normalized", "", "", "meta.code", "1 when the flux is continuum-normalised", "observation"),
     )
 }
 

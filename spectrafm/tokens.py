@@ -2,10 +2,28 @@
 
 import numpy as np
 
-__all__ = ["spectra_to_tokens"]
+__all__ = ["flux_name", "spectra_to_tokens"]
 
 
-def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind="", flux_name="flux"):
+def flux_name(vocabulary, flux_kind):
+    """Return the name of the token of a pixel.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+        Names of the model.
+    flux_kind : str
+        Kind of flux.
+
+    Returns
+    -------
+    str
+        The kind, where the model tells kinds of flux apart, or ``"flux"``.
+    """
+    return flux_kind if flux_kind in vocabulary.flux else "flux"
+
+
+def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind=""):
     """Pack spectra of any length, and what else is known, into one batch.
 
     Parameters
@@ -18,10 +36,7 @@ def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind="", flux_name="
         Values and errors ``(n_star,)`` of named quantities in the registry's
         units; NaN where not known.
     flux_kind : str, optional
-        ``"relative_sed"`` or ``"continuum_normalized"``: a token that is 1,
-        where the model has it.
-    flux_name : str, optional
-        Name of the flux token.
+        ``"relative_sed"`` or ``"continuum_normalized"``, see `flux_name`.
 
     Returns
     -------
@@ -30,8 +45,6 @@ def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind="", flux_name="
     """
     known = dict(known or {})
     unknown = np.full(len(spectra), np.nan)
-    if flux_kind in vocabulary:
-        known[flux_kind] = (np.ones(len(spectra)), unknown)
     if "ln_resolving_power" in vocabulary:
         known["ln_resolving_power"] = (np.log([s.resolving_power for s in spectra]), unknown)
     n_star, n_pixel = len(spectra), max((s.n_good for s in spectra), default=0)
@@ -39,7 +52,7 @@ def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind="", flux_name="
     token = np.zeros((n_star, n_token), dtype=np.int64)
     value, sigma = np.full((2, n_star, n_token), np.nan)
     wavelength = np.zeros((n_star, n_token))
-    flux_token = vocabulary.tokens([flux_name])[0]
+    flux_token = vocabulary.tokens([flux_name(vocabulary, flux_kind)])[0]
     for row, spectrum in enumerate(spectra):
         good = slice(0, spectrum.n_good)
         token[row, good] = flux_token

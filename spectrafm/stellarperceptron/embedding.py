@@ -270,17 +270,19 @@ class PatchEmbedding(nn.Module):
         Uses ``embedding_dim`` and the ``patch_`` fields.
     encoding : torch.nn.Module
         Encoding of the central wavelength.
+    n_flux : int, optional
+        Number of kinds of flux; a pixel says of which kind it is.
     """
 
     #: flux, arcsinh of flux, smallness of its error, presence of the error, presence of the pixel
     n_channel = 5
 
-    def __init__(self, config, encoding):
+    def __init__(self, config, encoding, n_flux=1):
         super().__init__()
         self.config, self.encoding = config, encoding
         n_in, n_component = self.n_channel * config.patch_size, config.patch_components
-        # standardised value of zero flux; set with the standardisation
-        self.register_buffer("flux_zero", torch.zeros(()))
+        # standardised value of zero flux of each kind; set with the standardisation
+        self.register_buffer("flux_zero", torch.zeros(() if n_flux == 1 else n_flux))
         self.register_buffer("feature_mean", torch.zeros(n_in))
         self.register_buffer("components", torch.eye(n_in)[:, :n_component].clone())
         self.dense_1 = nn.Linear(n_component, config.patch_dense)
@@ -289,7 +291,7 @@ class PatchEmbedding(nn.Module):
         self.place = nn.Linear(config.embedding_dim + 1, n_place, bias=False)
         self.dense_2 = nn.Linear(config.patch_dense, config.embedding_dim)
 
-    def features(self, value, sigma, wavelength, good):
+    def features(self, value, sigma, wavelength, good, kind=None):
         """Sum the pixels of each patch onto its knots.
 
         Parameters
@@ -300,6 +302,8 @@ class PatchEmbedding(nn.Module):
             ``(n_star, n_pixel)`` float64 [Angstrom].
         good : torch.Tensor
             ``(n_star, n_pixel)`` bool.
+        kind : torch.Tensor, optional
+            ``(n_star, n_pixel)`` int64, kind of flux; needed where there are several.
 
         Returns
         -------
@@ -322,7 +326,8 @@ class PatchEmbedding(nn.Module):
         value, sigma, good = (torch.gather(t, 1, order) for t in (value, sigma, good))
         value = torch.where(good, value, 0.0)
         precision, known = _error_features(sigma if config.flux_error_input else torch.full_like(sigma, torch.nan))
-        compressed = torch.asinh((value - self.flux_zero) / config.asinh_softening) - 3.0
+        zero = self.flux_zero if kind is None else torch.gather(self.flux_zero[kind], 1, order)
+        compressed = torch.asinh((value - zero) / config.asinh_softening) - 3.0
         channels = torch.stack((value, compressed, precision, known, torch.ones_like(value)), dim=1)
         channels = channels * weight[:, None]  # (n_star, n_channel, n_pixel)
 
@@ -358,12 +363,12 @@ class PatchEmbedding(nn.Module):
         self.feature_mean.copy_(mean)
         self.components.copy_(vectors[:, :n_component] * scale)
 
-    def forward(self, value, sigma, wavelength, good):
+    def forward(self, value, sigma, wavelength, good, kind=None):
         """Embed the pixels of each star.
 
         Parameters
         ----------
-        value, sigma, wavelength, good : torch.Tensor
+        value, sigma, wavelength, good, kind : torch.Tensor
             ``(n_star, n_pixel)``, see `features`.
 
         Returns
@@ -374,7 +379,7 @@ class PatchEmbedding(nn.Module):
             ``(n_star, n_patch)`` bool, True where there is no patch.
         """
         with _without_autocast(value):
-            features, center, width = self.features(value.float(), sigma.float(), wavelength, good)
+            features, center, width = self.features(value.float(), sigma.float(), wavelength, good, kind)
             features = (features - self.feature_mean.float()) @ self.components.float()
             encoding = self.encoding(center)  # (n_star, n_patch, embedding_dim)
             level = torch.log2(self.config.patch_width / width).to(encoding)[..., None]

@@ -333,16 +333,18 @@ class StellarPerceptronTorchModel(nn.Module):
         super().__init__()
         self.config = config
         self.register_buffer("rows", torch.as_tensor(rows, dtype=torch.int64), persistent=False)
-        is_flux = torch.zeros(len(rows), dtype=torch.bool)
-        is_flux[list(flux_tokens)] = True
-        self.register_buffer("is_flux", is_flux, persistent=False)
+        # the kind of flux that a token is, -1 for quantities and padding
+        flux_kind = torch.full((len(rows),), -1)
+        flux_kind[list(flux_tokens)] = torch.arange(len(flux_tokens))
+        self.register_buffer("flux_kind", flux_kind, persistent=False)
+        self.n_flux = len(flux_tokens)
         if config.wavelength_encoding == "sinusoidal":
             self.encoding = SinusoidalEncoding(config.embedding_dim, config.wavelength_center, config.wavelength_scale)
         else:
             self.encoding = LogFourierEncoding(config.embedding_dim, config.min_period, config.max_period)
         n_row = len(rows) - 1
         self.embedding_layer = NonLinearEmbedding(n_row, config.embedding_dim, "gelu", config.flux_error_input)
-        self.patch_layer = PatchEmbedding(config, self.encoding) if config.patch_size > 1 else None
+        self.patch_layer = PatchEmbedding(config, self.encoding, self.n_flux) if config.patch_size > 1 else None
         self.torch_encoder = StellarPerceptronEncoder(config)
         self.torch_decoder = StellarPerceptronDecoder(config)
 
@@ -364,8 +366,8 @@ class StellarPerceptronTorchModel(nn.Module):
         if self.patch_layer is None:
             vectors = self.embedding_layer(self.rows[tokens.token], tokens.value, tokens.sigma)
             return vectors + self._encode(tokens.wavelength, vectors), tokens.pad_mask
-        pixel = self.is_flux[tokens.token]
-        vectors, pad_mask = self.patch_layer(tokens.value, tokens.sigma, tokens.wavelength, pixel)
+        pixel, kind = self.pixels(tokens.token)
+        vectors, pad_mask = self.patch_layer(tokens.value, tokens.sigma, tokens.wavelength, pixel, kind)
         named = (~pixel) & ~tokens.pad_mask
         if not bool(named.any()):
             return vectors, pad_mask
@@ -375,6 +377,25 @@ class StellarPerceptronTorchModel(nn.Module):
         token = torch.where(torch.gather(named, 1, order), token, 0)
         more = self.embedding_layer(self.rows[token], value, sigma)  # (n_star, n_named, embedding_dim)
         return torch.cat((vectors, more.to(vectors)), dim=1), torch.cat((pad_mask, token == 0), dim=1)
+
+    def pixels(self, token):
+        """Return which tokens are pixels, and of which kind their flux is.
+
+        Parameters
+        ----------
+        token : torch.Tensor
+            ``(n_star, n_token)`` int64.
+
+        Returns
+        -------
+        pixel : torch.Tensor
+            ``(n_star, n_token)`` bool.
+        kind : torch.Tensor or None
+            ``(n_star, n_token)`` int64, 0 where there is no pixel; None where all fluxes
+            are of one kind.
+        """
+        kind = self.flux_kind[token]
+        return kind >= 0, kind.clamp(min=0) if self.n_flux > 1 else None
 
     def _encode(self, wavelength, like):
         with torch.autocast(like.device.type, enabled=False):

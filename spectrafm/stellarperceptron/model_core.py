@@ -228,7 +228,6 @@ class Vocabulary:
         """
         sample = np.asarray(stars)[:: max(len(stars) // 4096, 1)]
         for name in self.names:
-            token = self._token[name]
             if name in self.flux:
                 values = np.asarray(table.flux[sample], dtype=np.float64)
                 if not isinstance(table.flux_name, str):
@@ -237,13 +236,33 @@ class Vocabulary:
                 values = table.column(name)[stars]
             else:
                 continue
+            self.fit_name(name, [values])
+        self.fitted = True
+
+    def fit_name(self, name, samples):
+        """Set mean and standard deviation of one name.
+
+        Parameters
+        ----------
+        name : str
+            The name.
+        samples : list of numpy.ndarray
+            Values, each set of which counts alike, however long it is; NaN is left out.
+        """
+        token = self._token[name]
+        moments = []
+        for values in samples:
+            values = np.asarray(values, dtype=np.float64)
             values = values[np.isfinite(values)]
             values = np.log(values[values > 0]) if name in self.log else values
             if values.size:
-                self.mean[token], spread = values.mean(), values.std()
-                # a constant (a code that is always 1) keeps its scale
-                self.std[token] = spread if spread > 1e-6 * abs(values).max() else 1.0
-        self.fitted = True
+                moments.append((values.mean(), values.var(), np.abs(values).max()))
+        if moments:
+            means, variances, largest = np.array(moments).T
+            self.mean[token] = means.mean()
+            spread = np.sqrt(variances.mean() + means.var())
+            # a constant (a code that is always 1) keeps its scale
+            self.std[token] = spread if spread > 1e-6 * largest.max() else 1.0
 
     def to_dict(self):
         """Return everything as plain JSON types.
@@ -345,14 +364,15 @@ class StellarPerceptronCore:
         layer = self.torch_model.patch_layer
         if layer is None:
             return
-        flux = self.vocabulary.tokens(self.vocabulary.flux[0])
-        layer.flux_zero.fill_(float(-self.vocabulary.mean[flux] / self.vocabulary.std[flux]))
+        flux = self.vocabulary.tokens(self.vocabulary.flux)
+        zero = torch.from_numpy(-self.vocabulary.mean[flux] / self.vocabulary.std[flux])
+        layer.flux_zero.copy_(zero.reshape(layer.flux_zero.shape))
         collected = []
         for step in range(n_step):
             for _, _, batch in stream.batches(step):
                 tokens = batch.tokens.to(self.device)
-                pixel = self.torch_model.is_flux[tokens.token]
-                features, center, _ = layer.features(tokens.value, tokens.sigma, tokens.wavelength, pixel)
+                pixel, kind = self.torch_model.pixels(tokens.token)
+                features, center, _ = layer.features(tokens.value, tokens.sigma, tokens.wavelength, pixel, kind)
                 collected.append(features[(center > 0).to(features.device)])
         layer.set_components(torch.cat(collected))
 

@@ -10,7 +10,7 @@ from spectrafm.datasets import LabelledSpectra
 from spectrafm.exceptions import ConfigError, InputValueError
 from spectrafm.stellarperceptron import AugmentationConfig, FitConfig
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_table
-from spectrafm.training import Recipe, load_recipe, recipe_names, train_recipe
+from spectrafm.training import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names, train_recipe
 from spectrafm.training import train as train_module
 from spectrafm.training.train import error_factor, split_stars, token_table
 
@@ -35,15 +35,21 @@ def recipe():
     """Return a recipe that trains in a second."""
     return Recipe(
         name="tiny",
-        data="tiny",
         labels=("teff", "logg"),
         known=("k_mag",),
         log=("teff",),
         model=tiny_config(),
-        fit=FitConfig(
-            steps=80, batch_size=64, warmup_steps=5, learning_rate=3e-3, validation_fraction=0.4, log_every=40, seed=1
-        ),
-        augmentation=AugmentationConfig(withhold_sigma=0.2, noise=1.0),
+        fit=FitConfig(steps=80, batch_size=64, warmup_steps=5, learning_rate=3e-3, log_every=40, seed=1),
+        sources={
+            "stars": SourceConfig(
+                kind="table",
+                data="tiny",
+                domain="tiny",
+                validation_fraction=0.4,
+                augmentation=AugmentationConfig(withhold_sigma=0.2, noise=1.0),
+            )
+        },
+        domains={"tiny": DomainConfig()},
         training_data="made up",
     )
 
@@ -61,13 +67,16 @@ def test_recipe_errors(tmp_path):
     with pytest.raises(InputValueError, match="no recipe 'soup'; packaged are .*gaia_xp"):
         load_recipe("soup")
     path = tmp_path / "mine.toml"
-    path.write_text('name = "x"\ndata = "y"\nlabels = ["teff"]\nflavor = 3\n')
-    with pytest.raises(ConfigError, match=r"unknown settings \['flavor'\]; known are .*augmentation"):
+    path.write_text('name = "x"\nlabels = ["teff"]\nflavor = 3\n')
+    with pytest.raises(ConfigError, match=r"unknown settings \['flavor'\]; known are .*sources"):
         load_recipe(path)
-    path.write_text('name = "x"\ndata = "y"\nlabels = ["teff"]\nlog = ["logg"]\n')
-    with pytest.raises(ConfigError, match=r"log names \['logg'\]"):
+    path.write_text('name = "x"\nlog = ["logg"]\n[domains.b]\n[sources.s]\nkind = "table"\ndata = "y"\ndomain = "a"\n')
+    with pytest.raises(ConfigError, match=r"(?s)log names \['logg'\].*domain 'a', which is not described.*'b' has no"):
         load_recipe(path)
-    path.write_text('name = "x"\ndata = "y"\nlabels = ["temperature"]\n')
+    path.write_text('name = "x"\n[domains.a]\n[sources.s]\nkind = "soup"\ndata = "y"\ndomain = "a"\nshare = 0\n')
+    with pytest.raises(ConfigError, match=r"kind must be 'table', 'library' or 'emulator', not 'soup'; share must"):
+        load_recipe(path)
+    path.write_text('name = "x"\nlabels = ["temperature"]\n')
     with pytest.raises(InputValueError, match="unknown quantity 'temperature'"):
         load_recipe(path)
     path.write_text("name = [")
@@ -75,18 +84,18 @@ def test_recipe_errors(tmp_path):
         load_recipe(path)
 
 
-def test_split_by_star(recipe):
+def test_split_by_star():
     """All rows of a star are on one side, whatever the order of the rows."""
     data = tiny_data()
     data = dataclasses.replace(data, identifier=np.array([f"star {i // 3}" for i in range(300)]))
-    train, calibration, test = split_stars(data, recipe)
+    train, calibration, test = split_stars(data, 0.4, 1)
     sides = [set(data.identifier[rows]) for rows in (train, calibration, test)]
     assert not sides[0] & (sides[1] | sides[2])
     assert not sides[1] & sides[2]
     assert len(train) + len(calibration) + len(test) == 300
     order = np.random.default_rng(0).permutation(300)
     shuffled = dataclasses.replace(data, identifier=data.identifier[order])
-    assert set(shuffled.identifier[split_stars(shuffled, recipe)[2]]) == sides[2]
+    assert set(shuffled.identifier[split_stars(shuffled, 0.4, 1)[2]]) == sides[2]
 
 
 def test_token_table():
@@ -117,7 +126,7 @@ def test_train_recipe(recipe, tmp_path, monkeypatch):
     assert (tmp_path / "log.csv").exists()
     again = SpectraFM.load(tmp_path / "weights")
     assert again.info == fm.info
-    _, calibration, test = split_stars(data, recipe)
+    _, calibration, test = split_stars(data, 0.4, 1)
     from spectrafm.adapters import from_arrays
 
     table = again.infer(from_arrays(WAVELENGTH, data.flux[test], data.sigma[test]))
@@ -148,5 +157,5 @@ def test_train_command(recipe, tmp_path, monkeypatch, capsys):
 
 def test_unknown_reader(recipe):
     """A recipe of a data set without a reader says which there are."""
-    with pytest.raises(InputValueError, match="no reader 'tiny'; known are gaia_xp_apogee"):
+    with pytest.raises(InputValueError, match="no reader 'tiny'; known are gaia_xp_apogee, miles"):
         train_recipe(recipe, "nowhere", "nowhere")

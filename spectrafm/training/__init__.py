@@ -1,6 +1,26 @@
-"""Recipes: named, checked configurations that turn a data set into weights."""
+"""Recipes: named, checked configurations that turn stars into weights."""
 
-from .recipes import Recipe, load_recipe, recipe_names
-from .train import calibrate, train_recipe
+from .observation import ObservationConfig
+from .recipes import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names
+from .sources import EmulatorSource, LibrarySource
+from .stream import ObservedSource, RequestConfig, StarStream, StreamPart, TableSource
+from .train import build_stream, calibrate, train_recipe
 
-__all__ = ["Recipe", "calibrate", "load_recipe", "recipe_names", "train_recipe"]
+__all__ = [
+    "DomainConfig",
+    "EmulatorSource",
+    "LibrarySource",
+    "ObservationConfig",
+    "ObservedSource",
+    "Recipe",
+    "RequestConfig",
+    "SourceConfig",
+    "StarStream",
+    "StreamPart",
+    "TableSource",
+    "build_stream",
+    "calibrate",
+    "load_recipe",
+    "recipe_names",
+    "train_recipe",
+]

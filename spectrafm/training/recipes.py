@@ -9,10 +9,112 @@ from ..continuum import normalizer_from_dict
 from ..exceptions import ConfigError, InputValueError
 from ..quantities import get_quantity
 from ..stellarperceptron import AugmentationConfig, FitConfig, ModelConfig
+from ..stellarperceptron.config import Config, refuse
+from .observation import ObservationConfig
+from .stream import RequestConfig
 
-__all__ = ["Recipe", "load_recipe", "recipe_names"]
+__all__ = ["DomainConfig", "Recipe", "SourceConfig", "load_recipe", "recipe_names"]
 
 _FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class DomainConfig(Config):
+    """Spectra of one kind.
+
+    Attributes
+    ----------
+    normalizer : dict
+        Settings of the normaliser.
+    flux_kind : {"relative_sed", "continuum_normalized"}
+        Kind of flux.
+    """
+
+    normalizer: dict = dataclasses.field(default_factory=lambda: {"name": "median"})
+    flux_kind: str = "relative_sed"
+
+    def __post_init__(self):
+        """Check the settings."""
+        normalizer_from_dict(self.normalizer)
+        if self.flux_kind not in ("relative_sed", "continuum_normalized"):
+            raise ConfigError(
+                f"DomainConfig: flux_kind must be 'relative_sed' or 'continuum_normalized', not {self.flux_kind!r}"
+            )
+
+
+@dataclass(frozen=True)
+class SourceConfig(Config):
+    """Where some of the stars come from.
+
+    Attributes
+    ----------
+    kind : {"table", "library", "emulator"}
+        Real spectra on one wavelength grid, taken as they are; real spectra that are seen
+        through instruments of any kind; synthetic spectra, likewise.
+    data : str
+        Name of the reader in `spectrafm.datasets`, or of the emulator.
+    domain : str
+        Name of the domain of these spectra.
+    labels : tuple of str
+        What is asked for; all labels of the recipe that are known when left out.
+    share : float
+        Share of the stars of a step.
+    weight : float
+        Weight in the loss.
+    validation_fraction : float
+        Fraction of real stars set aside, drawn by star.
+    resolving_power : float
+        Of the spectra of a library.
+    n_pool : int
+        Number of synthetic stars whose labels are drawn in advance.
+    observation : ObservationConfig
+        Through what libraries and emulators are seen.
+    augmentation : AugmentationConfig
+        What is drawn anew for a table.
+    """
+
+    kind: str
+    data: str
+    domain: str
+    labels: tuple = ()
+    share: float = 1.0
+    weight: float = 1.0
+    validation_fraction: float = 0.1
+    resolving_power: float = 2000.0
+    n_pool: int = 100_000
+    observation: ObservationConfig = ObservationConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    def __post_init__(self):
+        """Refuse contradictions, all in one error."""
+        problems = []
+        if self.kind not in ("table", "library", "emulator"):
+            problems.append(f"kind must be 'table', 'library' or 'emulator', not {self.kind!r}")
+        problems += [
+            f"{name} must be positive, not {getattr(self, name)!r}"
+            for name in ("share", "weight", "resolving_power", "n_pool")
+            if not getattr(self, name) > 0
+        ]
+        if not 0 < self.validation_fraction < 1:
+            problems.append(f"validation_fraction must be between 0 and 1, not {self.validation_fraction!r}")
+        refuse("SourceConfig", problems)
+
+    @classmethod
+    def from_dict(cls, settings):
+        """Build from a dictionary of TOML, as `Config.from_dict`.
+
+        Parameters
+        ----------
+        settings : dict
+            With dictionaries for observation and augmentation.
+
+        Returns
+        -------
+        SourceConfig
+        """
+        inner = {"observation": ObservationConfig, "augmentation": AugmentationConfig}
+        settings = {k: inner[k].from_dict(v) if k in inner else v for k, v in settings.items()}
+        return super().from_dict(settings)
 
 
 @dataclass(frozen=True)
@@ -23,24 +125,22 @@ class Recipe:
     ----------
     name : str
         Name of the weights.
-    data : str
-        Name of the reader in `spectrafm.datasets`.
     labels : tuple of str
         What the model learns to predict.
     model : ModelConfig
         Architecture.
     fit : FitConfig
         Optimisation.
-    augmentation : AugmentationConfig
-        What is drawn anew at every step.
+    sources : dict of str to SourceConfig
+        Where the stars come from, by name.
+    domains : dict of str to DomainConfig
+        Kinds of spectra, by name.
+    request : RequestConfig
+        What stars of libraries and emulators are told and asked.
     known : tuple of str
         Quantities that may be given, beside the labels.
     log : tuple of str
         Quantities whose logarithm is modelled.
-    normalizer : dict
-        Settings of the normaliser.
-    flux_kind : str
-        Kind of flux.
     training_data, license, citation : str
         Provenance, for the model card.
 
@@ -51,27 +151,37 @@ class Recipe:
     """
 
     name: str
-    data: str
     labels: tuple
     model: ModelConfig
     fit: FitConfig
-    augmentation: AugmentationConfig
+    sources: dict
+    domains: dict
+    request: RequestConfig = RequestConfig()
     known: tuple = ()
     log: tuple = ()
-    normalizer: dict = dataclasses.field(default_factory=lambda: {"name": "median"})
-    flux_kind: str = "relative_sed"
     training_data: str = ""
     license: str = ""
     citation: str = ""
 
     def __post_init__(self):
-        """Check names and normaliser."""
+        """Check that everything that is named is there."""
         for name in (*self.labels, *self.known):
             get_quantity(name, "labels")
+        problems = []
         stray = [name for name in self.log if name not in (*self.labels, *self.known)]
         if stray:
-            raise ConfigError(f"Recipe {self.name!r}: log names {stray}, which are neither labels nor known")
-        normalizer_from_dict(self.normalizer)
+            problems.append(f"log names {stray}, which are neither labels nor known")
+        if not self.sources:
+            problems.append("there is no source")
+        for name, source in self.sources.items():
+            if source.domain not in self.domains:
+                problems.append(f"source {name!r} is of the domain {source.domain!r}, which is not described")
+            stray = [label for label in source.labels if label not in self.labels]
+            if stray:
+                problems.append(f"source {name!r} asks for {stray}, which are no labels of the recipe")
+        unused = sorted(set(self.domains) - {source.domain for source in self.sources.values()})
+        problems += [f"domain {name!r} has no source" for name in unused]
+        refuse(f"Recipe {self.name!r}", problems)
 
 
 def recipe_names():
@@ -114,13 +224,18 @@ def load_recipe(name, changes=None):
         settings = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not a TOML file ({error})") from error
-    sections = {"model": ModelConfig, "fit": FitConfig, "augmentation": AugmentationConfig}
+    sections = {"model": ModelConfig, "fit": FitConfig, "request": RequestConfig}
     for section, kind in sections.items():
         settings[section] = kind.from_dict(settings.get(section, {}) | (changes or {}).get(section, {}))
+    for section, kind in (("sources", SourceConfig), ("domains", DomainConfig)):
+        settings[section] = {name: kind.from_dict(entry) for name, entry in settings.get(section, {}).items()}
     known = {field.name for field in dataclasses.fields(Recipe)}
     unknown = sorted(set(settings) - known)
     if unknown:
         raise ConfigError(f"{path}: unknown settings {unknown}; known are {', '.join(sorted(known))}")
     for name in ("labels", "known", "log"):
         settings[name] = tuple(settings.get(name, ()))
-    return Recipe(**settings)
+    try:
+        return Recipe(**settings)
+    except TypeError as error:
+        raise ConfigError(f"{path}: {str(error).partition('() ')[2]}") from error

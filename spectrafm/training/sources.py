@@ -45,12 +45,14 @@ class EmulatorSource:
         Where stars can be observed [Angstrom, vacuum].
     resolving_power : float
         Largest resolving power.
+    device : torch.device
+        Where spectra are made.
     """
 
     def __init__(self, emulator, n_pool=100_000, seed=0, device="cpu"):
         self.emulator = load_emulator(emulator) if isinstance(emulator, str) else emulator
         self.emulator = self.emulator.to(device=device, dtype=torch.float32)
-        self.names = (*self.emulator.label_names, "vsini")
+        self.names, self.device = (*self.emulator.label_names, "vsini"), torch.device(device)
         self.wavelength_range = tuple(self.emulator.info.window)
         self.resolving_power = self.emulator.base_resolving_power
         names = self.emulator.label_names
@@ -143,20 +145,18 @@ class LibrarySource:
         Quantities to take along; all of the library when left out.
     resolving_power : float
         Resolving power of the spectra.
-    snr : float, optional
-        Their signal-to-noise ratio.
     device : str or torch.device, optional
         Where the spectra are kept.
 
     Attributes
     ----------
-    names, wavelength_range, resolving_power
+    names, wavelength_range, resolving_power, device
         As of `EmulatorSource`.
     """
 
     def __init__(self, data, rows, names=None, *, resolving_power, device="cpu"):
         self.names = tuple(data.labels if names is None else names)
-        self.resolving_power = float(resolving_power)
+        self.resolving_power, self.device = float(resolving_power), torch.device(device)
         ends = np.log(data.wavelength[[0, -1]])
         # even in the logarithm, and fine enough for the closest pixels
         n_pixel = int(np.ceil((ends[1] - ends[0]) / np.diff(np.log(data.wavelength)).min())) + 1

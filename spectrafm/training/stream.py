@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..adapters import from_arrays
 from ..exceptions import ConfigError, InputValueError
 from ..stellarperceptron.config import Config, refuse
 from ..stellarperceptron.nn_utils import TrainingBatch
 from ..stellarperceptron.tokens import Tokens
+from ..tokens import flux_name
 from .observation import ObservationConfig, draw_observation
 
 __all__ = ["ObservedSource", "RequestConfig", "StarStream", "StreamPart", "TableSource"]
@@ -75,7 +77,7 @@ class ObservedSource:
     targets : sequence of str, optional
         Labels to ask for; all that the source and the model know when left out.
     flux_kind : str, optional
-        Name of the token that says what the flux is.
+        Kind of flux.
     """
 
     def __init__(
@@ -94,10 +96,10 @@ class ObservedSource:
         self.targets = tuple(known if targets is None else (name for name in targets if name in known))
         if not self.targets:
             raise InputValueError(f"targets: none of {targets} is known of the stars of {type(source).__name__}")
-        self.flux_kind = flux_kind if flux_kind in vocabulary else None
+        self.flux_name = flux_name(vocabulary, flux_kind)
         self._columns = [source.names.index(name) for name in self.targets]
 
-    def batch(self, n_star, generator):
+    def batch(self, n_star, generator, step=None):
         """Draw a batch.
 
         Parameters
@@ -106,6 +108,8 @@ class ObservedSource:
             Number of stars.
         generator : torch.Generator
             Source of all draws; the batch is made on its device.
+        step : int, optional
+            Number of the step; not used, as no star comes twice.
 
         Returns
         -------
@@ -113,13 +117,7 @@ class ObservedSource:
         """
         device, request = generator.device, self.request
         stars = self.source.draw(n_star, generator)
-        seen = draw_observation(
-            self.observation,
-            n_star,
-            self.source.wavelength_range,
-            generator,
-            largest_power=self.source.resolving_power,
-        )
+        seen = self._observe(n_star, generator)
         give, only = torch.rand(2, generator=generator, device=device).tolist()
         only = only < request.quantities_only and request.flux_requests > 0
         values, errors = (array[:, self._columns] for array in self.source.values(stars))
@@ -139,6 +137,90 @@ class ObservedSource:
             asked.append(self._fluxes(clean, seen, generator, 1.0 if only else request.flux_weight))
         asked = (torch.cat(parts, dim=1) for parts in zip(*asked, strict=True))
         return TrainingBatch(tokens, *asked)
+
+    def sample(self, name):
+        """Return values of one name, to standardise it by.
+
+        Parameters
+        ----------
+        name : str
+            A quantity, or the kind of flux.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n,)`` float64; empty where the name is not known here.
+        """
+        generator = self._generator()
+        if name == "ln_resolving_power":
+            low, high = self.observation.resolving_power_range
+            return np.log(np.array([low, high, self.observation.resolving_power]))
+        if name == self.flux_name:
+            stars, _, _ = self.examples(64, generator)
+            normal = [self.normalizer(star) for star in stars]
+            return np.concatenate([star.flux[star.good] for star in normal])
+        if name not in self.targets:
+            return np.empty(0)
+        values, _ = self.source.values(self.source.draw(8192, generator))
+        values = values[:, self.source.names.index(name)].double().cpu().numpy()
+        return values[np.isfinite(values)]
+
+    def _generator(self):
+        return torch.Generator(self.source.device).manual_seed(0)
+
+    def examples(self, n_star, generator):
+        """Draw spectra as a user has them.
+
+        Parameters
+        ----------
+        n_star : int
+            Number of stars.
+        generator : torch.Generator
+            Decides what is drawn.
+
+        Returns
+        -------
+        spectra : list of SpectrumArrays
+            Not normalised; errors are NaN where they are not known.
+        values, errors : dict of str to numpy.ndarray
+            ``(n_star,)`` labels by name; errors 0 or NaN where not known.
+        """
+        here = self._generator().manual_seed(torch.randint(2**62, (), generator=generator).item())
+        spectra, known = [], []
+        for start in range(0, n_star, 64):
+            stars = self.source.draw(min(64, n_star - start), here)
+            seen = self._observe(len(stars), here)
+            clean = self.source.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
+            flux, sigma = self._measured(clean, seen, here)
+            rows = (seen.wavelength, flux.double(), sigma.double(), seen.good, seen.resolving_power)
+            for wavelength, f, s, good, power in zip(*(row.cpu().numpy() for row in rows), strict=True):
+                spectra.append(from_arrays(wavelength, f, s, ~good, resolving_power=float(power))[0])
+            known.append([array.double().cpu().numpy() for array in self.source.values(stars)])
+        arrays = (np.concatenate(parts) for parts in zip(*known, strict=True))
+        values, errors = ({name: array[:, self.source.names.index(name)] for name in self.targets} for array in arrays)
+        return spectra, values, errors
+
+    def extent(self):
+        """Return the range of the spectra.
+
+        Returns
+        -------
+        dict
+            ``low`` and ``high`` [Angstrom], ``finest`` and ``coarsest`` spacing in
+            ln(wavelength), ``min_pixels``, ``min_coverage`` and ``min_snr``.
+        """
+        config, (low, high) = self.observation, self.source.wavelength_range
+        powers = (*config.resolving_power_range, config.resolving_power)
+        fewest, most = config.pixels_per_fwhm
+        return {
+            "low": float(low),
+            "high": float(high),
+            "finest": 0.9 / (min(max(powers), self.source.resolving_power) * most),
+            "coarsest": 1.1 / (min(powers) * fewest),
+            "min_pixels": 32,
+            "min_coverage": float(min(config.narrowest / (high - low), 0.9)),
+            "min_snr": float(config.snr[0]),
+        }
 
     def settings(self):
         """Return what must be the same when training goes on, as plain JSON types.
@@ -161,16 +243,25 @@ class ObservedSource:
             sigma, value = sigma / value, torch.log(value)
         return ((value - mean) / std).float(), (sigma / std).float()
 
-    def _pixels(self, clean, seen, generator):
-        """Return token, value, error and wavelength of the pixels, each ``(n_star, n_pixel)``."""
+    def _observe(self, n_star, generator):
+        """Draw how stars are observed."""
+        power = self.source.resolving_power
+        return draw_observation(self.observation, n_star, self.source.wavelength_range, generator, largest_power=power)
+
+    def _measured(self, clean, seen, generator):
+        """Return flux with noise and response, and its errors as far as they are told, ``(n_star, n_pixel)``."""
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         flux = (clean + seen.sigma * noise) * seen.response
+        return flux, torch.where(seen.sigma_known[:, None], seen.sigma * seen.response, torch.nan)
+
+    def _pixels(self, clean, seen, generator):
+        """Return token, value, error and wavelength of the pixels, each ``(n_star, n_pixel)``."""
+        flux, sigma = self._measured(clean, seen, generator)
         by = self.normalizer.divisor(seen.wavelength, flux, seen.good)
         good = seen.good & (by > 0)
         by = torch.where(good, by, 1.0)
-        sigma = torch.where(seen.sigma_known[:, None], seen.sigma * seen.response / by, torch.nan)
-        value, sigma = self._standardized("flux", flux / by, sigma)
-        token = self.vocabulary.tokens("flux").item()
+        value, sigma = self._standardized(self.flux_name, flux / by, sigma / by)
+        token = self.vocabulary.tokens(self.flux_name).item()
         return (
             torch.where(good, token, 0),
             torch.where(good, value, 0.0),
@@ -188,9 +279,6 @@ class ObservedSource:
         if "ln_resolving_power" in self.vocabulary:
             told = torch.rand(n_star, generator=generator, device=device) < self.request.give_resolving_power
             columns.append(("ln_resolving_power", told, torch.log(resolving_power), nothing))
-        if self.flux_kind:
-            one = torch.ones(n_star, device=device)
-            columns.append((self.flux_kind, one > 0, one, nothing))
         # all batch mates pay for a token: leave out those that nobody has
         columns = [c for c in columns if bool(c[1].any())]
         parts = []
@@ -222,8 +310,8 @@ class ObservedSource:
         # without noise, response and gaps: what the star is, not what was seen of it
         by = self.normalizer.divisor(seen.wavelength, clean, torch.ones_like(seen.good))
         target = torch.where(by > 0, clean / by, torch.nan).gather(1, chosen)
-        target, _ = self._standardized("flux", target, target)
-        token = torch.full(shape, self.vocabulary.tokens("flux").item(), device=clean.device)
+        target, _ = self._standardized(self.flux_name, target, target)
+        token = torch.full(shape, self.vocabulary.tokens(self.flux_name).item(), device=clean.device)
         zero = torch.zeros_like(target)
         return token, seen.wavelength.gather(1, chosen), target, zero, zero + weight
 
@@ -234,13 +322,18 @@ class TableSource:
     Parameters
     ----------
     generator : TrainingGenerator
-        Draws from the table.
+        Draws training stars from the table; its seed and rank decide.
+    rows : numpy.ndarray
+        Rows of the table that this source stands for.
+    data : LabelledSpectra
+        The stars of the table.
     """
 
-    def __init__(self, generator):
-        self.generator, self.targets = generator, generator.targets
+    def __init__(self, generator, rows, data):
+        self.generator, self.rows, self.data = generator, rows, data
+        self.targets = generator.targets
 
-    def batch(self, n_star, generator):
+    def batch(self, n_star, generator, step=None):
         """Draw a batch, as `ObservedSource.batch`.
 
         Parameters
@@ -248,16 +341,79 @@ class TableSource:
         n_star : int
             Number of stars.
         generator : torch.Generator
-            Source of all draws; the batch is brought to its device.
+            The batch is brought to its device; it decides what is drawn for validation.
+        step : int, optional
+            Number of the step: the stars of an epoch come in their order. Rows as they
+            are, for validation, when left out.
 
         Returns
         -------
         TrainingBatch
         """
-        seed = torch.randint(2**62, (2,), generator=generator, device=generator.device).tolist()
-        rng, indices = np.random.default_rng(seed), self.generator.indices
-        stars = rng.choice(indices, n_star, replace=n_star > len(indices))
-        return self.generator.draw(stars, rng).to(generator.device)
+        if step is not None:
+            return self.generator.batch(step).to(generator.device)
+        return self.generator.draw(_choose(self.rows, n_star, generator)).to(generator.device)
+
+    def sample(self, name):
+        """Return values of one name, as `ObservedSource.sample`.
+
+        Parameters
+        ----------
+        name : str
+            A quantity, or the kind of flux.
+
+        Returns
+        -------
+        numpy.ndarray
+        """
+        table = self.generator.table
+        if name == table.flux_name:
+            flux = np.asarray(table.flux[self.rows[:: max(len(self.rows) // 4096, 1)]], dtype=np.float64)
+            return flux[np.isfinite(flux)]
+        values = table.column(name)[self.rows] if name in table.names else np.empty(0)
+        return values[np.isfinite(values)]
+
+    def examples(self, n_star, generator):
+        """Draw spectra as a user has them, as `ObservedSource.examples`.
+
+        Parameters
+        ----------
+        n_star : int
+            Number of stars, or fewer where there are fewer.
+        generator : torch.Generator
+            Decides which.
+
+        Returns
+        -------
+        spectra, values, errors
+        """
+        data, rows = self.data, _choose(self.rows, n_star, generator)
+        nothing = np.full(len(data.flux), np.nan)
+        values = {name: data.labels[name][rows] for name in self.targets}
+        errors = {name: data.label_errors.get(name, nothing)[rows] for name in self.targets}
+        return list(from_arrays(data.wavelength, data.flux[rows], data.sigma[rows])), values, errors
+
+    def extent(self):
+        """Return the range of the spectra, as `ObservedSource.extent`.
+
+        Returns
+        -------
+        dict
+        """
+        data, n_pixel = self.data, len(self.data.wavelength)
+        spacing = float(np.median(np.diff(np.log(data.wavelength))))
+        good = np.isfinite(data.flux[self.rows]) & np.isfinite(data.sigma[self.rows])
+        ratio = np.where(good, data.flux[self.rows] / data.sigma[self.rows], np.nan)
+        snr = np.nanmedian(ratio[good.any(axis=1)], axis=1)
+        return {
+            "low": float(data.wavelength[0] - 1),
+            "high": float(data.wavelength[-1] + 1),
+            "finest": spacing / 2,
+            "coarsest": spacing * 2,
+            "min_pixels": n_pixel // 4,
+            "min_coverage": 0.9,
+            "min_snr": float(np.quantile(snr, 0.001)) if len(snr) else 0.0,
+        }
 
     def settings(self):
         """Return what must be the same when training goes on, as plain JSON types.
@@ -267,6 +423,14 @@ class TableSource:
         dict
         """
         return {"augmentation": self.generator.augmentation.to_dict(), "targets": list(self.targets)}
+
+
+def _choose(rows, n_star, generator):
+    """Return some of the rows in ascending order, all of them where there are not more."""
+    if n_star >= len(rows):
+        return rows
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+    return np.sort(np.random.default_rng(seed).choice(rows, n_star, replace=False))
 
 
 @dataclass
@@ -351,7 +515,7 @@ class StarStream:
         """
         for number, (name, part) in enumerate(self.parts.items()):
             entropy = (_STREAM, self.seed, step, self.rank, number)
-            yield name, self.weight[name], self._draw(part.source, self.n_star[name], entropy)
+            yield name, self.weight[name], self._draw(part.source, self.n_star[name], entropy, step)
 
     def validation(self):
         """Draw the batches to validate on, the same at every call.
@@ -368,10 +532,10 @@ class StarStream:
                 entropy = (_VALIDATION, self.seed, start, number)
                 yield name, self._draw(part.validation or part.source, n_star, entropy)
 
-    def _draw(self, source, n_star, entropy):
+    def _draw(self, source, n_star, entropy, step=None):
         seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
         with torch.no_grad():
-            return source.batch(n_star, torch.Generator(self.device).manual_seed(seed))
+            return source.batch(n_star, torch.Generator(self.device).manual_seed(seed), step)
 
     def targets_of(self, name):
         """Return what the first requests of the batches of a source ask for.

@@ -1,50 +1,58 @@
-"""From a recipe and a data set to calibrated weights."""
+"""From a recipe and its data to calibrated weights."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .. import datasets
-from ..adapters import from_arrays
 from ..continuum import normalizer_from_dict
 from ..core import SpectraFM
 from ..exceptions import InputValueError
-from ..stellarperceptron import StellarPerceptron, TokenTable, Vocabulary
+from ..stellarperceptron import StellarPerceptron, TokenTable, TrainingGenerator, Vocabulary
 from ..stellarperceptron.nn_utils import split_by_star
+from ..stellarperceptron.trainer import processes
 from ..weights_info import Domain, WeightsInfo
+from .sources import EmulatorSource, LibrarySource
+from .stream import ObservedSource, StarStream, StreamPart, TableSource
 
-__all__ = ["calibrate", "split_stars", "token_table", "train_recipe"]
+__all__ = ["build_stream", "calibrate", "error_factor", "read_data", "split_stars", "token_table", "train_recipe"]
 
 logger = logging.getLogger("spectrafm")
 
 # an error this many times the median is large; fraction of spectra that count as usual
 _LARGE_ERROR, _USUAL_SPECTRUM = 5.0, 0.995
+# stars that set the density of the embeddings, and synthetic stars that calibrate errors
+_N_DENSITY, _N_CALIBRATION = 8000, 2000
+# first entry of the seed of draws, beside those of streams
+_EXAMPLES = 13
 
-_READERS = {"gaia_xp_apogee": datasets.read_gaia_xp_apogee}
+_READERS = {"gaia_xp_apogee": datasets.read_gaia_xp_apogee, "miles": datasets.read_miles}
 
 
-def read_data(recipe, folder):
-    """Read the data set of a recipe.
+def read_data(name, folder):
+    """Read a data set.
 
     Parameters
     ----------
-    recipe : Recipe
-        Names the reader.
+    name : str
+        Name of the reader.
     folder : str or pathlib.Path
-        Where the data are.
+        Where the data are, or the folder that holds them in one of that name.
 
     Returns
     -------
     LabelledSpectra
     """
-    if recipe.data not in _READERS:
-        raise InputValueError(f"data: no reader {recipe.data!r}; known are {', '.join(_READERS)}")
-    return _READERS[recipe.data](folder)
+    if name not in _READERS:
+        raise InputValueError(f"data: no reader {name!r}; known are {', '.join(_READERS)}")
+    inner = Path(folder) / name
+    return _READERS[name](inner if inner.is_dir() else folder)
 
 
-def token_table(data, names):
+def token_table(data, names, flux_name="flux"):
     """Lay a data set out for training.
 
     Parameters
@@ -53,19 +61,21 @@ def token_table(data, names):
         The stars.
     names : sequence of str
         Quantities to take along.
+    flux_name : str, optional
+        Name of the flux token.
 
     Returns
     -------
     TokenTable
     """
-    n_star = len(data.flux)
-    nothing = np.full(n_star, np.nan)
+    nothing = np.full(len(data.flux), np.nan)
+    names = [name for name in names if name in data.labels]
     values = np.stack([data.labels[name] for name in names], axis=1)
     errors = np.stack([data.label_errors.get(name, nothing) for name in names], axis=1)
-    return TokenTable(data.flux, data.wavelength, data.sigma, values, errors, names)
+    return TokenTable(data.flux, data.wavelength, data.sigma, values, errors, names, flux_name)
 
 
-def split_stars(data, recipe):
+def split_stars(data, fraction, seed):
     """Split by star: rows of one star are all on one side.
 
     Validation stars are split once more: one half calibrates errors and flags,
@@ -75,8 +85,10 @@ def split_stars(data, recipe):
     ----------
     data : LabelledSpectra
         The stars.
-    recipe : Recipe
-        Its fraction and seed decide.
+    fraction : float
+        Fraction of the stars to set aside.
+    seed : int
+        Seed of the draw.
 
     Returns
     -------
@@ -84,10 +96,121 @@ def split_stars(data, recipe):
         Row numbers.
     """
     stars, row_star = np.unique(np.asarray(data.identifier).astype(str), return_inverse=True)
-    _, held_out = split_by_star(len(stars), recipe.fit.validation_fraction, recipe.fit.seed)
+    _, held_out = split_by_star(len(stars), fraction, seed)
     for_calibration, for_test = held_out[::2], held_out[1::2]
     calibration, test = np.isin(row_star, for_calibration), np.isin(row_star, for_test)
     return np.flatnonzero(~(calibration | test)), np.flatnonzero(calibration), np.flatnonzero(test)
+
+
+def make_vocabulary(recipe):
+    """Make the names of the tokens of a recipe, not yet standardised.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Labels, quantities and domains.
+
+    Returns
+    -------
+    Vocabulary
+    """
+    kinds = list(dict.fromkeys(domain.flux_kind for domain in recipe.domains.values()))
+    flux = ["flux"] if len(kinds) == 1 else kinds
+    names = [*flux, *recipe.labels, *recipe.known]
+    if any(source.kind != "table" for source in recipe.sources.values()):
+        names.append("ln_resolving_power")
+    return Vocabulary(names, flux=flux, log=recipe.log)
+
+
+def build_stream(recipe, data_folder, vocabulary, device="cpu"):
+    """Prepare the sources of a recipe.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Sources, domains and seeds.
+    data_folder : str or pathlib.Path
+        Where the data sets are.
+    vocabulary : Vocabulary
+        Of the model; standardised here if it never was.
+    device : str or torch.device, optional
+        Where stars are made.
+
+    Returns
+    -------
+    stream : StarStream
+        Training stars, and validation on stars that were set aside.
+    calibration : dict of str to (source, source)
+        By name of the source, training stars and those that calibrate.
+    """
+    rank, world_size = processes()
+    parts, calibration = {}, {}
+    for number, (name, source) in enumerate(recipe.sources.items()):
+        domain = recipe.domains[source.domain]
+        normalizer = normalizer_from_dict(domain.normalizer)
+        targets = source.labels or recipe.labels
+        settings = {"request": recipe.request, "targets": targets, "flux_kind": domain.flux_kind}
+
+        def observed(stars, source=source, settings=settings, normalizer=normalizer):
+            return ObservedSource(stars, vocabulary, normalizer, source.observation, **settings)
+
+        if source.kind == "emulator":
+            train = observed(EmulatorSource(source.data, source.n_pool, recipe.fit.seed + number, device))
+            parts[name], calibration[name] = StreamPart(train, source.share, source.weight), (train, train)
+            continue
+        data = read_data(source.data, data_folder)
+        rows = split_stars(data, source.validation_fraction, recipe.fit.seed)
+        names = [k for k in (*recipe.labels, *recipe.known) if k in data.labels]
+        held_out = np.sort(np.concatenate(rows[1:]))
+        if source.kind == "library":
+            known = {"resolving_power": source.resolving_power, "device": device}
+            train, calibrating, validation = (
+                observed(LibrarySource(data, some, names, **known)) for some in (rows[0], rows[1], held_out)
+            )
+        else:
+            flux = vocabulary.flux[0] if len(vocabulary.flux) == 1 else domain.flux_kind
+            table = token_table(data, names, flux)
+            share = source.share / sum(s.share for s in recipe.sources.values())
+            generator = TrainingGenerator(
+                table,
+                vocabulary,
+                [k for k in targets if k in names],
+                rows[0],
+                batch_size=round(recipe.fit.batch_size * share),
+                context_length=recipe.model.context_length,
+                patch_size=recipe.model.patch_size,
+                augmentation=source.augmentation,
+                divisor=normalizer.divisor,
+                seed=recipe.fit.seed,
+                rank=rank,
+                world_size=world_size,
+            )
+            train, calibrating, validation = (
+                TableSource(generator, some, data) for some in (rows[0], rows[1], held_out)
+            )
+        parts[name] = StreamPart(train, source.share, source.weight, validation)
+        calibration[name] = (train, calibrating)
+    if not vocabulary.fitted:
+        standardize(vocabulary, [part.source for part in parts.values()])
+    settings = {"batch_size": recipe.fit.batch_size, "seed": recipe.fit.seed, "device": device}
+    return StarStream(parts, rank=rank, world_size=world_size, **settings), calibration
+
+
+def standardize(vocabulary, sources):
+    """Set mean and standard deviation of every name from all sources that know it, alike.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+        Changed in place.
+    sources : list of ObservedSource or TableSource
+        Training stars.
+    """
+    for name in vocabulary.names:
+        samples = [values for source in sources if len(values := source.sample(name))]
+        if samples:
+            vocabulary.fit_name(name, samples)
+    vocabulary.fitted = True
 
 
 def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, device="cpu"):
@@ -98,7 +221,7 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     recipe : Recipe
         What to do.
     data_folder : str or pathlib.Path
-        Where the data set is.
+        Where the data sets are.
     output : str or pathlib.Path
         Gets ``checkpoint.pt`` and ``log.csv``, and the weights in ``weights/``.
     resume : bool, optional
@@ -113,47 +236,33 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     SpectraFM
         The calibrated model.
     """
-    data = read_data(recipe, data_folder)
-    names = (*recipe.labels, *recipe.known)
-    table = token_table(data, names)
-    train, calibration, test = split_stars(data, recipe)
-    normalizer = normalizer_from_dict(recipe.normalizer)
-    model = StellarPerceptron(
-        recipe.model, Vocabulary(["flux", *names], flux=["flux"], log=recipe.log), device, recipe.fit.seed
-    )
-    model.fit(
-        table,
-        recipe.labels,
-        recipe.fit,
-        augmentation=recipe.augmentation,
-        divisor=normalizer.divisor,
-        validation=np.concatenate((calibration, test)),
-        folder=output,
-        resume=resume,
-        progress=progress,
-    )
-    fm = calibrate(model.to("cpu"), recipe, data, train, calibration)
+    vocabulary = make_vocabulary(recipe)
+    stream, calibration = build_stream(recipe, data_folder, vocabulary, device)
+    model = StellarPerceptron(recipe.model, vocabulary, device, recipe.fit.seed)
+    model.fit_patches(stream)
+    model.fit(stream, config=recipe.fit, folder=output, resume=resume, progress=progress)
+    fm = calibrate(model, recipe, calibration)
+    fm.model.to("cpu")
     fm.save(Path(output) / "weights", half=True)
     # what is used from here on is what was saved, rounding and all
     return SpectraFM.load(Path(output) / "weights")
 
 
-def calibrate(model, recipe, data, train, calibration):
+def calibrate(model, recipe, calibration):
     """Measure what the weights must know about themselves.
 
-    Ranges and the density of the embeddings come from the training stars;
-    factors on the errors and thresholds of the flags from the calibration stars.
+    Ranges and the density of the embeddings come from training stars; factors on the
+    errors and thresholds of the flags from stars that were set aside, real ones where
+    the domain has any.
 
     Parameters
     ----------
     model : StellarPerceptron
         Trained.
     recipe : Recipe
-        Labels, normaliser, provenance.
-    data : LabelledSpectra
-        The stars.
-    train, calibration : numpy.ndarray
-        Row numbers.
+        Labels, domains, provenance.
+    calibration : dict of str to (source, source)
+        From `build_stream`.
 
     Returns
     -------
@@ -161,58 +270,93 @@ def calibrate(model, recipe, data, train, calibration):
     """
     from .. import __version__
 
-    x = np.log(data.wavelength)
-    spacing = float(np.median(np.diff(x)))
-    good = np.isfinite(data.flux[train]) & np.isfinite(data.sigma[train])
-    snr = np.nanmedian(np.where(good, data.flux[train] / data.sigma[train], np.nan), axis=1)
-    domain = Domain(
-        name=recipe.name,
-        labels=recipe.labels,
-        normalizer=recipe.normalizer,
-        flux_kind=recipe.flux_kind,
-        wavelength_range=(float(data.wavelength[0] - 1), float(data.wavelength[-1] + 1)),
-        spacing_range=(spacing / 2, spacing * 2),
-        min_pixels=len(data.wavelength) // 4,
-        min_snr=float(np.quantile(snr, 0.001)),
-        label_ranges={
-            k: [float(q) for q in np.nanquantile(data.labels[k][train], (0.001, 0.999))] for k in recipe.labels
-        },
-    )
     info = WeightsInfo(
         name=recipe.name,
-        domains=(domain,),
+        domains=tuple(_describe_domain(name, recipe, calibration) for name in recipe.domains),
         known=(*recipe.known, *recipe.labels),
         training_data=recipe.training_data,
         license=recipe.license,
         citation=recipe.citation,
         package_version=__version__,
     )
-    fm = SpectraFM(model, info)
-    embeddings = _embeddings(fm, data, train[:: max(len(train) // 8000, 1)])
-    mean, covariance = embeddings.mean(axis=0), np.cov(embeddings.T)
-    variance, vectors = np.linalg.eigh(covariance)
-    kept = variance > 1e-6 * variance.max()
-    whiten = vectors[:, kept] / np.sqrt(variance[kept])
-    density = {
-        f"mean.{domain.name}": torch.from_numpy(mean).float(),
-        f"whiten.{domain.name}": torch.from_numpy(whiten).float(),
-    }
-    fm = SpectraFM(model, info, density)
+    density = {}
+    for number, domain in enumerate(info.domains):
+        generator = _generator(recipe, number, 0)
+        sources = _best_sources(domain.name, recipe, calibration)
+        fm = SpectraFM(model, replace(info, domains=(domain,)))
+        embeddings = np.concatenate(
+            [fm.embed(train.examples(_N_DENSITY // len(sources), generator)[0]) for train, _ in sources]
+        ).astype(np.float64)
+        mean, covariance = embeddings.mean(axis=0), np.cov(embeddings.T)
+        variance, vectors = np.linalg.eigh(covariance)
+        kept = variance > 1e-6 * variance.max()
+        whiten = vectors[:, kept] / np.sqrt(variance[kept])
+        density[f"mean.{domain.name}"] = torch.from_numpy(mean).float()
+        density[f"whiten.{domain.name}"] = torch.from_numpy(whiten).float()
 
-    z = (_embeddings(fm, data, calibration) - mean) @ whiten
-    domain.density_threshold = float(np.quantile(np.sqrt((z**2).mean(axis=1)), _USUAL_SPECTRUM))
-    factors = {name: {} for name in recipe.labels}
-    for kind, sigma in (("with_sigma", data.sigma[calibration]), ("without_sigma", None)):
-        table = fm.infer(from_arrays(data.wavelength, data.flux[calibration], sigma))
-        for name in recipe.labels:
+        examples = [held_out.examples(_N_CALIBRATION // len(sources), generator) for _, held_out in sources]
+        spectra = [star for stars, _, _ in examples for star in stars]
+        values, errors = ({k: np.concatenate([e[i][k] for e in examples]) for k in domain.labels} for i in (1, 2))
+        z = (fm.embed(spectra).astype(np.float64) - mean) @ whiten
+        domain.density_threshold = float(np.nanquantile(np.sqrt((z**2).mean(axis=1)), _USUAL_SPECTRUM))
+        _calibrate_errors(fm, domain, spectra, values, errors, recipe.log)
+    return SpectraFM(model, info, density)
+
+
+def _calibrate_errors(fm, domain, spectra, values, errors, log):
+    """Set the factors on the errors of a domain, and which errors are usual."""
+    factors = {name: {} for name in domain.labels}
+    # what tells errors withholds them too
+    bare = [replace(star, sigma=np.full_like(star.flux, np.nan)) for star in spectra]
+    told = [star for star in spectra if star.has_sigma]
+    rows = [row for row, star in enumerate(spectra) if star.has_sigma]
+    for kind, stars, chosen in (("with_sigma", told, rows), ("without_sigma", bare, slice(None))):
+        if not stars:
+            continue
+        table = fm.infer(stars)
+        for name in domain.labels:
             predicted, error = (np.asarray(table[c].filled(np.nan).value) for c in (name, f"e_{name}"))
-            truth, truth_error = data.labels[name][calibration], data.label_errors[name][calibration]
-            factors[name][kind] = error_factor(predicted - truth, error, truth_error)
-            if kind == "with_sigma":
-                scale = predicted if name in recipe.log else 1.0
+            factors[name][kind] = error_factor(predicted - values[name][chosen], error, errors[name][chosen])
+            if name not in domain.usual_errors:
+                scale = predicted if name in log else 1.0
                 domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(error / scale) * factors[name][kind])
-    domain.calibration = factors
-    return fm
+    # of spectra that never have errors, or always
+    domain.calibration = {
+        name: {kind: found.get(kind, next(iter(found.values()))) for kind in ("with_sigma", "without_sigma")}
+        for name, found in factors.items()
+    }
+
+
+def _best_sources(name, recipe, calibration):
+    """Return the sources of a domain: real ones, or all where there are none."""
+    of_domain = [k for k, source in recipe.sources.items() if source.domain == name]
+    real = [k for k in of_domain if recipe.sources[k].kind != "emulator"]
+    return [calibration[k] for k in real or of_domain]
+
+
+def _describe_domain(name, recipe, calibration):
+    """Return what is known of a domain before anything is inferred."""
+    sources = [calibration[k][0] for k, source in recipe.sources.items() if source.domain == name]
+    extents = [source.extent() for source in sources]
+    labels = [k for k in recipe.labels if any(k in source.targets for source in sources)]
+    samples = {k: np.concatenate([source.sample(k) for source in sources]) for k in labels}
+    return Domain(
+        name=name,
+        labels=labels,
+        normalizer=recipe.domains[name].normalizer,
+        flux_kind=recipe.domains[name].flux_kind,
+        wavelength_range=(min(e["low"] for e in extents), max(e["high"] for e in extents)),
+        spacing_range=(min(e["finest"] for e in extents), max(e["coarsest"] for e in extents)),
+        min_pixels=min(e["min_pixels"] for e in extents),
+        min_coverage=min(e["min_coverage"] for e in extents),
+        min_snr=min(e["min_snr"] for e in extents),
+        label_ranges={k: [float(q) for q in np.quantile(v, (0.001, 0.999))] for k, v in samples.items()},
+    )
+
+
+def _generator(recipe, *key):
+    seed = np.random.SeedSequence((_EXAMPLES, recipe.fit.seed, *key)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
 
 
 def error_factor(residual, error, truth_error, level=0.6827):
@@ -240,7 +384,3 @@ def error_factor(residual, error, truth_error, level=0.6827):
         inside = np.mean(residual <= np.hypot(factor * error, truth_error))
         low, high = (factor, high) if inside < level else (low, factor)
     return float(np.sqrt(low * high))
-
-
-def _embeddings(fm, data, rows):
-    return fm.embed(from_arrays(data.wavelength, data.flux[rows], data.sigma[rows])).astype(np.float64)
