@@ -8,18 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from astropy import units as u
+from astropy.nddata import StdDevUncertainty
 from safetensors.torch import load_file, save_file
 
 from ._progress import progress as progress_bar
-from .adapters import to_arrays
+from .adapters import from_arrays, to_arrays
+from .arrays import SpectrumArrays
 from .continuum import normalizer_from_dict
 from .exceptions import InputValueError, MissingDependencyError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag
 from .known import known_quantities
 from .results import label_table
+from .spectral_units import check_spectral_axis
 from .stellarperceptron import StellarPerceptron
 from .stellarperceptron.model_core import atomic_write
-from .tokens import spectra_to_tokens
+from .tokens import flux_name, spectra_to_tokens
 from .weights_info import WeightsInfo
 
 __all__ = ["SpectraFM"]
@@ -403,6 +407,179 @@ class SpectraFM:
         for number, rows in self._batches(arrays, batch_size):
             vectors[rows] = self._perceive([self._prepare(arrays[row], number) for row in rows], number).pooled
         return vectors
+
+    def predict_spectrum(self, labels, spectral_axis, *, resolving_power=None, domain=None):
+        """Return the spectra that the model expects of stars with these labels.
+
+        Parameters
+        ----------
+        labels : dict or `~astropy.table.Table`
+            What is known of the stars, as ``known`` of `infer`; numbers, or arrays with
+            one value a star.
+        spectral_axis : `~astropy.units.Quantity`
+            ``(n_pixel,)`` wavelengths, frequencies, energies or wavenumbers, in vacuum
+            and at rest.
+        resolving_power : float or array_like, optional
+            Resolving power of the spectra, for all or one a star.
+        domain : str, optional
+            Kind of spectrum, by the name of the domain; where left out, the one that these
+            wavelengths and their spacing fit best.
+
+        Returns
+        -------
+        `~specutils.Spectrum`
+            Flux ``(n_pixel,)``, or ``(n_star, n_pixel)`` where a label is an array,
+            with its standard deviation, normalised as the model sees spectra of this
+            domain: divided by their median, or by their smooth local mean.
+
+        Raises
+        ------
+        InputTypeError, InputValueError
+            Labels that cannot be given, no label at all, wavelengths outside of the
+            domain, or weights that were not trained to predict flux.
+        """
+        from specutils import Spectrum
+
+        columns = {name: labels[name] for name in getattr(labels, "colnames", labels)}
+        lengths = {len(v) for v in columns.values() if np.ndim(v)}
+        n_star = max(lengths, default=1)
+        known = known_quantities(columns, n_star, self.info.known)
+        if not known or not all(np.isfinite([v for v, _ in known.values()]).any(axis=0)):
+            raise InputValueError("labels: a star of which nothing is known; give labels such as teff and logg")
+        wavelength = check_spectral_axis(spectral_axis)
+        number = self._domain_for(wavelength, domain)
+        power = np.broadcast_to(np.asarray(np.nan if resolving_power is None else resolving_power, float), (n_star,))
+        nothing = [replace(SpectrumArrays.unusable(""), resolving_power=float(p)) for p in power]
+        values, errors = self._request_flux(self._perceive(nothing, number, known), number, wavelength)
+        one = not lengths
+        return Spectrum(
+            flux=(values[0] if one else values) * u.one,
+            spectral_axis=spectral_axis,
+            uncertainty=StdDevUncertainty(errors[0] if one else errors),
+            meta={"labels": columns, "model": self.info.name, "domain": self.info.domains[number].name},
+        )
+
+    def reconstruct(self, spectra, medium="vacuum", radial_velocity=None, resolving_power=None, mask_policy=None):
+        """Return the spectra that the model sees behind noise, bad pixels and gaps.
+
+        Parameters
+        ----------
+        spectra, medium, radial_velocity, resolving_power, mask_policy
+            As for `infer`.
+
+        Returns
+        -------
+        `~specutils.SpectrumList`
+            One a star, at all of its wavelengths, good and bad, that lie in the range of
+            the weights: in vacuum and at rest, ascending, in Angstrom. The flux has the
+            unit and the slope of the input, and standard deviations. A star that cannot
+            be used has no pixels.
+
+        Raises
+        ------
+        InputTypeError, InputValueError
+            As `infer`; and weights that were not trained to predict flux.
+        """
+        from specutils import Spectrum, SpectrumList
+
+        given = {"medium": medium, "radial_velocity": radial_velocity, "resolving_power": resolving_power}
+        found = SpectrumList()
+        for arrays in to_arrays(spectra, mask_policy=mask_policy, **given):
+            number = self.info.domain_of(arrays)
+            prepared = self._prepare(arrays, number)
+            inside = self.info.domains[number].inside(arrays.wavelength)
+            wavelength, flux, sigma = arrays.wavelength[inside], *np.empty((2, 0))
+            if prepared.n_good:
+                values, errors = self._request_flux(self._perceive([prepared], number), number, wavelength)
+                row = (arrays.wavelength[None], arrays.flux[None], prepared.good[None])
+                by = np.broadcast_to(self._normalizers[number].divisor(*row), arrays.flux[None].shape)[0, inside]
+                flux, sigma = values[0] * by, errors[0] * by
+            unit = u.Unit(arrays.flux_unit)
+            found.append(
+                Spectrum(
+                    flux=flux * unit,
+                    spectral_axis=wavelength[: len(flux)] * u.AA,
+                    uncertainty=StdDevUncertainty(sigma),
+                    meta={"identifier": arrays.identifier, "model": self.info.name},
+                )
+            )
+        return found
+
+    def _request_flux(self, perception, number, wavelength):
+        """Return flux and its errors at wavelengths, each ``(n_star, n_pixel)``."""
+        domain = self.info.domains[number]
+        if not domain.predicts_flux:
+            raise InputValueError(
+                f"domain: these weights predict no flux of {domain.name}; they tell {', '.join(domain.labels)}"
+            )
+        name = flux_name(self.model.vocabulary, domain.flux_kind)
+        return self.model.request(perception, np.full(len(wavelength), name), wavelength)
+
+    def _domain_for(self, wavelength, name):
+        """Return the number of the domain for wavelengths that are wanted."""
+        names = [domain.name for domain in self.info.domains]
+        if name is not None and name not in names:
+            raise InputValueError(f"domain: unknown {name!r}; these weights know {', '.join(names)}")
+        wanted = from_arrays(np.sort(wavelength), np.ones_like(wavelength))[0]
+        number = self.info.domain_of(wanted) if name is None else names.index(name)
+        domain = self.info.domains[number]
+        if not domain.inside(wavelength).all():
+            low, high = domain.wavelength_range
+            raise InputValueError(
+                f"spectral_axis: from {wavelength.min():.0f} to {wavelength.max():.0f} Angstrom; "
+                f"{domain.name} covers {low:.0f} to {high:.0f} Angstrom"
+            )
+        return number
+
+    def similar(self, spectra, library, n=5, **options):
+        """Find the stars of a library whose spectra are most alike.
+
+        Alike is what the encoder makes of them: it does not depend on the instrument
+        alone, nor on noise and gaps as the spectra themselves do.
+
+        Parameters
+        ----------
+        spectra : `~specutils.Spectrum` or collection
+            As for `infer`.
+        library : `~specutils.Spectrum` or collection, or numpy.ndarray
+            Spectra to search, or their embeddings ``(n_library, embedding_dim)`` from
+            `embed`, which need not be made again for each search.
+        n : int, optional
+            Number of stars to find.
+        **options
+            For both, as for `embed`.
+
+        Returns
+        -------
+        `~astropy.table.Table`
+            ``n`` rows a star, the nearest first: ``row`` of the star in ``spectra``,
+            ``match`` its row in the library, and their ``distance``, in units of the
+            scatter of the library. Stars that cannot be used have no rows.
+
+        Raises
+        ------
+        InputValueError
+            A library with fewer than two stars that can be used, or embeddings of
+            another length.
+        """
+        from astropy.table import Table
+
+        theirs = library if isinstance(library, np.ndarray) else self.embed(library, **options)
+        if theirs.ndim != 2 or theirs.shape[1] != self.model.config.embedding_dim:
+            raise InputValueError(
+                f"library: embeddings of shape {theirs.shape}; expected (n_library, {self.model.config.embedding_dim})"
+            )
+        usable = np.flatnonzero(np.isfinite(theirs).all(axis=1))
+        if len(usable) < 2:
+            raise InputValueError(f"library: {len(usable)} stars that can be used; expected two at least")
+        scatter = theirs[usable].std(axis=0)
+        scale = np.where(scatter > 0, scatter, 1.0)
+        ours = self.embed(spectra, **options)
+        rows = []
+        for row in np.flatnonzero(np.isfinite(ours).all(axis=1)):
+            distance = np.sqrt((((theirs[usable] - ours[row]) / scale) ** 2).mean(axis=1))
+            rows += [(row, usable[i], distance[i]) for i in np.argsort(distance, kind="stable")[:n]]
+        return Table(rows=rows, names=("row", "match", "distance"), dtype=(int, int, float))
 
     def _meta(self, medium):
         from astropy.time import Time

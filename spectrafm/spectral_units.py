@@ -11,9 +11,17 @@ import numpy as np
 from astropy.constants import c as _LIGHT
 from astropy.units.function import FunctionUnitBase
 
-from .exceptions import InputValueError
+from .exceptions import InputTypeError, InputValueError
 
-__all__ = ["SPEED_OF_LIGHT", "air_to_vacuum", "axis_to_angstrom", "doppler_factor", "flux_rule", "sigma_factor"]
+__all__ = [
+    "SPEED_OF_LIGHT",
+    "air_to_vacuum",
+    "axis_to_angstrom",
+    "check_spectral_axis",
+    "doppler_factor",
+    "flux_rule",
+    "sigma_factor",
+]
 
 #: Speed of light in vacuum [km/s].
 SPEED_OF_LIGHT = _LIGHT.to_value(u.km / u.s)
@@ -87,6 +95,37 @@ def axis_to_angstrom(values, unit, rest=None, convention=None):
     direct, factor = _axis_rule(unit)
     with np.errstate(divide="ignore"):
         return values * factor if direct else factor / values
+
+
+def check_spectral_axis(spectral_axis):
+    """Return where spectra are wanted.
+
+    Parameters
+    ----------
+    spectral_axis : `~astropy.units.Quantity`
+        ``(n_pixel,)`` wavelengths, frequencies, energies or wavenumbers, in vacuum.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n_pixel,)`` float64 [Angstrom].
+
+    Raises
+    ------
+    InputTypeError
+        It has no unit, or another number of dimensions.
+    InputValueError
+        It has another unit, or values that are no wavelengths.
+    """
+    if getattr(spectral_axis, "unit", None) is None or np.ndim(spectral_axis) != 1 or not len(spectral_axis):
+        raise InputTypeError(
+            f"spectral_axis: got {type(spectral_axis).__name__} of shape {np.shape(spectral_axis)}; expected a "
+            "Quantity of shape (n_pixel,), for example numpy.linspace(15200, 16900, 5000) * u.AA"
+        )
+    try:
+        return axis_to_angstrom(np.array(spectral_axis.value), spectral_axis.unit)
+    except InputValueError as error:
+        raise InputValueError(f"spectral_axis: {error}") from None
 
 
 def air_to_vacuum(wavelength):

@@ -46,6 +46,8 @@ class Domain:
         Per label, factors on the predicted error: ``{"with_sigma": f, "without_sigma": g}``.
     density_threshold : float
         Distance of the embedding above which a spectrum is flagged.
+    predicts_flux : bool
+        Whether flux can be asked for.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Domain:
     usual_errors: dict = field(default_factory=dict)
     calibration: dict = field(default_factory=dict)
     density_threshold: float = float("inf")
+    predicts_flux: bool = False
 
     def __post_init__(self):
         """Check the names, and turn lists of JSON into tuples."""

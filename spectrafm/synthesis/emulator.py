@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..exceptions import InputTypeError, InputValueError, SpectraFMWarning
-from ..spectral_units import axis_to_angstrom, doppler_factor
+from ..exceptions import InputValueError, SpectraFMWarning
+from ..spectral_units import check_spectral_axis, doppler_factor
 from .emulator_files import PROCESS, read_emulator, write_emulator
 from .emulator_labels import label_array, label_inputs, label_unit, to_numbers
 from .gaussian_process import GaussianProcess
@@ -359,17 +359,9 @@ class Emulator:
             low, high = self.info.window
             wavelength = self.wavelength[(self.wavelength >= low) & (self.wavelength <= high)]
             spectral_axis = wavelength * u.AA
-        elif getattr(spectral_axis, "unit", None) is None or np.ndim(spectral_axis) != 1 or not len(spectral_axis):
-            raise InputTypeError(
-                f"spectral_axis: got {type(spectral_axis).__name__} of shape {np.shape(spectral_axis)}; expected a "
-                "Quantity of shape (n_pixel,), for example numpy.linspace(15200, 16900, 5000) * u.AA"
-            )
         else:
+            wavelength = check_spectral_axis(spectral_axis)
             spectral_axis = np.array(spectral_axis.value) * spectral_axis.unit
-            try:
-                wavelength = axis_to_angstrom(spectral_axis.value, spectral_axis.unit)
-            except InputValueError as error:
-                raise InputValueError(f"spectral_axis: {error}") from None
         factor = np.ravel(doppler_factor(velocity))
         low, high = self.wavelength[0] * factor.max(), self.wavelength[-1] * factor.min()
         if not (wavelength.min() >= low and wavelength.max() <= high):

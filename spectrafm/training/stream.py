@@ -207,7 +207,8 @@ class ObservedSource:
         -------
         dict
             ``low`` and ``high`` [Angstrom], ``finest`` and ``coarsest`` spacing in
-            ln(wavelength), ``min_pixels``, ``min_coverage`` and ``min_snr``.
+            ln(wavelength), ``min_pixels``, ``min_coverage``, ``min_snr``, and whether it
+            ``predicts_flux``.
         """
         config, (low, high) = self.observation, self.source.wavelength_range
         powers = (*config.resolving_power_range, config.resolving_power)
@@ -220,6 +221,7 @@ class ObservedSource:
             "min_pixels": 32,
             "min_coverage": float(min(config.narrowest / (high - low), 0.9)),
             "min_snr": float(config.snr[0]),
+            "predicts_flux": self.request.flux_requests > 0,
         }
 
     def settings(self):
@@ -413,6 +415,7 @@ class TableSource:
             "min_pixels": n_pixel // 4,
             "min_coverage": 0.9,
             "min_snr": float(np.quantile(snr, 0.001)) if len(snr) else 0.0,
+            "predicts_flux": self.generator.augmentation.flux_requests > 0,
         }
 
     def settings(self):

@@ -351,6 +351,7 @@ def _describe_domain(name, recipe, calibration):
         min_coverage=min(e["min_coverage"] for e in extents),
         min_snr=min(e["min_snr"] for e in extents),
         label_ranges={k: [float(q) for q in np.quantile(v, (0.001, 0.999))] for k, v in samples.items()},
+        predicts_flux=any(e["predicts_flux"] for e in extents),
     )
 
 
