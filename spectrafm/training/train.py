@@ -281,57 +281,61 @@ def calibrate(model, recipe, calibration):
     )
     density = {}
     for number, domain in enumerate(info.domains):
-        generator = _generator(recipe, number, 0)
-        sources = _best_sources(domain.name, recipe, calibration)
+        generator = _generator(recipe, number)
         fm = SpectraFM(model, replace(info, domains=(domain,)))
-        embeddings = np.concatenate(
-            [fm.embed(train.examples(_N_DENSITY // len(sources), generator)[0]) for train, _ in sources]
-        ).astype(np.float64)
-        mean, covariance = embeddings.mean(axis=0), np.cov(embeddings.T)
+        of_domain = [k for k, source in recipe.sources.items() if source.domain == domain.name]
+        real = [k for k in of_domain if recipe.sources[k].kind != "emulator"]
+        n_star = _N_DENSITY // len(of_domain)
+        embeddings = np.concatenate([fm.embed(calibration[k][0].examples(n_star, generator)[0]) for k in of_domain])
+        mean, covariance = embeddings.mean(axis=0, dtype=np.float64), np.cov(embeddings.T, dtype=np.float64)
         variance, vectors = np.linalg.eigh(covariance)
         kept = variance > 1e-6 * variance.max()
         whiten = vectors[:, kept] / np.sqrt(variance[kept])
         density[f"mean.{domain.name}"] = torch.from_numpy(mean).float()
         density[f"whiten.{domain.name}"] = torch.from_numpy(whiten).float()
 
-        examples = [held_out.examples(_N_CALIBRATION // len(sources), generator) for _, held_out in sources]
-        spectra = [star for stars, _, _ in examples for star in stars]
-        values, errors = ({k: np.concatenate([e[i][k] for e in examples]) for k in domain.labels} for i in (1, 2))
-        z = (fm.embed(spectra).astype(np.float64) - mean) @ whiten
-        domain.density_threshold = float(np.nanquantile(np.sqrt((z**2).mean(axis=1)), _USUAL_SPECTRUM))
-        _calibrate_errors(fm, domain, spectra, values, errors, recipe.log)
+        # labels that no real star has are left to synthetic ones
+        for names in (real, [k for k in of_domain if k not in real]):
+            if not names:
+                continue
+            examples = [calibration[k][1].examples(_N_CALIBRATION // len(names), generator) for k in names]
+            spectra = [star for stars, _, _ in examples for star in stars]
+            if not np.isfinite(domain.density_threshold):
+                z = (fm.embed(spectra).astype(np.float64) - mean) @ whiten
+                domain.density_threshold = float(np.nanquantile(np.sqrt((z**2).mean(axis=1)), _USUAL_SPECTRUM))
+            missing = np.full(len(spectra), np.nan)
+            stops = np.cumsum([len(stars) for stars, _, _ in examples])[:-1]
+            truth = {k: (missing.copy(), missing.copy()) for k in domain.labels if k not in domain.calibration}
+            for k, arrays in truth.items():
+                for which, array in zip((1, 2), arrays, strict=True):
+                    for piece, example in zip(np.split(array, stops), examples, strict=True):
+                        piece[:] = example[which].get(k, np.nan)
+            truth = {k: v for k, v in truth.items() if np.isfinite(v[0]).any()}
+            _calibrate_errors(fm, domain, spectra, truth, recipe.log)
     return SpectraFM(model, info, density)
 
 
-def _calibrate_errors(fm, domain, spectra, values, errors, log):
-    """Set the factors on the errors of a domain, and which errors are usual."""
-    factors = {name: {} for name in domain.labels}
-    # what tells errors withholds them too
+def _calibrate_errors(fm, domain, spectra, truth, log):
+    """Set the factors on the errors of some labels of a domain, and which errors are usual."""
+    factors = {name: {} for name in truth}
+    # who tells errors may withhold them too
     bare = [replace(star, sigma=np.full_like(star.flux, np.nan)) for star in spectra]
-    told = [star for star in spectra if star.has_sigma]
-    rows = [row for row, star in enumerate(spectra) if star.has_sigma]
-    for kind, stars, chosen in (("with_sigma", told, rows), ("without_sigma", bare, slice(None))):
+    told = [row for row, star in enumerate(spectra) if star.has_sigma]
+    for kind, stars, rows in (("with_sigma", [spectra[i] for i in told], told), ("without_sigma", bare, slice(None))):
         if not stars:
             continue
-        table = fm.infer(stars)
-        for name in domain.labels:
+        table = fm.infer(stars, labels=tuple(truth))
+        for name, (values, errors) in truth.items():
             predicted, error = (np.asarray(table[c].filled(np.nan).value) for c in (name, f"e_{name}"))
-            factors[name][kind] = error_factor(predicted - values[name][chosen], error, errors[name][chosen])
+            factors[name][kind] = error_factor(predicted - values[rows], error, errors[rows])
             if name not in domain.usual_errors:
                 scale = predicted if name in log else 1.0
                 domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(error / scale) * factors[name][kind])
-    # of spectra that never have errors, or always
-    domain.calibration = {
-        name: {kind: found.get(kind, next(iter(found.values()))) for kind in ("with_sigma", "without_sigma")}
+    # of spectra that never have errors
+    domain.calibration |= {
+        name: {kind: found.get(kind, found["without_sigma"]) for kind in ("with_sigma", "without_sigma")}
         for name, found in factors.items()
     }
-
-
-def _best_sources(name, recipe, calibration):
-    """Return the sources of a domain: real ones, or all where there are none."""
-    of_domain = [k for k, source in recipe.sources.items() if source.domain == name]
-    real = [k for k in of_domain if recipe.sources[k].kind != "emulator"]
-    return [calibration[k] for k in real or of_domain]
 
 
 def _describe_domain(name, recipe, calibration):

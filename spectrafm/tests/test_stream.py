@@ -1,0 +1,367 @@
+"""Streams: stars of several sources, observed anew at every step, as inference will see them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from astropy import units as u
+from specutils import Spectrum
+
+from spectrafm import SpectraFM
+from spectrafm.adapters import from_arrays
+from spectrafm.continuum import ContinuumNormalizer
+from spectrafm.datasets import LabelledSpectra
+from spectrafm.exceptions import ConfigError, InputValueError
+from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, ModelConfig, Vocabulary
+from spectrafm.stellarperceptron.tokens import Tokens
+from spectrafm.tests.fake_grid import LABELS, fake_emulator, fake_flux, fake_grid, fake_wavelength
+from spectrafm.tests.test_recipes import tiny_data
+from spectrafm.tokens import spectra_to_tokens
+from spectrafm.training import (
+    DomainConfig,
+    EmulatorSource,
+    LibrarySource,
+    ObservationConfig,
+    ObservedSource,
+    Recipe,
+    RequestConfig,
+    SourceConfig,
+    StarStream,
+    StreamPart,
+    train_recipe,
+)
+from spectrafm.training import train as train_module
+from spectrafm.training.observation import draw_observation
+
+SEEN = ObservationConfig(
+    resolving_power=20_000.0, resolving_power_range=(5_000.0, 20_000.0), narrowest=20.0, snr=(20.0, 200.0)
+)
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    """Return synthetic stars of the made-up emulator."""
+    return EmulatorSource(fake_emulator(), n_pool=300, seed=1)
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    """Return the names of a model of these stars, standardised roughly."""
+    names = ["flux", *LABELS, "vsini", "ln_resolving_power"]
+    mean = [1.0, np.log(5000), 3.0, -0.5, 0.1, 0.3, 1.0, 9.0]
+    std = [0.1, 0.1, 1.0, 0.5, 0.2, 0.3, 1.0, 1.0]
+    return Vocabulary(names, flux=["flux"], log=["teff", "vmicro", "vsini"], mean=mean, std=std)
+
+
+def source_of(synthetic, vocabulary, observation=SEEN, **request):
+    """Return observed stars."""
+    settings = {"give_quantity": 0.0, "quantities_only": 0.0, "flux_requests": 4} | request
+    return ObservedSource(synthetic, vocabulary, ContinuumNormalizer(), observation, RequestConfig(**settings))
+
+
+def draw(source, n_star=32, seed=0):
+    """Return one batch."""
+    return source.batch(n_star, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_observation_is_within_its_limits(seed):
+    """Wavelengths, windows, resolving powers and noise are those that were asked for."""
+    seen = draw_observation(SEEN, 64, (16_000.0, 16_100.0), torch.Generator().manual_seed(seed), largest_power=15_000.0)
+    assert (torch.diff(seen.wavelength, dim=1) > 0).all()
+    assert seen.wavelength.min() >= 16_000.0
+    assert seen.wavelength.max() <= 16_100.0
+    extent = seen.wavelength[:, -1] - seen.wavelength[:, 0]
+    assert (extent > 17).all()
+    assert seen.resolving_power.min() > 3_400
+    assert seen.resolving_power.max() <= 15_000
+    per_fwhm = seen.wavelength.mean(1) / (extent / (seen.wavelength.shape[1] - 1)) / seen.resolving_power
+    assert ((per_fwhm > 1.9) & (per_fwhm < 5.2)).all()
+    typical = seen.sigma.median(dim=1).values
+    assert ((typical > 1 / 600) & (typical < 0.3)).all()
+    assert seen.good.any(dim=1).all()
+    assert 0.1 < 1 - seen.sigma_known.double().mean() < 0.45
+    assert torch.isfinite(seen.response).all()
+
+
+def test_observation_errors():
+    """Settings that contradict each other are all named."""
+    with pytest.raises(ConfigError, match=r"(?s)gaps must be in \[0, 1\], not 2.*snr must be two positive numbers"):
+        ObservationConfig(gaps=2, snr=(100.0, 10.0))
+    with pytest.raises(ConfigError, match="give_quantity must be in"):
+        RequestConfig(give_quantity=-1)
+
+
+def test_synthetic_stars(synthetic):
+    """Stars differ from draw to draw, stay in the range of the emulator, and have the flux of their labels."""
+    generator = torch.Generator().manual_seed(0)
+    stars = synthetic.draw(200, generator)
+    assert synthetic.names == (*LABELS, "vsini")
+    assert len(torch.unique(stars[:, 0])) == 200
+    for i, (low, high) in enumerate(fake_emulator().label_ranges.values()):
+        assert (stars[:, i] >= low - 1e-3).all()
+        assert (stars[:, i] <= high + 1e-3).all()
+    stars[:, -1] = 0.0
+    wavelength = torch.from_numpy(fake_wavelength()[50:-50]).expand(200, -1)
+    power = torch.full((200,), fake_emulator().base_resolving_power)
+    flux = synthetic.flux(stars, wavelength, power, torch.zeros(200))
+    expected = fake_flux(stars[:, :-1].double().numpy())[:, 50:-50]
+    assert np.median(np.abs(flux.numpy() - expected)) < 2e-3
+    with pytest.raises(InputValueError, match="n_pool: none of 1 stars"):
+        EmulatorSource(fake_emulator(), n_pool=1, seed=0)
+
+
+def test_library():
+    """Stars of a library come at any wavelength with the labels of their rows; what is not known is NaN."""
+    grid = fake_grid(8, seed=4)
+    teff = np.where(np.arange(8) == 3, np.nan, grid.labels[:, 0])
+    flux = np.where(np.arange(grid.flux.shape[1]) == 77, np.nan, 5e-14 * grid.flux)
+    data = LabelledSpectra(grid.wavelength, flux, 0 * flux, {"teff": teff}, {}, np.arange(8).astype(str))
+    library = LibrarySource(data, [1, 3, 5], resolving_power=25_000.0)
+    stars = torch.tensor([0, 1, 2, 0])
+    values, errors = library.values(stars)
+    np.testing.assert_allclose(values[:, 0], teff[[1, 3, 5, 1]], rtol=1e-6)
+    assert torch.isnan(errors).all()
+    low, high = library.wavelength_range
+    at = np.linspace(low, high, 300)
+    power = torch.full((4,), 25_000.0)
+    found = library.flux(stars, torch.from_numpy(at).expand(4, -1), power, torch.zeros(4)).numpy()
+    for star, row in enumerate((1, 3, 5, 1)):
+        expected = np.interp(at, grid.wavelength, grid.flux[row] / np.median(grid.flux[row]))
+        np.testing.assert_allclose(found[star], expected, atol=0.02)
+
+
+def test_same_step_same_batch(synthetic, vocabulary):
+    """A step gives the same batch whenever it is drawn; steps and processes differ."""
+
+    def first(step, **keywords):
+        stream = StarStream({"h": StreamPart(source_of(synthetic, vocabulary))}, batch_size=16, **keywords)
+        [(_, weight, batch)] = stream.batches(step)
+        assert weight == 1
+        return batch.target
+
+    torch.testing.assert_close(first(5), first(5), rtol=0, atol=0, equal_nan=True)
+    assert not torch.equal(first(5), first(6))
+    other = first(5, rank=1, world_size=2)
+    assert len(other) == 8
+    assert not torch.equal(first(5, rank=0, world_size=2), other)
+
+
+def test_shares(synthetic, vocabulary):
+    """Stars of a step are shared out, weights add up, validation is always the same."""
+    parts = {k: StreamPart(source_of(synthetic, vocabulary), s, w) for k, s, w in (("a", 3, 1), ("b", 1, 4))}
+    stream = StarStream(parts, batch_size=40, n_validation=70)
+    assert {name: len(batch.target) for name, _, batch in stream.batches(0)} == {"a": 30, "b": 10}
+    assert [weight for _, weight, _ in stream.batches(0)] == [0.2, 0.8]
+    once, twice = (list(stream.validation()) for _ in range(2))
+    assert [(name, len(batch.target)) for name, batch in once] == [("a", 64), ("a", 6), ("b", 64), ("b", 6)]
+    for (_, a), (_, b) in zip(once, twice, strict=True):
+        torch.testing.assert_close(a.tokens.value, b.tokens.value, rtol=0, atol=0)
+    with pytest.raises(ConfigError, match="batch_size: 1 leaves no star for some of a, b"):
+        StarStream(parts, batch_size=1, world_size=2)
+    with pytest.raises(ConfigError, match="shares and weights must be positive"):
+        StarStream({"a": StreamPart(parts["a"].source, share=0)})
+
+
+def test_training_sees_what_inference_sees(synthetic, vocabulary):
+    """The pixels of a batch are those that inference makes of the same flux, normaliser and all."""
+    source = source_of(synthetic, vocabulary)
+    generator = torch.Generator().manual_seed(3)
+    stars = synthetic.draw(5, generator)
+    seen = source._observe(5, generator)
+    clean = synthetic.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
+    flux, sigma = source._measured(clean, seen, torch.Generator().manual_seed(8))
+    batch = Tokens(*source._pixels(clean, seen, torch.Generator().manual_seed(8))).compact()
+    rows = zip(seen.wavelength, flux.double(), sigma.double(), ~seen.good, strict=True)
+    arrays = [from_arrays(*(row.numpy() for row in star))[0] for star in rows]
+    tokens = spectra_to_tokens([source.normalizer(star) for star in arrays], vocabulary)
+    assert torch.equal(batch.token, tokens.token)
+    torch.testing.assert_close(batch.value, tokens.value, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(batch.sigma, tokens.sigma, rtol=1e-4, atol=1e-5, equal_nan=True)
+    torch.testing.assert_close(batch.wavelength, tokens.wavelength, rtol=1e-12, atol=0)
+
+
+def test_noise_is_what_the_errors_say(synthetic, vocabulary):
+    """Pixels scatter about the star by as much as is told."""
+    source = source_of(synthetic, vocabulary, replace(SEEN, withhold_sigma=0.0, bad_pixels=0.0, gaps=0.0))
+    generator = torch.Generator().manual_seed(1)
+    stars = synthetic.draw(16, generator)
+    seen = source._observe(16, generator)
+    clean = synthetic.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
+    flux, sigma = source._measured(clean, seen, generator)
+    z = ((flux - clean * seen.response) / sigma).flatten()
+    assert abs(z.mean()) < 0.03
+    assert abs(z.std() - 1) < 0.03
+
+
+def test_given_is_not_asked(synthetic, vocabulary):
+    """Labels that are given, in the units of the model, are no targets; without a spectrum they are all there is."""
+    batch = draw(source_of(synthetic, vocabulary, give_quantity=0.7, give_resolving_power=1.0), 200)
+    for i, name in enumerate((*LABELS, "vsini")):
+        given = (batch.tokens.token == vocabulary.tokens(name).item()).any(dim=1)
+        assert 0.05 < given.double().mean() < 0.5
+        assert torch.equal(given, torch.isnan(batch.target[:, i]))
+    assert (batch.tokens.token == vocabulary.tokens("ln_resolving_power").item()).any(dim=1).all()
+    only = draw(source_of(synthetic, vocabulary, quantities_only=1.0), 50)
+    assert not (only.tokens.token == vocabulary.tokens("flux").item()).any()
+    assert (only.weight == 1).all()
+    assert (only.request_wavelength[:, -4:] > 15_990).all()
+
+
+def test_fluxes_asked_for_are_those_of_the_star(synthetic, vocabulary):
+    """They have neither noise nor response nor gaps, and lie where pixels are or are missing."""
+    observation = replace(SEEN, velocity=0.0, tilt=0.5)
+    batch = draw(source_of(synthetic, vocabulary, observation, flux_requests=200), 4)
+    target = batch.target[:, -200:] * 0.1 + 1
+    assert torch.isfinite(target).all()
+    assert 0 < target.min() < 0.9
+    assert target.max() < 1.3
+    assert (batch.weight[:, -200:] == 0.1).all()
+    pixels = [set(row.tolist()) for row in batch.tokens.wavelength]
+    asked = [set(row.tolist()) for row in batch.request_wavelength[:, -200:]]
+    inside = [len(a & p) / len(a) for a, p in zip(asked, pixels, strict=True)]
+    assert max(inside) > 0.5
+    assert min(inside) < 1
+
+
+def test_no_target(synthetic, vocabulary):
+    """Labels that no star has are an error."""
+    with pytest.raises(InputValueError, match=r"targets: none of \['alpha_m'\] is known"):
+        ObservedSource(synthetic, vocabulary, ContinuumNormalizer(), targets=["alpha_m"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a model trained for a moment on synthetic stars, a library and a table."""
+    grid = fake_grid(60, seed=9)
+    labels = {name: grid.labels[:, i] for i, name in enumerate(LABELS[:3])}
+    nothing = np.full(grid.flux.shape, np.nan, dtype=np.float32)
+    library = LabelledSpectra(grid.wavelength, grid.flux, nothing, labels, {}, np.arange(60).astype(str))
+    observation = replace(SEEN, snr=(30.0, 300.0))
+    seen = {"domain": "lines", "observation": observation}
+    recipe = Recipe(
+        name="mixed",
+        labels=("teff", "logg", "fe_h", "mg_fe", "vsini"),
+        known=("k_mag",),
+        log=("teff", "vsini"),
+        model=ModelConfig(
+            embedding_dim=32,
+            encoder_heads=(4,),
+            encoder_dense=(48,),
+            decoder_heads=(4,),
+            decoder_dense=(48,),
+            head_dense=(32,),
+            patch_size=64,
+            patch_components=48,
+            patch_dense=48,
+            patch_place="modulate",
+        ),
+        fit=FitConfig(steps=60, batch_size=96, warmup_steps=5, learning_rate=3e-3, log_every=30, validation_every=60),
+        sources={
+            "synthetic": SourceConfig(kind="emulator", data="fake", n_pool=500, share=2, **seen),
+            "library": SourceConfig(
+                kind="library", data="lines", resolving_power=25_000.0, validation_fraction=0.4, **seen
+            ),
+            "table": SourceConfig(
+                kind="table", data="tiny", domain="sed", augmentation=AugmentationConfig(withhold_sigma=0.2)
+            ),
+        },
+        domains={
+            "lines": DomainConfig(normalizer={"name": "continuum"}, flux_kind="continuum_normalized"),
+            "sed": DomainConfig(),
+        },
+    )
+    folder = tmp_path_factory.mktemp("mixed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(train_module._READERS, "lines", lambda _: library)
+        patch.setitem(train_module._READERS, "tiny", lambda _: tiny_data(400))
+        patch.setattr("spectrafm.training.sources.load_emulator", lambda _: fake_emulator())
+        patch.setattr(train_module, "_N_CALIBRATION", 100)
+        patch.setattr(train_module, "_N_DENSITY", 200)
+        train_recipe(recipe, folder, folder)
+    return SpectraFM.load(folder / "weights"), (folder / "log.csv").read_text().splitlines()
+
+
+def line_star(row=0, sigma=0.01):
+    """Return a made-up star in the window of lines."""
+    grid = fake_grid(8, seed=21)
+    wavelength = fake_wavelength()[60:-60]
+    noise = sigma * np.random.default_rng(row).normal(size=len(wavelength))
+    return Spectrum((grid.flux[row][60:-60] + noise) * u.one, wavelength * u.AA)
+
+
+def test_mixed_training(trained):
+    """Sources are validated one by one, and each kind of spectrum finds its domain and its labels."""
+    fm, log = trained
+    header = log[0].split(",")
+    assert {"data_share", "synthetic:mad_std_teff", "library:validation_loss", "table:mad_std_logg"} <= set(header)
+    assert "library:mad_std_mg_fe" not in header
+    lines, sed = fm.info.domains
+    assert lines.labels == ("teff", "logg", "fe_h", "mg_fe", "vsini")
+    assert sed.labels == ("teff", "logg")
+    assert lines.predicts_flux
+    assert not sed.predicts_flux
+    tiny = tiny_data(3)
+    star = Spectrum(tiny.flux[0] * u.one, tiny.wavelength * u.AA)
+    table = fm.infer([line_star(), star, line_star(1)])
+    assert table["fe_h"].mask.tolist() == [False, True, False]
+    assert not table["teff"].mask.any()
+    alone = fm.infer(star)
+    np.testing.assert_allclose(table["teff"][1].value, alone["teff"][0].value, rtol=1e-5)
+    assert fm.embed([line_star(), star]).shape == (2, 32)
+
+
+def test_predict_spectrum(trained):
+    """Labels give spectra with errors, one or many, in any unit; what cannot be asked is an error."""
+    fm, _ = trained
+    axis = np.linspace(16_010, 16_090, 50) * u.AA
+    one = fm.predict_spectrum({"teff": 5000 * u.K, "logg": 2.0}, axis, resolving_power=20_000)
+    assert one.flux.shape == (50,)
+    assert np.isfinite(one.flux.value).all()
+    assert (one.uncertainty.array > 0).all()
+    two = fm.predict_spectrum({"teff": [5000, 6000], "logg": 2.0}, axis.to(u.um), resolving_power=20_000)
+    np.testing.assert_allclose(two.flux.value[0], one.flux.value, rtol=1e-5)
+    assert two.meta["domain"] == "lines"
+    assert np.abs(two.flux.value[1] - two.flux.value[0]).max() > 1e-3
+    with pytest.raises(InputValueError, match="spectral_axis: from 5000 to 5100 Angstrom; lines covers"):
+        fm.predict_spectrum({"teff": 5000}, np.linspace(5000, 5100, 50) * u.AA, domain="lines")
+    with pytest.raises(InputValueError, match="predict no flux of sed; they tell teff, logg"):
+        fm.predict_spectrum({"teff": 5000}, np.linspace(4000, 9000, 60) * u.AA)
+    with pytest.raises(InputValueError, match="domain: unknown 'radio'; these weights know lines, sed"):
+        fm.predict_spectrum({"teff": 5000}, axis, domain="radio")
+    with pytest.raises(InputValueError, match="labels: a star of which nothing is known"):
+        fm.predict_spectrum({}, axis)
+    with pytest.raises(InputValueError, match=r"known: \['age'\] cannot be given"):
+        fm.predict_spectrum({"age": 3}, axis)
+
+
+def test_reconstruct(trained):
+    """A spectrum comes back at all its wavelengths, with its slope and unit; gaps are filled."""
+    fm, _ = trained
+    star = line_star()
+    slope = 3e-14 * (star.spectral_axis.value / 16_000) ** -4
+    mask = np.zeros(len(slope), dtype=bool)
+    mask[40:60] = True
+    flux = np.where(mask, np.nan, star.flux.value * slope) * u.Unit("erg s-1 cm-2 AA-1")
+    [found] = fm.reconstruct(Spectrum(flux, star.spectral_axis, mask=mask))
+    inside = (star.spectral_axis.value > 16_000) & (star.spectral_axis.value < 16_100)
+    np.testing.assert_allclose(found.spectral_axis.value, star.spectral_axis.value[inside])
+    assert np.isfinite(found.flux.value).all()
+    ratio = found.flux.to_value("erg s-1 cm-2 AA-1") / (star.flux.value * slope)[inside]
+    assert 0.9 < np.median(ratio) < 1.1
+
+
+def test_similar(trained):
+    """A star is most like itself, also with other noise; embeddings serve as a library."""
+    fm, _ = trained
+    library = [line_star(row, 0.001) for row in range(8)]
+    table = fm.similar([line_star(3, 0.002), line_star(5, 0.002)], library, n=2)
+    assert table.colnames == ["row", "match", "distance"]
+    assert table["match"][0] == 3
+    assert table["match"][2] == 5
+    assert table["distance"][0] < table["distance"][1]
+    again = fm.similar([line_star(3, 0.002), line_star(5, 0.002)], fm.embed(library), n=2)
+    np.testing.assert_allclose(again["distance"], table["distance"])
+    with pytest.raises(InputValueError, match=r"library: embeddings of shape \(4, 5\); expected \(n_library, 32\)"):
+        fm.similar(library, np.zeros((4, 5)))
