@@ -1,5 +1,6 @@
 """`SpectrumArrays`: a spectrum as plain arrays, what the rest of the package works on."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,6 +92,25 @@ class SpectrumArrays:
         """Median spacing of the good pixels in ln(wavelength); NaN where there are fewer than two."""
         wavelength = self.wavelength[self.good]
         return float(np.median(np.diff(np.log(wavelength)))) if len(wavelength) > 1 else np.nan
+
+    def thinned(self, n_pixel):
+        """Return the same spectrum with at most so many good pixels, evenly chosen.
+
+        Parameters
+        ----------
+        n_pixel : int
+            Most good pixels.
+
+        Returns
+        -------
+        SpectrumArrays
+        """
+        good = np.flatnonzero(self.good)
+        if len(good) <= n_pixel:
+            return self
+        kept = np.zeros_like(self.good)
+        kept[good[np.round(np.linspace(0, len(good) - 1, n_pixel)).astype(int)]] = True
+        return dataclasses.replace(self, good=kept)
 
     @classmethod
     def unusable(cls, problem, identifier=""):

@@ -15,7 +15,15 @@ from .synthesis.benchmark import benchmark_synthesis
 from .training.recipes import load_recipe
 from .training.train import read_data, split_stars
 
-__all__ = ["BENCHMARKS", "Residuals", "benchmark_gaia_xp", "benchmark_speed", "mad_std", "run_benchmark"]
+__all__ = [
+    "Residuals",
+    "benchmark_gaia_xp",
+    "benchmark_speed",
+    "mad_std",
+    "result_header",
+    "result_line",
+    "run_benchmark",
+]
 
 
 def mad_std(residual):
@@ -82,7 +90,7 @@ class Residuals:
         }
 
 
-def _line(method, label, stars, figures):
+def result_line(method, label, stars, figures):
     unit = 0 if get_quantity(label).unit == "K" else 3
     coverage = f"{figures['within_1_sigma']:8.3f} {figures['within_2_sigma']:8.3f}"
     if not np.isfinite(figures["within_1_sigma"]):
@@ -93,7 +101,13 @@ def _line(method, label, stars, figures):
     )
 
 
-def _header():
+def result_header():
+    """Return the names of the columns of `result_line`.
+
+    Returns
+    -------
+    str
+    """
     return (
         f"{'method':<22} {'label':<8} {'stars':<22} {'n':>6} {'bias':>9} {'mad_std':>9} {'std':>9} "
         f"{'in 1 s':>8} {'in 2 s':>8}"
@@ -186,14 +200,14 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
         "  and [Fe/H] < -1": middle & (truth["fe_h"][0] < -1),
         "all": np.ones(len(test), dtype=bool),
     }
-    yield _header()
+    yield result_header()
     for method, result in runs.items():
         for label in fm.labels:
             values = [np.asarray(result[c].filled(np.nan).value) for c in (label, f"e_{label}")]
             residuals = Residuals(*values, *truth[label])
             for name, stars in groups.items():
                 if name in ("3500 < teff < 7000", "  and not flagged") or method == "spectrafm":
-                    yield _line(method, label, name, residuals.summary(stars))
+                    yield result_line(method, label, name, residuals.summary(stars))
     e_given, e_withheld = (
         np.asarray(runs[k]["e_teff"].filled(np.nan).value) for k in ("spectrafm", "  no errors given")
     )
@@ -211,7 +225,7 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
             for label in fm.labels:
                 residuals = Residuals(predicted[label], np.full(len(test), np.nan), *truth[label])
                 for group in ("3500 < teff < 7000", "  and not flagged"):
-                    yield _line(name, label, group, residuals.summary(groups[group]))
+                    yield result_line(name, label, group, residuals.summary(groups[group]))
             yield f"{name}: trained in {time.perf_counter() - start:.0f} s"
 
 
@@ -257,8 +271,16 @@ def _peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
-#: Benchmarks by name.
-BENCHMARKS = {"gaia-xp": benchmark_gaia_xp, "speed": benchmark_speed, "synthesis": benchmark_synthesis}
+def _benchmarks():
+    """Return the benchmarks by name."""
+    from .foundation_benchmark import benchmark_foundation
+
+    return {
+        "gaia-xp": benchmark_gaia_xp,
+        "speed": benchmark_speed,
+        "synthesis": benchmark_synthesis,
+        "foundation": benchmark_foundation,
+    }
 
 
 def run_benchmark(name, data_folder, model=None, rivals=True):
@@ -267,7 +289,7 @@ def run_benchmark(name, data_folder, model=None, rivals=True):
     Parameters
     ----------
     name : str
-        One of `BENCHMARKS`.
+        Name of the benchmark.
     data_folder : str or pathlib.Path
         Where its data are.
     model : str or pathlib.Path, optional
@@ -280,6 +302,7 @@ def run_benchmark(name, data_folder, model=None, rivals=True):
     iterator of str
         Lines of the report.
     """
-    if name not in BENCHMARKS:
-        raise InputValueError(f"name: no benchmark {name!r}; known are {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name](data_folder, model, rivals)
+    benchmarks = _benchmarks()
+    if name not in benchmarks:
+        raise InputValueError(f"name: no benchmark {name!r}; known are {', '.join(benchmarks)}")
+    return benchmarks[name](data_folder, model, rivals)

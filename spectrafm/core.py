@@ -74,6 +74,20 @@ class SpectraFM:
         """Names of the labels returned by default."""
         return self.info.labels
 
+    def normalizer_of(self, domain):
+        """Return what spectra of a domain are normalised by.
+
+        Parameters
+        ----------
+        domain : str
+            Name of the domain.
+
+        Returns
+        -------
+        ContinuumNormalizer or MedianScaler
+        """
+        return self._normalizers[[d.name for d in self.info.domains].index(domain)]
+
     @classmethod
     def from_pretrained(cls, name=None, device="cpu"):
         """Load weights by name.
@@ -317,7 +331,10 @@ class SpectraFM:
         return self._normalizers[number](replace(arrays, good=good, flags=flags))
 
     def _perceive(self, prepared, number, known=None):
-        flux_kind = self.info.domains[number].flux_kind
+        flux_kind, config = self.info.domains[number].flux_kind, self.model.config
+        if config.patch_size == 1:
+            # every pixel is a token, and the rest of the context is for what is known
+            prepared = [a.thinned(config.context_length - len(known or ()) - 1) for a in prepared]
         tokens = spectra_to_tokens(prepared, self.model.vocabulary, known, flux_kind)
         return self.model.perceive_tokens(tokens)
 

@@ -19,7 +19,7 @@ from .emulator import load_emulator
 from .fitting import fit_labels
 from .instrument import observe
 
-__all__ = ["benchmark_synthesis"]
+__all__ = ["benchmark_synthesis", "read_apstar"]
 
 # synthetic spectra differ from real ones by some per cent, however good the data
 _MODEL_ERROR = 0.02
@@ -86,8 +86,18 @@ def benchmark_synthesis(data_folder, model=None, rivals=True, n_star=30):
             yield f"no comparison of {name}: {error}"
 
 
-def _read_apstar(path):
-    """Return the combined spectrum of an apStar file, in vacuum and at rest."""
+def read_apstar(path):
+    """Return the combined spectrum of an apStar file, in vacuum and at rest.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+
+    Returns
+    -------
+    SpectrumArrays
+    """
     from astropy.io import fits
 
     with fits.open(path) as file:
@@ -106,7 +116,7 @@ def _fit_apogee(emulator, folder):
     if not files:
         raise InputValueError(f"data: no apStar-*.fits in {folder / 'apogee'}")
     for path in files:
-        star = _read_apstar(path)
+        star = read_apstar(path)
         yield f"{star.identifier}: {star.n_good} good pixels, S/N {star.snr:.0f}, resolving power 22500"
         for told, free in (("all labels free", emulator.label_names), ("solar mixture", ("teff", "logg", "fe_h"))):
             start = time.perf_counter()

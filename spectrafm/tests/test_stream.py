@@ -225,6 +225,19 @@ def test_fluxes_asked_for_are_those_of_the_star(synthetic, vocabulary):
     assert min(inside) < 1
 
 
+def test_context(synthetic, vocabulary):
+    """Where every pixel is a token, each star keeps its own random ones, as many as the context holds."""
+    source = ObservedSource(
+        synthetic, vocabulary, ContinuumNormalizer(), SEEN, RequestConfig(quantities_only=0.0), context_length=40
+    )
+    batch = draw(source, 6)
+    assert batch.tokens.token.shape[1] <= 40
+    pixels = [set(row[row > 0].tolist()) for row in batch.tokens.wavelength]
+    assert all(len(row) >= 30 for row in pixels)
+    places = [np.argsort(batch.tokens.wavelength[i].numpy()) for i in range(2)]
+    assert not np.array_equal(*places)
+
+
 def test_no_target(synthetic, vocabulary):
     """Labels that no star has are an error."""
     with pytest.raises(InputValueError, match=r"targets: none of \['alpha_m'\] is known"):

@@ -9,9 +9,6 @@ from ..stellarperceptron.config import Config, refuse
 
 __all__ = ["Observation", "ObservationConfig", "draw_observation"]
 
-# a resolving power between this share of the largest and the largest itself for the stars of a batch
-_POWER_SPREAD = 0.7
-
 
 @dataclass(frozen=True)
 class ObservationConfig(Config):
@@ -25,12 +22,17 @@ class ObservationConfig(Config):
         Fraction of batches at about this resolving power.
     resolving_power_range : tuple of float
         That of the other batches, even in its logarithm.
+    power_spread : float
+        How far resolving powers of the stars of a batch lie below its largest, at most,
+        as a fraction.
     pixels_per_fwhm : tuple of float
         Fewest and most pixels in a resolution element.
     max_pixels : int
         Most pixels of a star; a coarser sampling is drawn where there were more.
     snr : tuple of float
         Signal-to-noise ratio of a pixel, even in its logarithm.
+    uneven_noise : float
+        How much the noise varies along a spectrum; 0 for the same noise everywhere.
     withhold_sigma : float
         Fraction of stars whose errors are withheld.
     whole_range : float
@@ -57,9 +59,11 @@ class ObservationConfig(Config):
     resolving_power: float = 22_500.0
     nominal: float = 0.5
     resolving_power_range: tuple = (2_000.0, 22_500.0)
+    power_spread: float = 0.3
     pixels_per_fwhm: tuple = (2.0, 3.5)
     max_pixels: int = 9_000
     snr: tuple = (10.0, 500.0)
+    uneven_noise: float = 1.0
     withhold_sigma: float = 0.25
     whole_range: float = 0.6
     narrowest: float = 100.0
@@ -72,7 +76,7 @@ class ObservationConfig(Config):
         """Refuse contradictions, all in one error."""
         problems = [
             f"{name} must be in [0, 1], not {getattr(self, name)!r}"
-            for name in ("nominal", "withhold_sigma", "whole_range", "gaps", "bad_pixels")
+            for name in ("nominal", "power_spread", "withhold_sigma", "whole_range", "gaps", "bad_pixels")
             if not 0 <= getattr(self, name) <= 1
         ]
         for name in ("resolving_power_range", "pixels_per_fwhm", "snr"):
@@ -86,7 +90,7 @@ class ObservationConfig(Config):
         ]
         problems += [
             f"{name} must not be negative, not {getattr(self, name)!r}"
-            for name in ("tilt", "velocity")
+            for name in ("uneven_noise", "tilt", "velocity")
             if not getattr(self, name) >= 0
         ]
         refuse("ObservationConfig", problems)
@@ -171,7 +175,7 @@ def draw_observation(config, n_star, wavelength_range, generator, *, largest_pow
         start, end = torch.exp(first), torch.exp(first + width)
         wavelength = start[:, None] + (end - start)[:, None] * place
 
-    powers = power * (1 - (1 - _POWER_SPREAD) * draw.uniform())
+    powers = power * (1 - config.power_spread * draw.uniform())
     velocity = config.velocity * draw.normal()
     place = place.float()
     response = torch.exp(config.tilt * draw.smooth(place, 4) * (draw.uniform() < 0.8)[:, None])
@@ -181,7 +185,7 @@ def draw_observation(config, n_star, wavelength_range, generator, *, largest_pow
     uneven = torch.exp(0.3 * draw.smooth(place, 6) * (draw.uniform() < 0.7)[:, None])
     noisy = (draw.uniform(n_pixel) < 0.03) & (draw.uniform() < 0.4)[:, None]
     uneven = torch.where(noisy, uneven * torch.exp(3 * draw.uniform(n_pixel)), uneven)
-    sigma = uneven / snr[:, None]
+    sigma = uneven**config.uneven_noise / snr[:, None]
     known = draw.uniform() >= config.withhold_sigma
     good = _draw_good(config, draw, place)
     return Observation(wavelength, good, powers.float(), velocity.float(), response, sigma, known)

@@ -78,6 +78,8 @@ class ObservedSource:
         Labels to ask for; all that the source and the model know when left out.
     flux_kind : str, optional
         Kind of flux.
+    context_length : int, optional
+        Most tokens of a star, where every pixel is a token: each star keeps random ones.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class ObservedSource:
         request=None,
         targets=None,
         flux_kind="continuum_normalized",
+        context_length=None,
     ):
+        self.context_length = context_length
         self.source, self.vocabulary, self.normalizer = source, vocabulary, normalizer
         self.observation, self.request = observation or ObservationConfig(), request or RequestConfig()
         known = [name for name in source.names if name in vocabulary]
@@ -129,7 +133,10 @@ class ObservedSource:
         clean = self.source.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
         pieces = [self._named(given, values, errors, seen.resolving_power, generator)]
         if not only:
-            pieces.insert(0, self._pixels(clean, seen, generator))
+            pixels = self._pixels(clean, seen, generator)
+            if self.context_length is not None:
+                pixels = _some(pixels, self.context_length - pieces[0][0].shape[1], generator)
+            pieces.insert(0, pixels)
         tokens = Tokens(*(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)))
 
         asked = [self._labels(given, values, errors)]
@@ -316,6 +323,14 @@ class ObservedSource:
         token = torch.full(shape, self.vocabulary.tokens(self.flux_name).item(), device=clean.device)
         zero = torch.zeros_like(target)
         return token, seen.wavelength.gather(1, chosen), target, zero, zero + weight
+
+
+def _some(pixels, n_pixel, generator):
+    """Return at most so many good pixels of each star, drawn at random, ``(n_star, n_pixel)`` each."""
+    token = pixels[0]
+    key = torch.rand(token.shape, generator=generator, device=token.device)
+    chosen = torch.where(token > 0, key, 2.0).argsort(dim=1)[:, :n_pixel]
+    return tuple(array.gather(1, chosen) for array in pixels)
 
 
 class TableSource:

@@ -150,6 +150,7 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
         normalizer = normalizer_from_dict(domain.normalizer)
         targets = source.labels or recipe.labels
         settings = {"request": recipe.request, "targets": targets, "flux_kind": domain.flux_kind}
+        settings["context_length"] = recipe.model.context_length if recipe.model.patch_size == 1 else None
 
         def observed(stars, source=source, settings=settings, normalizer=normalizer):
             return ObservedSource(stars, vocabulary, normalizer, source.observation, **settings)

@@ -1,0 +1,262 @@
+"""What one model for all instruments is worth, kind of spectrum by kind of spectrum."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from astropy import units as u
+
+from .adapters import from_arrays
+from .benchmarks import Residuals, mad_std, result_header, result_line
+from .core import SpectraFM
+from .exceptions import InputValueError, MissingDependencyError
+from .synthesis import cramer_rao_bound
+from .synthesis.benchmark import read_apstar
+from .training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig, load_recipe
+from .training.train import read_data, split_stars
+
+__all__ = ["benchmark_foundation"]
+
+_LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
+# no star of a pool of training has this seed
+_SEED, _N_STAR = 777_777, 256
+_NOMINAL = {"apogee": 22_500.0, "gaia_rvs": 11_500.0, "optical": 2000.0}
+_VSINI = 3.0
+
+
+def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
+    """Measure weights that read every instrument.
+
+    Synthetic stars that were in no pool of training, beside the bound of Cramér and Rao:
+    at signal-to-noise ratios from 10 to 500, with half of the range, with 100 Angstrom,
+    and with nine tenths of the pixels missing; stars of MILES that nothing was chosen
+    on; and the real stars of APOGEE.
+
+    Parameters
+    ----------
+    data_folder : str or pathlib.Path
+        Holds the folders ``miles`` and ``apogee``.
+    model : str or pathlib.Path, optional
+        Weights; the packaged ones when left out.
+    rivals : bool, optional
+        Measure what others make of the same stars: a regression on principal components
+        and a support-vector machine for MILES.
+    n_star : int, optional
+        Synthetic stars of each kind.
+
+    Yields
+    ------
+    str
+        Lines of the report.
+    """
+    fm = SpectraFM.from_pretrained(model)
+    yield f"{fm!r}, {fm.model.n_parameter:,} parameters"
+    domains = {domain.name: domain for domain in fm.info.domains}
+    for name, power in _NOMINAL.items():
+        if name in domains:
+            yield from _synthetic(fm, name, power, n_star)
+    folder = Path(data_folder)
+    if "optical" in domains:
+        yield from _miles(fm, folder, rivals)
+    if "apogee" in domains:
+        yield from _apogee(fm, folder)
+
+
+def _observed(name, **changes):
+    """Return synthetic stars as a benchmark wants them, all alike."""
+    config = ObservationConfig(
+        resolving_power=_NOMINAL[name],
+        nominal=1.0,
+        power_spread=0.0,
+        pixels_per_fwhm=(3.0, 3.0),
+        uneven_noise=0.0,
+        withhold_sigma=0.0,
+        whole_range=1.0,
+        gaps=0.0,
+        bad_pixels=0.0,
+        tilt=0.0,
+        velocity=0.0,
+    )
+    return replace(config, **changes)
+
+
+class _Stars:
+    """The same synthetic stars, seen in different ways."""
+
+    def __init__(self, fm, name, n_star):
+        self.fm = fm
+        self.source = EmulatorSource(name, 4 * n_star, _SEED)
+        self.source.pool = self.source.pool[:n_star]
+        # stars as they are, one after the other, rotating alike
+        labels = torch.cat((self.source.pool, torch.full((len(self.source.pool), 1), _VSINI)), dim=1)
+        place = iter(())
+
+        def draw(n, generator):
+            nonlocal place
+            rows = [next(place) for _ in range(n)]
+            return labels[rows]
+
+        def rewind():
+            nonlocal place
+            place = iter(range(n_star))
+
+        self.source.draw, self._rewind, self.labels = draw, rewind, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def spectra(self, config, damage=None):
+        """Return spectra, after a function of their own has been at them."""
+        self._rewind()
+        observed = ObservedSource(
+            self.source,
+            self.fm.model.vocabulary,
+            self.fm.normalizer_of(self.source.emulator.info.name),
+            config,
+            RequestConfig(flux_requests=0),
+        )
+        spectra, values, _ = observed.examples(len(self), torch.Generator().manual_seed(1))
+        return ([damage(star) for star in spectra] if damage else spectra), values
+
+
+def _synthetic(fm, name, power, n_star):
+    """Yield how well labels of synthetic stars are told."""
+    stars = _Stars(fm, name, n_star)
+    emulator = stars.source.emulator
+    truth = {k: stars.labels[:, i].double().numpy() for i, k in enumerate(emulator.label_names)}
+    labels = [k for k in _LABELS if k in fm.info.labels]
+    low, high = emulator.info.window
+    step = 1 / (3 * power)
+    axis = np.exp(np.arange(np.log(low) + step, np.log(high), step)) * u.AA
+    bound = cramer_rao_bound(emulator, truth, 100.0, resolving_power=power, vsini=_VSINI, spectral_axis=axis)
+    middle = 0.5 * (low + high)
+    rng = np.random.default_rng(5)
+
+    def narrow(width):
+        return lambda star: replace(star, good=star.good & (np.abs(star.wavelength - middle) < width / 2))
+
+    def sparse(star):
+        return replace(star, good=star.good & (rng.random(len(star.good)) < 0.1))
+
+    views = {f"S/N {snr}": (_observed(name, snr=(snr, snr)), None) for snr in (10, 20, 50, 100, 200, 500)}
+    hundred = _observed(name, snr=(100, 100))
+    views["S/N 100, no errors given"] = (replace(hundred, withhold_sigma=1.0), None)
+    views["S/N 100, half the range"] = (hundred, narrow((high - low) / 2))
+    views["S/N 100, 100 Angstrom"] = (hundred, narrow(100.0))
+    views["S/N 100, 10 % of pixels"] = (hundred, sparse)
+    yield f"{name}: {len(stars)} synthetic stars, resolving power {power:g}, 3 pixels a resolution element"
+    yield "  error (1.4826 times the median of its size), share within 1 and 2 predicted sigma:"
+    yield f"  {'':<26}" + "".join(f"{k:>22}" for k in labels)
+    for told, (config, damage) in views.items():
+        table = fm.infer(stars.spectra(config, damage)[0], labels=labels)
+        cells, ratios = [], []
+        for k in labels:
+            residual = np.asarray(table[k].filled(np.nan).value) - truth[k]
+            z = np.abs(residual) / np.asarray(table[f"e_{k}"].filled(np.nan).value)
+            size = 1.4826 * np.nanmedian(np.abs(residual))
+            number = f"{size:.0f}" if k == "teff" else f"{size:.3f}"
+            cells.append(f"{number:>8} {np.nanmean(z < 1):6.2f} {np.nanmean(z < 2):6.2f}")
+            ratios.append(1.4826 * np.nanmedian(np.abs(residual) / np.asarray(bound[k])))
+        yield f"  {told:<26}" + "".join(cells)
+        if told == "S/N 100":
+            yield f"  {'  over Cramer-Rao bound':<26}" + "".join(f"{r:8.2f}{'':14}" for r in ratios)
+            for group, chosen in _groups(truth).items():
+                if chosen.sum() >= 8:
+                    part = [
+                        1.4826 * np.nanmedian(np.abs(np.asarray(table[k].value) - truth[k])[chosen]) for k in labels
+                    ]
+                    yield f"    {group:<24}" + "".join(
+                        f"{v:8.0f}{'':14}" if k == "teff" else f"{v:8.3f}{'':14}"
+                        for k, v in zip(labels, part, strict=True)
+                    )
+
+
+def _groups(truth):
+    teff, fe_h = truth["teff"], truth["fe_h"]
+    edges = (("teff", teff, (0, 4000, 5000, 6000, 9000)), ("fe_h", fe_h, (-9, -2, -1, -0.3, 9)))
+    return {
+        f"{low} < {name} < {high}": (values > low) & (values <= high)
+        for name, values, ends in edges
+        for low, high in zip(ends[:-1], ends[1:], strict=True)
+    }
+
+
+def _miles(fm, folder, rivals):
+    """Yield how well labels of MILES stars are told that nothing was chosen on."""
+    try:
+        data = read_data("miles", folder)
+    except (InputValueError, OSError) as error:
+        yield f"no MILES: {error}"
+        return
+    recipe = load_recipe("small")
+    train, _, test = split_stars(data, recipe.sources["miles"].validation_fraction, recipe.fit.seed)
+    inside = (data.wavelength > 3600) & (data.wavelength < 7400)
+    wavelength, flux = data.wavelength[inside], data.flux[:, inside]
+    labels = ("teff", "logg", "fe_h")
+    truth = {k: data.labels[k][test] for k in labels}
+    start = time.perf_counter()
+    table = fm.infer(from_arrays(wavelength, flux[test], resolving_power=2000), labels=labels)
+    seconds = time.perf_counter() - start
+    found = {"spectrafm": {k: [np.asarray(table[c].filled(np.nan).value) for c in (k, f"e_{k}")] for k in labels}}
+    if rivals:
+        nothing = np.full(len(test), np.nan)
+        for name, predicted in _miles_rivals(flux, data, train, test, labels):
+            found[name] = {k: [predicted[k], nothing] for k in labels}
+    yield f"MILES: {len(train)} training stars, {len(test)} stars that nothing was chosen on, {seconds:.1f} s"
+    yield result_header()
+    middle = (truth["teff"] > 3800) & (truth["teff"] < 7500)
+    groups = {"3800 < teff < 7500": middle, "  and [Fe/H] < -1": middle & (truth["fe_h"] < -1)}
+    for name, values in found.items():
+        for k in labels:
+            residuals = Residuals(*values[k], truth[k], np.zeros(len(test)))
+            for group, chosen in groups.items():
+                yield result_line(name, k, group, residuals.summary(chosen))
+
+
+def _miles_rivals(flux, data, train, test, labels):
+    """Yield name and predictions of what is trained on the same stars of MILES."""
+    try:
+        from sklearn.decomposition import PCA
+        from sklearn.linear_model import RidgeCV
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+        from sklearn.svm import SVR
+    except ImportError as error:
+        raise MissingDependencyError("rivals need scikit-learn: pip install 'spectrafm[benchmark]'") from error
+    flux = np.where(np.isfinite(flux), flux, np.nanmedian(flux, axis=1, keepdims=True))
+    x = np.log(np.clip(flux / np.median(flux, axis=1, keepdims=True), 1e-3, None))
+    makers = {
+        "PCA + ridge": lambda: make_pipeline(PCA(40, whiten=True, random_state=0), RidgeCV(np.logspace(-4, 4, 17))),
+        "PCA + support vectors": lambda: make_pipeline(
+            PCA(40, whiten=True, random_state=0), StandardScaler(), SVR(C=10.0, gamma=0.01, epsilon=0.02)
+        ),
+    }
+    for name, make in makers.items():
+        predicted = {}
+        for k in labels:
+            y = np.log(data.labels[k]) if k == "teff" else data.labels[k]
+            known = train[np.isfinite(y[train])]
+            mean, std = y[known].mean(), y[known].std()
+            answer = make().fit(x[known], (y[known] - mean) / std).predict(x[test]) * std + mean
+            predicted[k] = np.exp(answer) if k == "teff" else answer
+        yield name, predicted
+
+
+def _apogee(fm, folder):
+    """Yield labels of the real stars of APOGEE."""
+    files = sorted((folder / "apogee").glob("apStar-*.fits"))
+    for path in files:
+        star = read_apstar(path)
+        row = fm.infer(star)[0]
+        told = ", ".join(
+            f"{k} {row[k].value:.{0 if k == 'teff' else 2}f} +- {row[f'e_{k}'].value:.{0 if k == 'teff' else 2}f}"
+            for k in _LABELS
+            if k in fm.info.labels
+        )
+        yield f"{star.identifier}: {told}, flag {row['flag']}"
+        [model] = fm.reconstruct(star)
+        flux = np.interp(model.spectral_axis.value, star.wavelength, np.where(star.good, star.flux, np.nan))
+        ratio = flux / model.flux.value
+        yield f"  its spectrum over the model's: mad_std {mad_std(ratio):.4f}"
