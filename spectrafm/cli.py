@@ -294,6 +294,9 @@ def _run_train(arguments):
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folders = (arguments.data, arguments.output)
     fm = train_recipe(recipe, *folders, resume=arguments.resume, progress=bar, device=arguments.device)
+    if fm is None:
+        # one of several processes, but not the first
+        return 0
     print(fm.describe())
     print(f"weights: {Path(arguments.output) / 'weights'}")
     return 0
@@ -303,7 +306,8 @@ def _add_benchmark(parser):
     parser.add_argument(
         "name",
         metavar="NAME",
-        help="gaia-xp: accuracy on held-out stars; speed: time and memory; synthesis: emulators on real stars",
+        help="gaia-xp: accuracy on held-out stars; speed: time and memory; synthesis: emulators on real stars; "
+        "foundation: weights that read every instrument",
     )
     parser.add_argument("--data", required=True, metavar="FOLDER", help="folder of the benchmark's data set")
     parser.add_argument("--model", metavar="M", help="name or folder of weights; by default those in the package")

@@ -1,6 +1,7 @@
 """From a recipe and its data to calibrated weights."""
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ logger = logging.getLogger("spectrafm")
 # an error this many times the median is large; fraction of spectra that count as usual
 _LARGE_ERROR, _USUAL_SPECTRUM = 5.0, 0.995
 # stars that set the density of the embeddings, and synthetic stars that calibrate errors
-_N_DENSITY, _N_CALIBRATION = 8000, 2000
+_N_DENSITY, _N_CALIBRATION = 4000, 2000
 # first entry of the seed of draws, beside those of streams
 _EXAMPLES = 13
 
@@ -230,18 +231,23 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     progress : bool, optional
         Show a progress bar, where tqdm is installed.
     device : str or torch.device, optional
-        Where to train.
+        Where to train; of several GPUs under torchrun, ``"cuda"`` is that of the process.
 
     Returns
     -------
-    SpectraFM
-        The calibrated model.
+    SpectraFM or None
+        The calibrated model, in the first of the processes.
     """
+    if str(device) == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(device)
     vocabulary = make_vocabulary(recipe)
     stream, calibration = build_stream(recipe, data_folder, vocabulary, device)
     model = StellarPerceptron(recipe.model, vocabulary, device, recipe.fit.seed)
     model.fit_patches(stream)
     model.fit(stream, config=recipe.fit, folder=output, resume=resume, progress=progress)
+    if processes()[0] > 0:
+        return None
     fm = calibrate(model, recipe, calibration)
     fm.model.to("cpu")
     fm.save(Path(output) / "weights", half=True)
