@@ -1,6 +1,6 @@
 """Training batches from several sources at once, drawn anew at every step, on any device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -121,9 +121,10 @@ class ObservedSource:
         """
         device, request = generator.device, self.request
         stars = self.source.draw(n_star, generator)
-        seen = self._observe(n_star, generator)
         give, only = torch.rand(2, generator=generator, device=device).tolist()
         only = only < request.quantities_only and request.flux_requests > 0
+        # without a spectrum, nothing says in what window its mean was taken: take it over all of the range
+        seen = self._observe(n_star, generator, whole=only)
         values, errors = (array[:, self._columns] for array in self.source.values(stars))
         known = torch.isfinite(values)
         chance = 0.8 if only else 0.3 if give < request.give_quantity / 0.7 else 0.0
@@ -252,10 +253,13 @@ class ObservedSource:
             sigma, value = sigma / value, torch.log(value)
         return ((value - mean) / std).float(), (sigma / std).float()
 
-    def _observe(self, n_star, generator):
+    def _observe(self, n_star, generator, whole=False):
         """Draw how stars are observed."""
-        power = self.source.resolving_power
-        return draw_observation(self.observation, n_star, self.source.wavelength_range, generator, largest_power=power)
+        config = replace(self.observation, whole_range=1.0) if whole else self.observation
+        source = self.source
+        return draw_observation(
+            config, n_star, source.wavelength_range, generator, largest_power=source.resolving_power
+        )
 
     def _measured(self, clean, seen, generator):
         """Return flux with noise and response, and its errors as far as they are told, ``(n_star, n_pixel)``."""
