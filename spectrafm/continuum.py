@@ -139,6 +139,15 @@ class MedianScaler(_Normalizer):
 
     name: ClassVar[str] = "median"
 
+    def without_clipping(self):
+        """Return itself.
+
+        Returns
+        -------
+        MedianScaler
+        """
+        return self
+
     def divisor(self, wavelength, flux, good):
         """Return what spectra are divided by.
 
@@ -183,7 +192,7 @@ class ContinuumNormalizer(_Normalizer):
         velocity on every instrument. 0.03 is 9000 km/s, 480 Angstrom at 1.6
         microns and 150 Angstrom at 5000 Angstrom.
     clip : float, optional
-        Relative deviation of a spike.
+        Relative deviation of a spike; infinite for none.
 
     Raises
     ------
@@ -192,6 +201,15 @@ class ContinuumNormalizer(_Normalizer):
     """
 
     name: ClassVar[str] = "continuum"
+
+    def without_clipping(self):
+        """Return the same normaliser for spectra without noise.
+
+        Returns
+        -------
+        ContinuumNormalizer
+        """
+        return replace(self, clip=np.inf)
 
     width: float = 0.03
     clip: float = 2.0
@@ -237,9 +255,11 @@ class ContinuumNormalizer(_Normalizer):
         smooth = _Smoother(wavelength.expand_as(flux), use, self.width / _FWHM_OVER_SIGMA, flux.dtype)
         for _ in range(_MAX_ROUNDS):
             continuum = smooth(flux, use)
+            if self.clip == np.inf:
+                break
             deviation = (flux / continuum - 1).abs()
             sound = use & (continuum > 0)
-            scatter = 1.4826 * _median(deviation, sound)[..., None]
+            scatter = 1.4826 * torch.where(sound, deviation, torch.nan).nanmedian(dim=-1, keepdim=True).values
             spike = sound & (deviation > self.clip * (1 + 5 * scatter))
             if not spike.any():
                 break

@@ -251,6 +251,19 @@ def assign_patches(wavelength, good, *, patch_size, patch_width, patch_anchor):
     return patch, knot, weight, center, width[:, None].expand(-1, n_patch)
 
 
+def _ascending(wavelength, good):
+    """Return the order in which good pixels ascend and come first, ``(n_star, n_most_good)``."""
+    n_good = good.sum(dim=1, keepdim=True)
+    n_most = max(int(n_good.max()), 1)
+    highest = torch.where(good, wavelength, -torch.inf).cummax(dim=1).values
+    if bool((good & (wavelength < highest)).any()):
+        return torch.argsort(torch.where(good, wavelength, torch.inf), dim=1, stable=True)[:, :n_most]
+    # as nearly always, they ascend already: move the bad ones behind
+    place = torch.where(good, good.cumsum(dim=1) - 1, n_good + (~good).cumsum(dim=1) - 1)
+    number = torch.arange(good.shape[1], device=good.device).expand_as(place)
+    return torch.empty_like(place).scatter_(1, place, number)[:, :n_most]
+
+
 class PatchEmbedding(nn.Module):
     """One vector a patch of pixels, on any wavelength grid.
 
@@ -314,7 +327,7 @@ class PatchEmbedding(nn.Module):
         """
         config, n_knot = self.config, self.config.patch_size
         wavelength = _float64(wavelength)
-        order = torch.argsort(torch.where(good.to(wavelength.device), wavelength, torch.inf), dim=1, stable=True)
+        order = _ascending(wavelength, good.to(wavelength.device))
         patch, knot, weight, center, width = assign_patches(
             torch.gather(wavelength, 1, order),
             torch.gather(good.to(wavelength.device), 1, order),

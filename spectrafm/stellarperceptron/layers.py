@@ -96,14 +96,19 @@ class Attention(nn.Module):
         projected = self._split(nn.functional.linear(query, self.in_proj_weight[:width], self.in_proj_bias[:width]))
         attend = torch.nn.functional.pad(~pad_mask, (0, 1), value=True)[:, None, None, :]  # (n_star, 1, 1, n_token + 1)
         weights = None
-        if need_weights:
-            scores = projected @ keys.transpose(-1, -2) / projected.shape[-1] ** 0.5
-            weights = torch.softmax(scores.masked_fill(~attend, -torch.inf), dim=-1)
+        if need_weights or _explicit_is_faster(keys):
+            scores = (projected * projected.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+            weights = torch.softmax(scores.masked_fill(~attend, -torch.inf), dim=-1).to(values.dtype)
             mixed = weights @ values
-            weights = weights.mean(dim=1)[..., :-1]
+            weights = weights.mean(dim=1)[..., :-1] if need_weights else None
         else:
             mixed = scaled_dot_product_attention(projected, keys, values, attn_mask=attend)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), weights  # (n_star, n_query, embedding_dim)
+
+
+def _explicit_is_faster(keys):
+    """Whether to materialise the weights: the fused backward pass in bfloat16 on CPUs takes five times as long."""
+    return keys.device.type == "cpu" and keys.dtype == torch.bfloat16 and keys.requires_grad and keys.shape[-2] <= 1024
 
 
 class TransformerBlock(nn.Module):

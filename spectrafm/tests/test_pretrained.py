@@ -25,7 +25,8 @@ def fm():
 def held_out(shared_data):
     """Return the data set and its test stars."""
     data = read_gaia_xp_apogee(shared_data / "gaia_xp_apogee")
-    return data, split_stars(data, load_recipe("gaia_xp"))[2]
+    recipe = load_recipe("gaia_xp")
+    return data, split_stars(data, recipe.sources["gaia_xp"].validation_fraction, recipe.fit.seed)[2]
 
 
 def numbers(table, name):

@@ -321,7 +321,7 @@ class ObservedSource:
         shape = (n_star, self.request.flux_requests)
         chosen = torch.randint(n_pixel, shape, generator=generator, device=clean.device)
         # without noise, response and gaps: what the star is, not what was seen of it
-        by = self.normalizer.divisor(seen.wavelength, clean, torch.ones_like(seen.good))
+        by = self.normalizer.without_clipping().divisor(seen.wavelength, clean, torch.ones_like(seen.good))
         target = torch.where(by > 0, clean / by, torch.nan).gather(1, chosen)
         target, _ = self._standardized(self.flux_name, target, target)
         token = torch.full(shape, self.vocabulary.tokens(self.flux_name).item(), device=clean.device)
