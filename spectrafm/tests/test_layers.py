@@ -15,7 +15,8 @@ from spectrafm.stellarperceptron import (
     TransformerBlock,
     Vocabulary,
 )
-from spectrafm.stellarperceptron.embedding import assign_patches
+from spectrafm.stellarperceptron.embedding import _ascending, assign_patches
+from spectrafm.stellarperceptron.layers import Attention
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model
 
 PATCHES = {"patch_size": 16, "patch_width": 0.2, "patch_anchor": 3000.0}
@@ -182,3 +183,29 @@ def test_vocabulary_problems():
     """Repeated and unknown names are reported together."""
     with pytest.raises(ConfigError, match=r"repeated; 'x' is not among the names; mean has 1 entries for 2"):
         Vocabulary(["a", "a"], flux=["x"], mean=[0.0])
+
+
+def test_bfloat16_training_agrees_with_inference():
+    """With gradients on a CPU attention takes another way in bfloat16, to the same answer."""
+    torch.manual_seed(0)
+    attention = Attention(64, 4)
+    tokens, pad = torch.randn(3, 20, 64), torch.zeros(3, 20, dtype=torch.bool)
+    pad[1, 5:] = True
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        trained, _ = attention(tokens, *attention.keys_values(tokens), pad)
+        with torch.no_grad():
+            inferred, _ = attention(tokens, *attention.keys_values(tokens), pad)
+    exact, _ = attention(tokens, *attention.keys_values(tokens), pad)
+    torch.testing.assert_close(trained, inferred, atol=0.01, rtol=0.02)
+    torch.testing.assert_close(trained.float(), exact, atol=0.02, rtol=0.05)
+
+
+def test_order_of_pixels():
+    """Good pixels ascend and bad ones go, whether they ascended before or not."""
+    wavelength = torch.tensor([[1.0, 2.0, 9.0, 4.0, 5.0], [5.0, 4.0, 3.0, 2.0, 1.0]], dtype=torch.float64)
+    good = torch.tensor([[True, True, False, True, True], [True, False, True, True, True]])
+    for rows in (slice(0, 1), slice(0, 2)):
+        order = _ascending(wavelength[rows], good[rows])
+        assert order.shape[1] == 4
+        assert (torch.diff(wavelength[rows].gather(1, order), dim=1) > 0).all()
+        assert good[rows].gather(1, order).all()
