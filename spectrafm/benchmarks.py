@@ -91,6 +91,19 @@ class Residuals:
 
 
 def result_line(method, label, stars, figures):
+    """Return a line of a report.
+
+    Parameters
+    ----------
+    method, label, stars : str
+        Who, what, of which stars.
+    figures : dict
+        From `Residuals.summary`.
+
+    Returns
+    -------
+    str
+    """
     unit = 0 if get_quantity(label).unit == "K" else 3
     coverage = f"{figures['within_1_sigma']:8.3f} {figures['within_2_sigma']:8.3f}"
     if not np.isfinite(figures["within_1_sigma"]):
