@@ -69,6 +69,13 @@ QUANTITIES = {
         Quantity("c12_c13", "", "", "phys.abund", "Ratio of the isotopes 12C and 13C, by number"),
         Quantity("vmicro", "km / s", "km / s", "phys.veloc.microTurb", "Microturbulent velocity"),
         Quantity("vsini", "km / s", "km / s", "phys.veloc.rotat", "Projected rotational velocity"),
+        Quantity(
+            "rv_offset",
+            "km / s",
+            "km / s",
+            "spect.dopplerVeloc",
+            "Radial velocity that the spectrum still has, beside any known one that was taken out",
+        ),
         Quantity("a_k", "mag", "mag", "phys.absorption;em.IR.K", "Extinction in the 2MASS Ks band", "photometry"),
         _magnitude("phot_g_mean_mag", "phot.mag;em.opt", "Gaia G magnitude"),
         _magnitude("phot_bp_mean_mag", "phot.mag;em.opt.B", "Gaia BP magnitude"),

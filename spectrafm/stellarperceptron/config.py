@@ -287,8 +287,10 @@ class FitConfig(Config):
         Number of optimiser steps.
     batch_size : int
         Stars in a step, summed over all processes.
+    optimizer : {"adamw", "muon"}
+        AdamW for everything, or Muon for the matrices within the network.
     learning_rate : float
-        Largest learning rate of AdamW.
+        Largest learning rate.
     final_learning_rate : float
         Where the cosine ends, as a fraction of ``learning_rate``.
     warmup_steps : int
@@ -319,6 +321,7 @@ class FitConfig(Config):
 
     steps: int = 10_000
     batch_size: int = 256
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     final_learning_rate: float = 0.01
     warmup_steps: int = 200
@@ -348,6 +351,8 @@ class FitConfig(Config):
             problems.append("final_learning_rate must be in [0, 1] and weight_decay must not be negative")
         if not 0 <= self.warmup_steps <= self.steps:
             problems.append(f"warmup_steps {self.warmup_steps} must be between 0 and steps {self.steps}")
+        if self.optimizer not in ("adamw", "muon"):
+            problems.append(f"optimizer must be 'adamw' or 'muon', not {self.optimizer!r}")
         if self.precision not in ("float32", "bfloat16"):
             problems.append(f"precision must be 'float32' or 'bfloat16', not {self.precision!r}")
         refuse("FitConfig", problems)

@@ -25,6 +25,8 @@ logger = logging.getLogger("spectrafm")
 
 # stars at a time in validation
 _VALIDATION_BATCH = 512
+# smallest dimension of the matrices that Muon trains
+_MUON_SIZE = 16
 
 
 class TableStream:
@@ -174,7 +176,7 @@ class Trainer:
 
     def _run(self):
         config, network = self.config, self.model.torch_model
-        self._make_optimizer()
+        self._make_optimizers()
         if self.resume and self.folder is not None and (self.folder / "checkpoint.pt").exists():
             self._load_checkpoint()
         if self.world_size > 1:
@@ -191,7 +193,7 @@ class Trainer:
             self.step = step + 1
             if logged:
                 seconds = (time.perf_counter() - clock) / (self.step - done)
-                entry = {"step": self.step, "learning_rate": self.optimizer.param_groups[0]["lr"], "loss": loss}
+                entry = {"step": self.step, "learning_rate": self.optimizers[0].param_groups[0]["lr"], "loss": loss}
                 entry |= {"gradient_norm": norm, "stars_per_second": config.batch_size / seconds}
                 entry |= {"data_share": waited}
                 if self.step % config.validation_every < config.log_every or self.step == config.steps:
@@ -205,13 +207,21 @@ class Trainer:
         network.eval()
         return self.log
 
-    def _make_optimizer(self):
+    def _make_optimizers(self):
         matrices, rest = [], []
         for name, parameter in self.model.torch_model.named_parameters():
             decays = parameter.ndim >= 2 and "embedding_layer" not in name and "bias_" not in name
             (matrices if decays else rest).append(parameter)
-        groups = [{"params": matrices, "weight_decay": self.config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.98), fused=True)
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        self.optimizers = []
+        if self.config.optimizer == "muon":
+            # it makes updates orthogonal, which means nothing where a matrix has but a row or two
+            wide = [p for p in matrices if p.ndim == 2 and min(p.shape) >= _MUON_SIZE]
+            matrices = [p for p in matrices if not any(p is other for other in wide)]
+            settings = {"lr": rate, "weight_decay": decay, "adjust_lr_fn": "match_rms_adamw"}
+            self.optimizers.append(torch.optim.Muon(wide, **settings))
+        groups = [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True))
         parameters = self.model.torch_model.named_parameters()
         self.average = {k: p.detach().clone() for k, p in parameters} if self.config.ema_decay else None
 
@@ -236,9 +246,10 @@ class Trainer:
         """Train one step; return loss, norm of the gradient and share of the time that batches took."""
         config, device = self.config, self.model.device
         factor = learning_rate_factor(step, config.steps, config.warmup_steps, config.final_learning_rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * factor
+            optimizer.zero_grad(set_to_none=True)
         devices = [device] if device.type == "cuda" else []
         total, data_seconds = 0.0, 0.0
         begin = self._wait() if timed else 0.0
@@ -264,7 +275,8 @@ class Trainer:
                 f"step {step}: loss {loss}, gradient norm {norm}; the weights are still those of the step before. "
                 "Lower learning_rate, or look for absurd values in the data"
             )
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         if self.average is not None:
             # a young average follows closely
             decay = min(config.ema_decay, (1 + step) / (10 + step))
@@ -362,7 +374,7 @@ class Trainer:
             "step": self.step,
             "settings": self._settings(),
             "model": self.model.torch_model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "average": self.average,
             "log": json.dumps(self.log),
         }
@@ -379,5 +391,6 @@ class Trainer:
                 "resume with the settings it was started with, or start in an empty folder"
             )
         self.model.torch_model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, its_state in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(its_state)
         self.average, self.step, self.log = state["average"], state["step"], json.loads(state["log"])

@@ -62,6 +62,21 @@ def test_packaged_recipes():
     assert load_recipe("gaia_xp", {"fit": {"steps": 777}}).fit.steps == 777
 
 
+def test_extended_recipe(tmp_path):
+    """A recipe takes what it does not say from the one it extends, setting by setting."""
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "small"\nname = "mine"\n[fit]\nsteps = 700\n[sources.miles]\nshare = 3.0\n')
+    mine, small = load_recipe(path), load_recipe("small")
+    assert (mine.name, mine.fit.steps, mine.sources["miles"].share) == ("mine", 700, 3.0)
+    assert mine.fit.batch_size == small.fit.batch_size
+    assert mine.sources["miles"].observation == small.sources["miles"].observation
+    assert mine.sources["apogee"] == small.sources["apogee"]
+    assert mine.labels == small.labels
+    path.write_text(f'extends = "{path}"\n')
+    with pytest.raises(ConfigError, match="mine.toml: extends itself"):
+        load_recipe(path)
+
+
 def test_recipe_errors(tmp_path):
     """Unknown recipes, settings and names are errors that list the known ones."""
     with pytest.raises(InputValueError, match="no recipe 'soup'; packaged are .*gaia_xp"):

@@ -32,7 +32,7 @@ from spectrafm.training import (
     train_recipe,
 )
 from spectrafm.training import train as train_module
-from spectrafm.training.observation import draw_observation
+from spectrafm.training.observation import disturb_lines, draw_observation
 
 SEEN = ObservationConfig(
     resolving_power=20_000.0, resolving_power_range=(5_000.0, 20_000.0), narrowest=20.0, snr=(20.0, 200.0)
@@ -193,6 +193,52 @@ def test_noise_is_what_the_errors_say(synthetic, vocabulary):
     z = ((flux - clean * seen.response) / sigma).flatten()
     assert abs(z.mean()) < 0.03
     assert abs(z.std() - 1) < 0.03
+
+
+def test_velocities(synthetic):
+    """Some stars have all of their velocity; it is a label that pixels tell, and so is what is left of others."""
+    names = ["flux", *LABELS, "vsini", "rv_offset", "ln_resolving_power"]
+    vocabulary = Vocabulary(names, flux=["flux"], log=["teff", "vmicro", "vsini"])
+    vocabulary.mean[:], vocabulary.std[:], vocabulary.fitted = 0.0, 1.0, True
+    vocabulary.mean[vocabulary.tokens("teff").item()] = 1.0
+    calm = replace(SEEN, whole_range=1.0, gaps=0.0, bad_pixels=0.0, tilt=0.0, velocity=1.0, snr=(2000.0, 2001.0))
+    source = source_of(synthetic, vocabulary, replace(calm, fast=0.5, largest_velocity=60.0))
+    assert source.targets[-1] == "rv_offset"
+    velocity = draw(source, 400).target[:, len(source.targets) - 1]
+    assert 0.4 < (velocity.abs() > 5).double().mean() < 0.5
+    assert 50 < velocity.abs().max() <= 60
+    assert np.abs(source.sample("rv_offset")).max() > 50
+    spectra, values, errors = source.examples(6, torch.Generator().manual_seed(2))
+    assert (errors["rv_offset"] == 0).all()
+    stars = torch.tensor([[values[name][i] for name in synthetic.names] for i in range(6)], dtype=torch.float32)
+    for i, star in enumerate(spectra):
+        trials = torch.linspace(-60, 60, 241)
+        at = torch.from_numpy(star.wavelength).expand(241, -1)
+        power = torch.full((241,), star.resolving_power)
+        flux = synthetic.flux(stars[i].expand(241, -1), at, power, trials).double().numpy()
+        best = trials[np.abs(flux - star.flux).mean(axis=1).argmin()].item()
+        assert abs(best - values["rv_offset"][i]) < 1
+
+
+def test_line_errors(synthetic, vocabulary):
+    """Lines are too deep or too shallow, half of the stars are left alone, the continuum stays where it is."""
+    config = replace(SEEN, resolving_power_range=(20_000.0, 20_000.0), whole_range=1.0, line_error=0.3)
+    generator = torch.Generator().manual_seed(0)
+    seen = draw_observation(config, 200, synthetic.wavelength_range, generator)
+    clean = synthetic.flux(synthetic.draw(200, generator), seen.wavelength, seen.resolving_power, seen.radial_velocity)
+    found = disturb_lines(config, clean, seen, torch.Generator().manual_seed(5))
+    deep = (1 - clean) > 0.02
+    ratio = torch.where(deep, torch.log((1 - found) / (1 - clean)), torch.nan)
+    alone = torch.isnan(ratio) | (ratio.abs() < 1e-4)
+    assert 0.35 < alone.all(dim=1).double().mean() < 0.65
+    scatter = torch.sqrt(torch.nanmean(ratio**2, dim=1))
+    assert 0.2 < torch.nan_to_num(scatter).max() < 0.8
+    assert (found - clean).abs()[(clean - 1).abs() < 1e-6].max() < 1e-6
+    torch.testing.assert_close(found, disturb_lines(config, clean, seen, torch.Generator().manual_seed(5)))
+    assert disturb_lines(SEEN, clean, seen, generator) is clean
+    weak = disturb_lines(replace(SEEN, veil=0.05), clean, seen, generator)
+    assert (weak <= clean + 1e-6).all()
+    assert (clean - weak).max() > 0.05
 
 
 def test_given_is_not_asked(synthetic, vocabulary):

@@ -227,7 +227,7 @@ def test_fit_learns(config, limit, tmp_path):
     assert not list(tmp_path.glob(".*part"))
 
 
-@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9}, {"precision": "bfloat16"}, {"optimizer": "muon"}])
 def test_resume_is_exact(settings, tmp_path):
     """Stopped and resumed, training gives the weights of an uninterrupted run to the bit."""
     table, config = tiny_table(), FitConfig(**(SHORT | settings))
@@ -259,6 +259,32 @@ def test_resume_is_exact(settings, tmp_path):
         whole.torch_model.state_dict().items(), resumed.torch_model.state_dict().values(), strict=True
     ):
         assert torch.equal(a, b), name
+
+
+def test_muon():
+    """Muon has the matrices within the network, AdamW all the rest, and each parameter is trained once."""
+    model = new_model()
+    config = FitConfig(**(SHORT | {"optimizer": "muon", "learning_rate": 3e-3}))
+    trainer = Trainer(model, TableStream(model, tiny_table(), ["teff", "logg"], config), config)
+    before = {k: p.detach().clone() for k, p in model.torch_model.named_parameters()}
+    trainer.run()
+    muon, adamw = trainer.optimizers
+    assert isinstance(muon, torch.optim.Muon)
+    of_muon, of_adamw = (
+        [id(p) for group in optimizer.param_groups for p in group["params"]] for optimizer in (muon, adamw)
+    )
+    assert sorted(of_muon + of_adamw) == sorted(id(p) for p in model.torch_model.parameters())
+    for name, parameter in model.torch_model.named_parameters():
+        if id(parameter) in of_muon:
+            assert parameter.ndim == 2
+            assert "embedding_layer" not in name
+            assert not torch.equal(parameter, before[name])
+    assert id(model.torch_model.torch_decoder.decoder_out.weight) in of_adamw
+    assert {group["lr"] for optimizer in (muon, adamw) for group in optimizer.param_groups} == {
+        muon.param_groups[0]["lr"]
+    }
+    with pytest.raises(ConfigError, match="optimizer must be 'adamw' or 'muon', not 'sgd'"):
+        FitConfig(optimizer="sgd")
 
 
 def test_resume_other_settings(tmp_path):

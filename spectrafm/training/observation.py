@@ -7,7 +7,7 @@ import torch
 
 from ..stellarperceptron.config import Config, refuse
 
-__all__ = ["Observation", "ObservationConfig", "draw_observation"]
+__all__ = ["Observation", "ObservationConfig", "disturb_lines", "draw_observation"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,17 @@ class ObservationConfig(Config):
         Size of slopes and waves that the instrument adds, in ln(flux).
     velocity : float
         Standard deviation of what is left of the radial velocity [km / s].
+    fast : float
+        Fraction of stars that have all of their radial velocity, even within
+        ``largest_velocity`` [km / s] of 0.
+    largest_velocity : float
+        See ``fast``.
+    line_error : float
+        Largest error that lines are given, in ln(depth) of each resolution element and of
+        each region of the spectrum; each star has its own, so that trust in any single
+        synthetic line is not learnt. Half of the stars have none.
+    veil : float
+        Largest depth of weak lines that are added, likewise.
 
     Raises
     ------
@@ -71,12 +82,16 @@ class ObservationConfig(Config):
     bad_pixels: float = 0.3
     tilt: float = 0.1
     velocity: float = 2.0
+    fast: float = 0.0
+    largest_velocity: float = 300.0
+    line_error: float = 0.0
+    veil: float = 0.0
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
         problems = [
             f"{name} must be in [0, 1], not {getattr(self, name)!r}"
-            for name in ("nominal", "power_spread", "withhold_sigma", "whole_range", "gaps", "bad_pixels")
+            for name in ("nominal", "power_spread", "withhold_sigma", "whole_range", "gaps", "bad_pixels", "fast")
             if not 0 <= getattr(self, name) <= 1
         ]
         for name in ("resolving_power_range", "pixels_per_fwhm", "snr"):
@@ -90,7 +105,7 @@ class ObservationConfig(Config):
         ]
         problems += [
             f"{name} must not be negative, not {getattr(self, name)!r}"
-            for name in ("uneven_noise", "tilt", "velocity")
+            for name in ("uneven_noise", "tilt", "velocity", "largest_velocity", "line_error", "veil")
             if not getattr(self, name) >= 0
         ]
         refuse("ObservationConfig", problems)
@@ -177,6 +192,8 @@ def draw_observation(config, n_star, wavelength_range, generator, *, largest_pow
 
     powers = power * (1 - config.power_spread * draw.uniform())
     velocity = config.velocity * draw.normal()
+    any_velocity = config.largest_velocity * (2 * draw.uniform().float() - 1)
+    velocity = torch.where(draw.uniform() < config.fast, any_velocity, velocity)
     place = place.float()
     response = torch.exp(config.tilt * draw.smooth(place, 4) * (draw.uniform() < 0.8)[:, None])
     ends = np.log(config.snr)
@@ -188,7 +205,38 @@ def draw_observation(config, n_star, wavelength_range, generator, *, largest_pow
     sigma = uneven**config.uneven_noise / snr[:, None]
     known = draw.uniform() >= config.withhold_sigma
     good = _draw_good(config, draw, place)
-    return Observation(wavelength, good, powers.float(), velocity.float(), response, sigma, known)
+    return Observation(wavelength, good, powers.float(), velocity, response, sigma, known)
+
+
+def disturb_lines(config, flux, seen, generator):
+    """Give lines the errors that synthetic spectra have: of their depths, and weak ones missing.
+
+    Parameters
+    ----------
+    config : ObservationConfig
+        How large they are.
+    flux : torch.Tensor
+        ``(n_star, n_pixel)`` continuum-normalised.
+    seen : Observation
+        Where it is.
+    generator : torch.Generator
+        Source of all draws.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n_star, n_pixel)``.
+    """
+    if not (config.line_error or config.veil):
+        return flux
+    draw = _Draws(generator, len(flux))
+    position = torch.log(seen.wavelength / seen.wavelength[:, :1])
+    elements, regions = position * seen.resolving_power[:, None], 20 * position / position[:, -1:]
+    # half of them none, the others up to the largest
+    error, veil = (torch.clamp(2 * draw.uniform().float() - 1, min=0.0)[:, None] for _ in range(2))
+    scatter = draw.pieces(elements) + draw.pieces(regions)
+    depth = (1 - flux) * torch.exp(config.line_error * error * scatter)
+    return 1 - depth - config.veil * veil * draw.pieces(elements) ** 2
 
 
 def _draw_good(config, draw, place):
@@ -227,3 +275,13 @@ class _Draws:
         weight = self.normal(n_wave) / (1 + order) ** 0.5
         weight[:, 0] = 0.0
         return weight @ waves
+
+    def pieces(self, position):
+        """Return normal deviates at whole positions, joined by straight lines, ``(n_star, n_pixel)`` float32.
+
+        ``position`` ascends from 0.
+        """
+        knots = self.normal(int(position[:, -1].max()) + 2)
+        whole = position.long()
+        share = (position - whole).float()
+        return (1 - share) * knots.gather(1, whole) + share * knots.gather(1, whole + 1)

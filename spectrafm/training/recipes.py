@@ -194,6 +194,31 @@ def recipe_names():
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
+def _read(name, before=()):
+    """Return path and settings of a recipe; what it does not say is that of the recipe it extends."""
+    path = _FOLDER / f"{name}.toml" if str(name) in recipe_names() else Path(name)
+    if not path.is_file():
+        raise InputValueError(
+            f"name: no recipe {str(name)!r}; packaged are {', '.join(recipe_names())}, or give a file"
+        )
+    if path in before:
+        raise ConfigError(f"{path}: extends itself, by way of {', '.join(str(p) for p in before)}")
+    try:
+        settings = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not a TOML file ({error})") from error
+    if "extends" in settings:
+        _, extended = _read(settings.pop("extends"), (*before, path))
+        settings = _merge(extended, settings)
+    return path, settings
+
+
+def _merge(settings, changes):
+    """Return settings with changes, section by section."""
+    inner = {k: _merge(settings[k], v) for k, v in changes.items() if isinstance(v, dict) and k in settings}
+    return settings | changes | inner
+
+
 def load_recipe(name, changes=None):
     """Read a packaged recipe, or one of the user's.
 
@@ -215,15 +240,7 @@ def load_recipe(name, changes=None):
     ConfigError
         Unknown or contradicting settings.
     """
-    path = _FOLDER / f"{name}.toml" if str(name) in recipe_names() else Path(name)
-    if not path.is_file():
-        raise InputValueError(
-            f"name: no recipe {str(name)!r}; packaged are {', '.join(recipe_names())}, or give a file"
-        )
-    try:
-        settings = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not a TOML file ({error})") from error
+    path, settings = _read(name)
     sections = {"model": ModelConfig, "fit": FitConfig, "request": RequestConfig}
     for section, kind in sections.items():
         settings[section] = kind.from_dict(settings.get(section, {}) | (changes or {}).get(section, {}))

@@ -11,7 +11,7 @@ from ..stellarperceptron.config import Config, refuse
 from ..stellarperceptron.nn_utils import TrainingBatch
 from ..stellarperceptron.tokens import Tokens
 from ..tokens import flux_name
-from .observation import ObservationConfig, draw_observation
+from .observation import ObservationConfig, disturb_lines, draw_observation
 
 __all__ = ["ObservedSource", "RequestConfig", "StarStream", "StreamPart", "TableSource"]
 
@@ -96,12 +96,13 @@ class ObservedSource:
         self.context_length = context_length
         self.source, self.vocabulary, self.normalizer = source, vocabulary, normalizer
         self.observation, self.request = observation or ObservationConfig(), request or RequestConfig()
-        known = [name for name in source.names if name in vocabulary]
+        names = (*source.names, "rv_offset")
+        known = [name for name in names if name in vocabulary]
         self.targets = tuple(known if targets is None else (name for name in targets if name in known))
         if not self.targets:
             raise InputValueError(f"targets: none of {targets} is known of the stars of {type(source).__name__}")
         self.flux_name = flux_name(vocabulary, flux_kind)
-        self._columns = [source.names.index(name) for name in self.targets]
+        self._columns = [names.index(name) for name in self.targets]
 
     def batch(self, n_star, generator, step=None):
         """Draw a batch.
@@ -125,7 +126,7 @@ class ObservedSource:
         only = only < request.quantities_only and request.flux_requests > 0
         # without a spectrum, nothing says in what window its mean was taken: take it over all of the range
         seen = self._observe(n_star, generator, whole=only)
-        values, errors = (array[:, self._columns] for array in self.source.values(stars))
+        values, errors = self._values(stars, seen)
         known = torch.isfinite(values)
         chance = 0.8 if only else 0.3 if give < request.give_quantity / 0.7 else 0.0
         star = torch.rand(n_star, 1, generator=generator, device=device) < (1.0 if only else 0.7)
@@ -134,6 +135,7 @@ class ObservedSource:
         clean = self.source.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
         pieces = [self._named(given, values, errors, seen.resolving_power, generator)]
         if not only:
+            clean = disturb_lines(self.observation, clean, seen, generator)
             pixels = self._pixels(clean, seen, generator)
             if self.context_length is not None:
                 pixels = _some(pixels, self.context_length - pieces[0][0].shape[1], generator)
@@ -169,8 +171,10 @@ class ObservedSource:
             return np.concatenate([star.flux[star.good] for star in normal])
         if name not in self.targets:
             return np.empty(0)
-        values, _ = self.source.values(self.source.draw(8192, generator))
-        values = values[:, self.source.names.index(name)].double().cpu().numpy()
+        # velocities are drawn with what is seen, in batches
+        batches = [(self.source.draw(512, generator), self._observe(512, generator)) for _ in range(16)]
+        values = torch.cat([self._values(*batch)[0] for batch in batches])
+        values = values[:, self.targets.index(name)].double().cpu().numpy()
         return values[np.isfinite(values)]
 
     def _generator(self):
@@ -199,13 +203,13 @@ class ObservedSource:
             stars = self.source.draw(min(64, n_star - start), here)
             seen = self._observe(len(stars), here)
             clean = self.source.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
-            flux, sigma = self._measured(clean, seen, here)
+            flux, sigma = self._measured(disturb_lines(self.observation, clean, seen, here), seen, here)
             rows = (seen.wavelength, flux.double(), sigma.double(), seen.good, seen.resolving_power)
             for wavelength, f, s, good, power in zip(*(row.cpu().numpy() for row in rows), strict=True):
                 spectra.append(from_arrays(wavelength, f, s, ~good, resolving_power=float(power))[0])
-            known.append([array.double().cpu().numpy() for array in self.source.values(stars)])
+            known.append([array.double().cpu().numpy() for array in self._values(stars, seen)])
         arrays = (np.concatenate(parts) for parts in zip(*known, strict=True))
-        values, errors = ({name: array[:, self.source.names.index(name)] for name in self.targets} for array in arrays)
+        values, errors = (dict(zip(self.targets, array.T, strict=True)) for array in arrays)
         return spectra, values, errors
 
     def extent(self):
@@ -260,6 +264,13 @@ class ObservedSource:
         return draw_observation(
             config, n_star, source.wavelength_range, generator, largest_power=source.resolving_power
         )
+
+    def _values(self, stars, seen):
+        """Return value and error of the targets, ``(n_star, n_target)`` each."""
+        values, errors = self.source.values(stars)
+        velocity = seen.radial_velocity[:, None]
+        pairs = ((values, velocity), (errors, torch.zeros_like(velocity)))
+        return tuple(torch.cat(pair, dim=1)[:, self._columns] for pair in pairs)
 
     def _measured(self, clean, seen, generator):
         """Return flux with noise and response, and its errors as far as they are told, ``(n_star, n_pixel)``."""
