@@ -12,7 +12,7 @@ from .exceptions import InputValueError, MissingDependencyError
 from .flags import Flag
 from .quantities import get_quantity
 from .synthesis.benchmark import benchmark_synthesis
-from .training.recipes import load_recipe
+from .training.recipes import load_recipe, recipe_names
 from .training.train import read_data, split_stars
 
 __all__ = [
@@ -166,6 +166,32 @@ def _perceptron(x_train, x_test, data, train, labels, seed):
     return predicted
 
 
+def stars_apart(fm, data, source, default):
+    """Return which stars of a data set trained weights, and which nothing was chosen on.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights; the recipe of their name made them.
+    data : LabelledSpectra
+        The stars.
+    source : str
+        Name of the source in the recipe.
+    default : str
+        Recipe to split by, for weights of another name.
+
+    Returns
+    -------
+    train, test : numpy.ndarray
+        Row numbers.
+    seed : int
+        Seed of the split.
+    """
+    recipe = load_recipe(fm.info.name if fm.info.name in recipe_names() else default)
+    train, _, test = split_stars(data, recipe.sources[source].validation_fraction, recipe.fit.seed)
+    return train, test, recipe.fit.seed
+
+
 def benchmark_gaia_xp(data_folder, model=None, rivals=True):
     """Compare labels from Gaia XP spectra with APOGEE's on stars held out of training.
 
@@ -183,25 +209,25 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
     str
         Lines of the report, as they are measured.
     """
-    recipe = load_recipe("gaia_xp")
-    data = read_data("gaia_xp_apogee", data_folder)
-    train, _, test = split_stars(data, recipe.sources["gaia_xp"].validation_fraction, recipe.fit.seed)
     fm = SpectraFM.from_pretrained("gaia_xp" if model is None else model)
+    data = read_data("gaia_xp_apogee", data_folder)
+    train, test, seed = stars_apart(fm, data, "gaia_xp", "gaia_xp")
+    labels = [k for k in fm.labels if k in data.labels]
     yield f"{fm!r}"
     yield f"{len(train)} training stars, {len(test)} test stars; reference labels: APOGEE DR17 ASPCAP"
-    truth = {k: (data.labels[k][test], data.label_errors[k][test]) for k in fm.labels}
+    truth = {k: (data.labels[k][test], data.label_errors[k][test]) for k in labels}
     teff = truth["teff"][0]
     middle = (teff > 3500) & (teff < 7000)
 
     def infer(sigma, **kwargs):
-        return fm.infer(from_arrays(data.wavelength, data.flux[test], sigma), **kwargs)
+        return fm.infer(from_arrays(data.wavelength, data.flux[test], sigma), labels=labels, **kwargs)
 
     start = time.perf_counter()
     table = infer(data.sigma[test])
     seconds = time.perf_counter() - start
     flag = np.asarray(table["flag"])
     doubtful = (flag & (Flag.LARGE_UNCERTAINTY | Flag.UNUSUAL_SPECTRUM | Flag.OUTSIDE_LABEL_RANGE)) != 0
-    photometry = {k: data.labels[k][test] for k in fm.info.known if k not in fm.labels}
+    photometry = {k: data.labels[k][test] for k in fm.info.known if k in data.labels and k not in labels}
     runs = {
         "spectrafm": table,
         "  no errors given": infer(None),
@@ -215,7 +241,7 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
     }
     yield result_header()
     for method, result in runs.items():
-        for label in fm.labels:
+        for label in labels:
             values = [np.asarray(result[c].filled(np.nan).value) for c in (label, f"e_{label}")]
             residuals = Residuals(*values, *truth[label])
             for name, stars in groups.items():
@@ -234,8 +260,8 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
         x = np.arcsinh(data.flux / 0.05)
         for name, rival in (("gradient boosting", _gradient_boosting), ("perceptron", _perceptron)):
             start = time.perf_counter()
-            predicted = rival(x[train], x[test], data, train, fm.labels, recipe.fit.seed)
-            for label in fm.labels:
+            predicted = rival(x[train], x[test], data, train, labels, seed)
+            for label in labels:
                 residuals = Residuals(predicted[label], np.full(len(test), np.nan), *truth[label])
                 for group in ("3500 < teff < 7000", "  and not flagged"):
                     yield result_line(name, label, group, residuals.summary(groups[group]))

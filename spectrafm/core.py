@@ -435,7 +435,7 @@ class SpectraFM:
             one value a star.
         spectral_axis : `~astropy.units.Quantity`
             ``(n_pixel,)`` wavelengths, frequencies, energies or wavenumbers, in vacuum
-            and at rest.
+            and at rest, unless the labels hold an ``rv_offset``.
         resolving_power : float or array_like, optional
             Resolving power of the spectra, for all or one a star.
         domain : str, optional
@@ -458,6 +458,8 @@ class SpectraFM:
         from specutils import Spectrum
 
         columns = {name: labels[name] for name in getattr(labels, "colnames", labels)}
+        if columns and "rv_offset" in self.info.known:
+            columns.setdefault("rv_offset", 0.0)
         lengths = {len(v) for v in columns.values() if np.ndim(v)}
         n_star = max(lengths, default=1)
         known = known_quantities(columns, n_star, self.info.known)

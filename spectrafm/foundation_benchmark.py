@@ -9,13 +9,16 @@ import torch
 from astropy import units as u
 
 from .adapters import from_arrays
-from .benchmarks import Residuals, mad_std, result_header, result_line
+from .benchmarks import Residuals, mad_std, result_header, result_line, stars_apart
 from .core import SpectraFM
 from .exceptions import InputValueError, MissingDependencyError
-from .synthesis import cramer_rao_bound
+from .rivals import train_rival
+from .stellarperceptron import FitConfig
+from .synthesis import cramer_rao_bound, fit_labels
 from .synthesis.benchmark import read_apstar
-from .training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig, load_recipe
-from .training.train import read_data, split_stars
+from .training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig, StarStream, StreamPart
+from .training.recipes import load_recipe, recipe_names
+from .training.train import read_data
 
 __all__ = ["benchmark_foundation"]
 
@@ -24,9 +27,11 @@ _LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
 _SEED, _N_STAR = 777_777, 256
 _NOMINAL = {"apogee": 22_500.0, "gaia_rvs": 11_500.0, "optical": 2000.0}
 _VSINI = 3.0
+# stars that are fitted, and steps and stars a step that networks are trained for
+_N_FIT, _RIVAL_STEPS, _RIVAL_BATCH = 12, 7000, 64
 
 
-def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
+def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR, rival_steps=_RIVAL_STEPS):
     """Measure weights that read every instrument.
 
     Synthetic stars that were in no pool of training, beside the bound of Cramér and Rao:
@@ -41,10 +46,13 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
     model : str or pathlib.Path, optional
         Weights; the packaged ones when left out.
     rivals : bool, optional
-        Measure what others make of the same stars: a regression on principal components
-        and a support-vector machine for MILES.
+        Measure what others make of the same stars: least squares with the emulator, a
+        perceptron and a convolutional network in the H band, regression and a
+        support-vector machine on principal components for MILES.
     n_star : int, optional
         Synthetic stars of each kind.
+    rival_steps : int, optional
+        Steps that the networks are trained for, of 64 stars each.
 
     Yields
     ------
@@ -56,7 +64,11 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
     domains = {domain.name: domain for domain in fm.info.domains}
     for name, power in _NOMINAL.items():
         if name in domains:
-            yield from _synthetic(fm, name, power, n_star)
+            stars = _SameStars(name, n_star)
+            views = _views(fm, stars, name)
+            yield from _synthetic(fm, stars, views, name, power)
+            if rivals and name == "apogee":
+                yield from _synthetic_rivals(fm, stars, views, power, rival_steps)
     folder = Path(data_folder)
     if "optical" in domains:
         yield from _miles(fm, folder, rivals)
@@ -82,56 +94,38 @@ def _observed(name, **changes):
     return replace(config, **changes)
 
 
-class _Stars:
-    """The same synthetic stars, seen in different ways."""
+class _SameStars(EmulatorSource):
+    """Stars that come one after the other, each as often as they are rewound, rotating alike."""
 
-    def __init__(self, fm, name, n_star):
-        self.fm = fm
-        self.source = EmulatorSource(name, 4 * n_star, _SEED)
-        self.source.pool = self.source.pool[:n_star]
-        # stars as they are, one after the other, rotating alike
-        labels = torch.cat((self.source.pool, torch.full((len(self.source.pool), 1), _VSINI)), dim=1)
-        place = iter(())
-
-        def draw(n, generator):
-            nonlocal place
-            rows = [next(place) for _ in range(n)]
-            return labels[rows]
-
-        def rewind():
-            nonlocal place
-            place = iter(range(n_star))
-
-        self.source.draw, self._rewind, self.labels = draw, rewind, labels
+    def __init__(self, name, n_star):
+        super().__init__(name, 4 * n_star, _SEED)
+        self.labels = torch.nn.functional.pad(self.pool[:n_star], (0, 1), value=_VSINI)
+        self.truth = {k: self.labels[:, i].double().numpy() for i, k in enumerate(self.emulator.label_names)}
+        self.first = 0
 
     def __len__(self):
         return len(self.labels)
 
-    def spectra(self, config, damage=None):
-        """Return spectra, after a function of their own has been at them."""
-        self._rewind()
-        observed = ObservedSource(
-            self.source,
-            self.fm.model.vocabulary,
-            self.fm.normalizer_of(self.source.emulator.info.name),
-            config,
-            RequestConfig(flux_requests=0),
-        )
-        spectra, values, _ = observed.examples(len(self), torch.Generator().manual_seed(1))
-        return ([damage(star) for star in spectra] if damage else spectra), values
+    def draw(self, n_star, generator):
+        """Return the next stars."""
+        self.first += n_star
+        return self.labels[self.first - n_star : self.first]
 
 
-def _synthetic(fm, name, power, n_star):
-    """Yield how well labels of synthetic stars are told."""
-    stars = _Stars(fm, name, n_star)
-    emulator = stars.source.emulator
-    truth = {k: stars.labels[:, i].double().numpy() for i, k in enumerate(emulator.label_names)}
-    labels = [k for k in _LABELS if k in fm.info.labels]
-    low, high = emulator.info.window
-    step = 1 / (3 * power)
-    axis = np.exp(np.arange(np.log(low) + step, np.log(high), step)) * u.AA
-    bound = cramer_rao_bound(emulator, truth, 100.0, resolving_power=power, vsini=_VSINI, spectral_axis=axis)
-    middle = 0.5 * (low + high)
+def _spectra(fm, stars, config, damage=None):
+    """Return the spectra of all stars, after a function of their own has been at them."""
+    stars.first = 0
+    name = stars.emulator.info.name
+    request = RequestConfig(flux_requests=0)
+    observed = ObservedSource(stars, fm.model.vocabulary, fm.normalizer_of(name), config, request)
+    spectra, _, _ = observed.examples(len(stars), torch.Generator().manual_seed(1))
+    return [damage(star) for star in spectra] if damage else spectra
+
+
+def _views(fm, stars, name):
+    """Return the same stars seen in different ways: spectra by name."""
+    middle = 0.5 * sum(stars.emulator.info.window)
+    width = np.ptp(stars.emulator.info.window)
     rng = np.random.default_rng(5)
 
     def narrow(width):
@@ -143,34 +137,92 @@ def _synthetic(fm, name, power, n_star):
     views = {f"S/N {snr}": (_observed(name, snr=(snr, snr)), None) for snr in (10, 20, 50, 100, 200, 500)}
     hundred = _observed(name, snr=(100, 100))
     views["S/N 100, no errors given"] = (replace(hundred, withhold_sigma=1.0), None)
-    views["S/N 100, half the range"] = (hundred, narrow((high - low) / 2))
+    views["S/N 100, half the range"] = (hundred, narrow(width / 2))
     views["S/N 100, 100 Angstrom"] = (hundred, narrow(100.0))
     views["S/N 100, 10 % of pixels"] = (hundred, sparse)
+    return {told: _spectra(fm, stars, *view) for told, view in views.items()}
+
+
+def _robust(residual):
+    return 1.4826 * np.nanmedian(np.abs(residual))
+
+
+def _cells(labels, truth, values, errors):
+    """Return error and coverage of labels, in columns."""
+    cells = []
+    for k in labels:
+        residual = values[k] - truth[k]
+        z = np.abs(residual) / errors[k]
+        number = f"{_robust(residual):.0f}" if k == "teff" else f"{_robust(residual):.3f}"
+        cells.append(f"{number:>8} {np.nanmean(z < 1):6.2f} {np.nanmean(z < 2):6.2f}")
+    return "".join(cells)
+
+
+def _columns(table, labels):
+    """Return values and errors of a table as plain arrays by label."""
+    return tuple({k: np.asarray(table[f"{e}{k}"].filled(np.nan).value) for k in labels} for e in ("", "e_"))
+
+
+def _synthetic(fm, stars, views, name, power):
+    """Yield how well labels of synthetic stars are told."""
+    truth = stars.truth
+    labels = [k for k in _LABELS if k in fm.info.labels]
+    low, high = stars.emulator.info.window
+    step = 1 / (3 * power)
+    axis = np.exp(np.arange(np.log(low) + step, np.log(high), step)) * u.AA
+    known = {k: truth[k] for k in stars.emulator.label_names}
+    instrument = {"resolving_power": power, "vsini": _VSINI, "spectral_axis": axis}
+    bound = cramer_rao_bound(stars.emulator, known, 100.0, **instrument)
     yield f"{name}: {len(stars)} synthetic stars, resolving power {power:g}, 3 pixels a resolution element"
     yield "  error (1.4826 times the median of its size), share within 1 and 2 predicted sigma:"
     yield f"  {'':<26}" + "".join(f"{k:>22}" for k in labels)
-    for told, (config, damage) in views.items():
-        table = fm.infer(stars.spectra(config, damage)[0], labels=labels)
-        cells, ratios = [], []
-        for k in labels:
-            residual = np.asarray(table[k].filled(np.nan).value) - truth[k]
-            z = np.abs(residual) / np.asarray(table[f"e_{k}"].filled(np.nan).value)
-            size = 1.4826 * np.nanmedian(np.abs(residual))
-            number = f"{size:.0f}" if k == "teff" else f"{size:.3f}"
-            cells.append(f"{number:>8} {np.nanmean(z < 1):6.2f} {np.nanmean(z < 2):6.2f}")
-            ratios.append(1.4826 * np.nanmedian(np.abs(residual) / np.asarray(bound[k])))
-        yield f"  {told:<26}" + "".join(cells)
+    for told, spectra in views.items():
+        values, errors = _columns(fm.infer(spectra, labels=labels), labels)
+        yield f"  {told:<26}" + _cells(labels, truth, values, errors)
         if told == "S/N 100":
+            ratios = [_robust((values[k] - truth[k]) / np.asarray(bound[k])) for k in labels]
             yield f"  {'  over Cramer-Rao bound':<26}" + "".join(f"{r:8.2f}{'':14}" for r in ratios)
             for group, chosen in _groups(truth).items():
                 if chosen.sum() >= 8:
-                    part = [
-                        1.4826 * np.nanmedian(np.abs(np.asarray(table[k].value) - truth[k])[chosen]) for k in labels
-                    ]
-                    yield f"    {group:<24}" + "".join(
-                        f"{v:8.0f}{'':14}" if k == "teff" else f"{v:8.3f}{'':14}"
-                        for k, v in zip(labels, part, strict=True)
-                    )
+                    some = ({k: v[k][chosen] for k in labels} for v in (truth, values, errors))
+                    yield f"    {group:<24}" + _cells(labels, *some)
+
+
+def _synthetic_rivals(fm, stars, views, power, steps):
+    """Yield what others make of the same synthetic stars."""
+    truth, spectra = stars.truth, views["S/N 100"][:_N_FIT]
+    labels = [k for k in _LABELS if k in fm.info.labels]
+    start = time.perf_counter()
+    fits = [fit_labels(stars.emulator, star, resolving_power=power, vsini=_VSINI) for star in spectra]
+    seconds = (time.perf_counter() - start) / len(spectra)
+    values, errors = ({k: np.array([f[k] for f in found]) for k in labels} for found in _fitted(fits))
+    some = {k: truth[k][: len(spectra)] for k in labels}
+    yield f"  least squares with the emulator itself, {len(spectra)} stars, {seconds:.1f} s a star:"
+    yield f"  {'S/N 100':<26}" + _cells(labels, some, values, errors)
+    start = time.perf_counter()
+    fm.infer(views["S/N 100"], labels=labels)
+    yield f"  spectrafm: {(time.perf_counter() - start) / len(stars):.4f} s a star"
+    recipe = load_recipe(fm.info.name if fm.info.name in recipe_names() else "small")
+    source = ObservedSource(
+        EmulatorSource("apogee", recipe.sources["apogee"].n_pool, recipe.fit.seed),
+        fm.model.vocabulary,
+        fm.normalizer_of("apogee"),
+        recipe.sources["apogee"].observation,
+        RequestConfig(give_quantity=0.0, quantities_only=0.0, flux_requests=0),
+    )
+    stream = StarStream({"apogee": StreamPart(source)}, batch_size=_RIVAL_BATCH)
+    config = FitConfig(steps=steps, batch_size=_RIVAL_BATCH, warmup_steps=min(300, steps), ema_decay=0.999)
+    for kind in ("perceptron", "convolutional"):
+        start = time.perf_counter()
+        rival = train_rival(kind, stream, fm.model.vocabulary, config)
+        minutes = (time.perf_counter() - start) / 60
+        yield f"  {kind} network on the same stream, {steps * _RIVAL_BATCH:,} stars, {minutes:.0f} minutes:"
+        for told in ("S/N 20", "S/N 100", "S/N 100, half the range", "S/N 100, 10 % of pixels"):
+            yield f"  {told:<26}" + _cells(labels, truth, *rival.infer(views[told]))
+
+
+def _fitted(fits):
+    return [fit.labels for fit in fits], [fit.errors for fit in fits]
 
 
 def _groups(truth):
@@ -190,8 +242,7 @@ def _miles(fm, folder, rivals):
     except (InputValueError, OSError) as error:
         yield f"no MILES: {error}"
         return
-    recipe = load_recipe("small")
-    train, _, test = split_stars(data, recipe.sources["miles"].validation_fraction, recipe.fit.seed)
+    train, test, _ = stars_apart(fm, data, "miles", "small")
     inside = (data.wavelength > 3600) & (data.wavelength < 7400)
     wavelength, flux = data.wavelength[inside], data.flux[:, inside]
     labels = ("teff", "logg", "fe_h")

@@ -100,6 +100,8 @@ class Rival:
         What spectra are divided by.
     labels : tuple of str
         Labels in the order of the answers.
+    flux_kind : str
+        Kind of flux.
     log : list of dict
         Of the training.
     """
@@ -108,6 +110,7 @@ class Rival:
     vocabulary: object
     normalizer: object
     labels: tuple
+    flux_kind: str
     log: list
 
     def infer(self, spectra):
@@ -127,7 +130,7 @@ class Rival:
         for start in range(0, len(spectra), 256):
             normal = [self.normalizer(star) for star in spectra[start : start + 256]]
             with torch.inference_mode():
-                tokens = spectra_to_tokens(normal, self.vocabulary)
+                tokens = spectra_to_tokens(normal, self.vocabulary, flux_kind=self.flux_kind)
                 answer, log_variance = (a.double().numpy() for a in self.network.eval()(tokens, None, None))
             token = np.broadcast_to(self.vocabulary.tokens(self.labels), answer.shape)
             found.append(self.vocabulary.destandardize(token, answer, np.exp(0.5 * log_variance)))
@@ -185,4 +188,4 @@ def train_rival(kind, stream, vocabulary, config, *, n_pixel=8192, progress=Fals
     network.to(stream.device)
     model = _Model(network, vocabulary, _Settings(kind, n_pixel), stream.device)
     log = Trainer(model, stream, config, progress=progress).run()
-    return Rival(network.cpu(), vocabulary, source.normalizer, source.targets, log)
+    return Rival(network.cpu(), vocabulary, source.normalizer, source.targets, source.flux_name, log)

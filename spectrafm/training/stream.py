@@ -166,9 +166,14 @@ class ObservedSource:
             low, high = self.observation.resolving_power_range
             return np.log(np.array([low, high, self.observation.resolving_power]))
         if name == self.flux_name:
-            stars, _, _ = self.examples(64, generator)
-            normal = [self.normalizer(star) for star in stars]
-            return np.concatenate([star.flux[star.good] for star in normal])
+            # of the stars, not of the noise: few pixels with hardly any flux would set the scale of all
+            samples = []
+            for _ in range(8):
+                stars, seen = self.source.draw(16, generator), self._observe(16, generator)
+                clean = self.source.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
+                flux = self._normalized(clean, seen).double().cpu().numpy()
+                samples.append(flux[np.isfinite(flux)])
+            return np.concatenate(samples)
         if name not in self.targets:
             return np.empty(0)
         # velocities are drawn with what is seen, in batches
@@ -278,6 +283,11 @@ class ObservedSource:
         flux = (clean + seen.sigma * noise) * seen.response
         return flux, torch.where(seen.sigma_known[:, None], seen.sigma * seen.response, torch.nan)
 
+    def _normalized(self, clean, seen):
+        """Return the flux of all pixels of stars without noise, normalised."""
+        by = self.normalizer.without_clipping().divisor(seen.wavelength, clean, torch.ones_like(seen.good))
+        return torch.where(by > 0, clean / by, torch.nan)
+
     def _pixels(self, clean, seen, generator):
         """Return token, value, error and wavelength of the pixels, each ``(n_star, n_pixel)``."""
         flux, sigma = self._measured(clean, seen, generator)
@@ -332,8 +342,7 @@ class ObservedSource:
         shape = (n_star, self.request.flux_requests)
         chosen = torch.randint(n_pixel, shape, generator=generator, device=clean.device)
         # without noise, response and gaps: what the star is, not what was seen of it
-        by = self.normalizer.without_clipping().divisor(seen.wavelength, clean, torch.ones_like(seen.good))
-        target = torch.where(by > 0, clean / by, torch.nan).gather(1, chosen)
+        target = self._normalized(clean, seen).gather(1, chosen)
         target, _ = self._standardized(self.flux_name, target, target)
         token = torch.full(shape, self.vocabulary.tokens(self.flux_name).item(), device=clean.device)
         zero = torch.zeros_like(target)
