@@ -297,8 +297,13 @@ class FitConfig(Config):
         Steps of linear warm-up.
     weight_decay : float
         Decoupled weight decay of matrices; vectors and embeddings have none.
+    beta : float
+        See `robust_mean_squared_error`; validation always has 0.
     clip_norm : float
         Largest norm of the gradient.
+    source_clip_norm : float
+        Largest norm of the gradient of each source, before they are weighted and added
+        up: a source whose labels are known well does not drown the others. 0 for none.
     ema_decay : float
         Decay of the running average of the weights that is validated and
         kept; 0 keeps the last weights.
@@ -326,7 +331,9 @@ class FitConfig(Config):
     final_learning_rate: float = 0.01
     warmup_steps: int = 200
     weight_decay: float = 0.01
+    beta: float = 0.0
     clip_norm: float = 1.0
+    source_clip_norm: float = 0.0
     ema_decay: float = 0.0
     validation_fraction: float = 0.1
     validation_every: int = 1000
@@ -345,6 +352,8 @@ class FitConfig(Config):
         ]
         if not self.learning_rate > 0 or not self.clip_norm > 0:
             problems.append("learning_rate and clip_norm must be positive")
+        if not 0 <= self.beta <= 1 or not self.source_clip_norm >= 0:
+            problems.append("beta must be in [0, 1] and source_clip_norm must not be negative")
         if not 0 <= self.validation_fraction < 1 or not 0 <= self.ema_decay < 1:
             problems.append("validation_fraction and ema_decay must be in [0, 1)")
         if not 0 <= self.final_learning_rate <= 1 or self.weight_decay < 0:

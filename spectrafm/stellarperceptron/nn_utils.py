@@ -16,7 +16,7 @@ __all__ = ["TrainingBatch", "TrainingGenerator", "learning_rate_factor", "robust
 _ORDER, _BATCH, _SPLIT = 1, 2, 3
 
 
-def robust_mean_squared_error(y_true, y_pred, log_variance, labels_err=None, sample_weight=None):
+def robust_mean_squared_error(y_true, y_pred, log_variance, labels_err=None, sample_weight=None, beta=0.0):
     """Gaussian negative log-likelihood with predicted variance and label errors.
 
     ``0.5 ((y - p)^2 / T + ln T)`` with ``T = exp(log_variance) + labels_err^2 + 1e-8``,
@@ -32,6 +32,10 @@ def robust_mean_squared_error(y_true, y_pred, log_variance, labels_err=None, sam
         ``(n_star, n_request)`` standard deviation of the targets; NaN counts as 0.
     sample_weight : torch.Tensor, optional
         ``(n_star, n_request)`` weights.
+    beta : float, optional
+        Each term is weighted by ``T^beta``, as a number that has no gradient (Seitzer et
+        al. 2022, arXiv:2203.09168): at 0 what is known best pulls hardest, at 0.5 every
+        target pulls alike, at 1 it is as in a mean squared error.
 
     Returns
     -------
@@ -45,6 +49,8 @@ def robust_mean_squared_error(y_true, y_pred, log_variance, labels_err=None, sam
     if labels_err is not None:
         total = total + torch.nan_to_num(labels_err, nan=0.0) ** 2
     loss = 0.5 * (residual**2 / total + torch.log(total))
+    if beta:
+        loss = loss * total.detach() ** beta
     weight = known.to(loss) if sample_weight is None else known * sample_weight
     return torch.where(known, loss * weight, 0.0).sum() / weight.sum().clamp(min=1e-12)
 

@@ -234,7 +234,7 @@ class Trainer:
         with self._autocast():
             prediction, log_variance = network(batch.tokens, batch.request_token, batch.request_wavelength)
         return robust_mean_squared_error(
-            batch.target, prediction.float(), log_variance.float(), batch.target_sigma, batch.weight
+            batch.target, prediction.float(), log_variance.float(), batch.target_sigma, batch.weight, self.config.beta
         )
 
     def _wait(self):
@@ -258,14 +258,17 @@ class Trainer:
             torch.manual_seed(int(np.random.SeedSequence((4, config.seed, step, self.rank)).generate_state(1)[0]))
             batches = iter(self.stream.batches(step))
             while True:
-                before = self._wait() if timed else 0.0
+                begun = self._wait() if timed else 0.0
                 _, weight, batch = next(batches, (None, None, None))
                 if batch is None:
                     break
                 batch = batch.to(device)
-                data_seconds += self._wait() - before if timed else 0.0
+                data_seconds += self._wait() - begun if timed else 0.0
                 loss = weight * self._loss(network, batch)
+                before = self._take_gradients() if config.source_clip_norm else None
                 loss.backward()
+                if before is not None:
+                    self._add_gradients(before, config.source_clip_norm * weight)
                 total = total + loss.detach()
         self._share_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.torch_model.parameters(), config.clip_norm)
@@ -283,6 +286,22 @@ class Trainer:
             for name, parameter in self.model.torch_model.named_parameters():
                 self.average[name].lerp_(parameter.detach(), 1 - decay)
         return loss, norm, data_seconds / (self._wait() - begin) if timed else math.nan
+
+    def _take_gradients(self):
+        """Return the gradients so far, and leave none."""
+        taken = [parameter.grad for parameter in self.model.torch_model.parameters()]
+        for parameter in self.model.torch_model.parameters():
+            parameter.grad = None
+        return taken
+
+    def _add_gradients(self, before, most):
+        """Clip the gradients of one source, and add those of the sources before."""
+        torch.nn.utils.clip_grad_norm_(self.model.torch_model.parameters(), most)
+        for parameter, earlier in zip(self.model.torch_model.parameters(), before, strict=True):
+            if parameter.grad is None:
+                parameter.grad = earlier
+            elif earlier is not None:
+                parameter.grad += earlier
 
     def _share_gradients(self):
         """Replace gradients by their mean over all processes."""

@@ -255,6 +255,14 @@ def test_given_is_not_asked(synthetic, vocabulary):
     assert (only.request_wavelength[:, -4:] > 15_990).all()
 
 
+def test_scale_of_flux_is_that_of_stars(synthetic, vocabulary):
+    """Flux is standardised by stars, not by their noise: pixels with hardly any light would set the scale."""
+    calm = source_of(synthetic, vocabulary, replace(SEEN, snr=(1000.0, 1000.0)))
+    noisy = source_of(synthetic, vocabulary, replace(SEEN, snr=(2.0, 3.0)))
+    assert abs(noisy.sample("flux").std() / calm.sample("flux").std() - 1) < 0.3
+    assert 0.01 < noisy.sample("flux").std() < 0.2
+
+
 def test_fluxes_asked_for_are_those_of_the_star(synthetic, vocabulary):
     """They have neither noise nor response nor gaps, and lie where pixels are or are missing."""
     observation = replace(SEEN, velocity=0.0, tilt=0.5)

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,48 @@ def test_loss_formula():
     total = np.exp(-1) + 0.3**2 + 1e-8
     expected = 0.5 * (0.25 / total + np.log(total))
     np.testing.assert_allclose(robust_mean_squared_error(y, p, logvar, torch.tensor([[0.3]])), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(0.0, 10.0), (0.5, 1.0), (1.0, 0.1)])
+def test_loss_beta(beta, expected):
+    """What is known ten times better pulls ten times, equally or a tenth as hard; the best error stays the same."""
+    scale = torch.tensor([[0.1, 1.0]])
+    answer, log_variance = torch.zeros(1, 2, requires_grad=True), (2 * torch.log(scale)).requires_grad_()
+    robust_mean_squared_error(scale, answer, log_variance, beta=beta).backward()
+    np.testing.assert_allclose(answer.grad[0, 0] / answer.grad[0, 1], expected, rtol=1e-4)
+    np.testing.assert_allclose(log_variance.grad, 0.0, atol=1e-5)
+
+
+def test_sources_are_clipped_apart():
+    """A source with a huge gradient does not drown another: each adds its weight times the limit, at most."""
+    model = new_model()
+    table = tiny_table()
+
+    class Two:
+        """One source as it is, and one whose loss is a million times larger."""
+
+        def __init__(self, config):
+            self.stream = TableStream(model, table, ["teff", "logg"], config)
+            self.targets = self.stream.targets
+
+        def batches(self, step):
+            [(_, _, batch)] = self.stream.batches(step)
+            yield "calm", 0.75, batch
+            yield "loud", 0.25, replace(batch, target=1e4 * batch.target)
+
+    gradients = {}
+    for limit in (0.0, 1e-3):
+        config = FitConfig(**(SHORT | {"steps": 1, "clip_norm": 1e9, "source_clip_norm": limit, "warmup_steps": 0}))
+        trainer = Trainer(model, Two(config), config)
+        trainer._make_optimizers()
+        before = {k: v.clone() for k, v in model.torch_model.state_dict().items()}
+        trainer._step(model.torch_model, 0)
+        gradients[limit] = torch.cat([p.grad.flatten() for p in model.torch_model.parameters() if p.grad is not None])
+        model.torch_model.load_state_dict(before)
+    assert gradients[0.0].norm() > 1e3
+    assert 0.5e-3 <= gradients[1e-3].norm() <= 1.0001e-3
+    with pytest.raises(ConfigError, match="beta must be in"):
+        FitConfig(beta=2.0)
 
 
 def test_loss_nan():
