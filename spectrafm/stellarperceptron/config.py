@@ -108,6 +108,8 @@ class ModelConfig(Config):
         the grid that starts there.
     patch_components : int
         Principal components of the training patches that are kept.
+    patch_levels : int
+        Widths of patches, from the largest, that have components of their own.
     patch_dense : int
         Width of the dense layer inside the patch projection.
     patch_place : {"add", "modulate"}
@@ -147,6 +149,7 @@ class ModelConfig(Config):
     patch_width: float = 0.16
     patch_anchor: float = 3000.0
     patch_components: int = 160
+    patch_levels: int = 1
     patch_dense: int = 512
     patch_place: str = "add"
     asinh_softening: float = 0.05
@@ -155,7 +158,14 @@ class ModelConfig(Config):
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
         problems = []
-        for name in ("context_length", "embedding_dim", "patch_size", "patch_components", "patch_dense"):
+        for name in (
+            "context_length",
+            "embedding_dim",
+            "patch_size",
+            "patch_components",
+            "patch_levels",
+            "patch_dense",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 problems.append(f"{name} must be a positive integer, not {value!r}")

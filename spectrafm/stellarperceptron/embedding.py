@@ -276,6 +276,8 @@ class PatchEmbedding(nn.Module):
     The sums are whitened with the principal components of the training
     patches, frozen in the weights: neighbouring pixels are so alike that
     without it the first layer learns the continuum long before the lines.
+    Patches of one width are whitened apart from those of another, up to
+    ``patch_levels`` widths: lines are narrow in some and wide in others.
 
     Parameters
     ----------
@@ -296,8 +298,9 @@ class PatchEmbedding(nn.Module):
         n_in, n_component = self.n_channel * config.patch_size, config.patch_components
         # standardised value of zero flux of each kind; set with the standardisation
         self.register_buffer("flux_zero", torch.zeros(() if n_flux == 1 else n_flux))
-        self.register_buffer("feature_mean", torch.zeros(n_in))
-        self.register_buffer("components", torch.eye(n_in)[:, :n_component].clone())
+        levels = () if config.patch_levels == 1 else (config.patch_levels,)
+        self.register_buffer("feature_mean", torch.zeros(*levels, n_in))
+        self.register_buffer("components", torch.eye(n_in)[:, :n_component].expand(*levels, -1, -1).clone())
         self.dense_1 = nn.Linear(n_component, config.patch_dense)
         self.modulate = config.patch_place == "modulate"
         n_place = config.patch_dense * (2 if self.modulate else 1)
@@ -354,27 +357,61 @@ class PatchEmbedding(nn.Module):
         summed = summed.view(n_star, self.n_channel, n_patch, n_knot).transpose(1, 2)
         return summed.reshape(n_star, n_patch, -1), center, width
 
+    def _levels(self, width):
+        """Return how many times the width was halved, and the number of the whitening, of patches."""
+        halved = torch.log2(self.config.patch_width / width)
+        return halved, halved.round().long().clamp(0, self.config.patch_levels - 1)
+
     @torch.no_grad()
-    def set_components(self, features, floor=1e-4):
+    def set_components(self, batches, floor=1e-4):
         """Set the whitening from training patches.
+
+        Widths with few patches lean on those of all widths: they have as many patches of
+        the average kind beside their own as a patch has features.
 
         Parameters
         ----------
-        features : torch.Tensor
-            ``(n_patch, n_channel * patch_size)``.
+        batches : iterable of (torch.Tensor, torch.Tensor)
+            ``(n_patch, n_channel * patch_size)`` features of patches, and their width
+            ``(n_patch,)``.
         floor : float, optional
             Variance added to each component, so that noise is not blown up.
         """
-        features = features.double()
-        mean = features.mean(dim=0)
-        covariance = (features - mean).T @ (features - mean) / len(features)
-        variance, vectors = torch.linalg.eigh(covariance)
-        # eigh sorts upwards: the last are the strongest
-        variance, vectors = variance.flip(0), vectors.flip(1)
-        n_component = self.components.shape[1]
-        scale = torch.rsqrt(variance.clamp(min=0) + floor)[:n_component]
-        self.feature_mean.copy_(mean)
-        self.components.copy_(vectors[:, :n_component] * scale)
+        n_level, (n_in, n_component) = self.config.patch_levels, self.components.shape[-2:]
+        count = torch.zeros(n_level, dtype=torch.float64)
+        total = torch.zeros(n_level, n_in, dtype=torch.float64)
+        square = torch.zeros(n_level, n_in, n_in, dtype=torch.float64)
+        for features, width in batches:
+            _, level = self._levels(width.cpu())
+            for k in level.unique().tolist():
+                some = features[(level == k).to(features.device)]
+                count[k] += len(some)
+                total[k] += some.double().sum(dim=0).cpu()
+                square[k] += (some.T.double() @ some.double()).cpu()
+        n_prior = 0 if n_level == 1 else n_in
+        share = (n_prior / count.sum()).item()
+        for k in range(n_level):
+            n = count[k] + n_prior
+            mean = (total[k] + share * total.sum(dim=0)) / n
+            covariance = (square[k] + share * square.sum(dim=0)) / n - torch.outer(mean, mean)
+            variance, vectors = torch.linalg.eigh(covariance)
+            # eigh sorts upwards: the last are the strongest
+            variance, vectors = variance.flip(0), vectors.flip(1)
+            scale = torch.rsqrt(variance.clamp(min=0) + floor)[:n_component]
+            self.feature_mean.view(n_level, n_in)[k].copy_(mean)
+            self.components.view(n_level, n_in, n_component)[k].copy_(vectors[:, :n_component] * scale)
+
+    def _whiten(self, features, level):
+        """Return ``(n_star, n_patch, n_component)``."""
+        mean, components = self.feature_mean.float(), self.components.float()
+        if self.config.patch_levels == 1:
+            return (features - mean) @ components
+        level = level.to(features.device)
+        white = features.new_zeros(*features.shape[:-1], components.shape[-1])
+        for k in level.unique().tolist():
+            chosen = level == k
+            white[chosen] = (features[chosen] - mean[k]) @ components[k]
+        return white
 
     def forward(self, value, sigma, wavelength, good, kind=None):
         """Embed the pixels of each star.
@@ -393,10 +430,10 @@ class PatchEmbedding(nn.Module):
         """
         with _without_autocast(value):
             features, center, width = self.features(value.float(), sigma.float(), wavelength, good, kind)
-            features = (features - self.feature_mean.float()) @ self.components.float()
+            halved, level = self._levels(width)
+            features = self._whiten(features, level)
             encoding = self.encoding(center)  # (n_star, n_patch, embedding_dim)
-            level = torch.log2(self.config.patch_width / width).to(encoding)[..., None]
-            place = torch.cat((encoding, 0.1 * level), dim=-1).to(value.device)
+            place = torch.cat((encoding, 0.1 * halved.to(encoding)[..., None]), dim=-1).to(value.device)
         dtype = self.dense_1.weight.dtype
         hidden, place = self.dense_1(features.to(dtype)), self.place(place.to(dtype))
         if self.modulate:

@@ -367,14 +367,17 @@ class StellarPerceptronCore:
         flux = self.vocabulary.tokens(self.vocabulary.flux)
         zero = torch.from_numpy(-self.vocabulary.mean[flux] / self.vocabulary.std[flux])
         layer.flux_zero.copy_(zero.reshape(layer.flux_zero.shape))
-        collected = []
-        for step in range(n_step):
-            for _, _, batch in stream.batches(step):
-                tokens = batch.tokens.to(self.device)
-                pixel, kind = self.torch_model.pixels(tokens.token)
-                features, center, _ = layer.features(tokens.value, tokens.sigma, tokens.wavelength, pixel, kind)
-                collected.append(features[(center > 0).to(features.device)])
-        layer.set_components(torch.cat(collected))
+
+        def patches():
+            for step in range(n_step):
+                for _, _, batch in stream.batches(step):
+                    tokens = batch.tokens.to(self.device)
+                    pixel, kind = self.torch_model.pixels(tokens.token)
+                    features, center, width = layer.features(tokens.value, tokens.sigma, tokens.wavelength, pixel, kind)
+                    there = center > 0
+                    yield features[there.to(features.device)], width.broadcast_to(center.shape)[there]
+
+        layer.set_components(patches())
 
     def tokenize(self, inputs, names, wavelengths=None, sigmas=None):
         """Turn arrays into a padded batch of tokens.

@@ -12,6 +12,7 @@ from spectrafm.stellarperceptron import (
     ModelConfig,
     NonLinearEmbedding,
     SinusoidalEncoding,
+    StellarPerceptron,
     TransformerBlock,
     Vocabulary,
 )
@@ -160,9 +161,31 @@ def test_whitening():
     layer = tiny_model().torch_model.patch_layer
     rng = np.random.default_rng(0)
     features = torch.from_numpy(rng.normal(size=(4000, 80)) @ rng.normal(size=(80, 80)) + 3).float()
-    layer.set_components(features, floor=0.0)
+    width = torch.full((4000,), layer.config.patch_width)
+    layer.set_components([(features[:1000], width[:1000]), (features[1000:], width[1000:])], floor=0.0)
     white = ((features - layer.feature_mean) @ layer.components).numpy()
     np.testing.assert_allclose(np.cov(white.T), np.eye(24), atol=1e-3)
+
+
+def test_whitening_by_width():
+    """Patches of each width are whitened by their own; those of a width never seen by those of all."""
+    model = StellarPerceptron(tiny_config(patch_levels=3), tiny_model().vocabulary)
+    layer = model.torch_model.patch_layer
+    rng = np.random.default_rng(1)
+    wide, narrow = (
+        torch.from_numpy(rng.normal(size=(40_000, 80)) @ rng.normal(size=(80, 80)) + 3 * i).float() for i in range(2)
+    )
+    size = layer.config.patch_width
+    layer.set_components([(wide, torch.full((40_000,), size)), (narrow, torch.full((40_000,), size / 2))], floor=0.0)
+    for level, features in ((0, wide), (1, narrow)):
+        white = layer._whiten(features[None], torch.full((1, 40_000), level))[0].numpy()
+        assert np.abs(np.cov(white.T) - np.eye(24)).max() < 0.1
+    both = torch.cat((wide, narrow))[None]
+    white = layer._whiten(both, torch.full(both.shape[:2], 2))[0].numpy()
+    np.testing.assert_allclose(np.cov(white.T), np.eye(24), atol=1e-2)
+    mixed = layer._whiten(both[:, 39_999:40_001], torch.tensor([[0, 1]]))
+    for i, (features, level) in enumerate(((wide[-1:], 0), (narrow[:1], 1))):
+        torch.testing.assert_close(mixed[:, i], layer._whiten(features[None], torch.tensor([[level]]))[0])
 
 
 def test_config_lists_all_problems():
