@@ -31,7 +31,7 @@ __all__ = ["SpectraFM"]
 logger = logging.getLogger("spectrafm")
 
 _PRETRAINED = Path(__file__).parent / "pretrained"
-_DEFAULT = "gaia_xp"
+_DEFAULT = "small"
 
 
 class SpectraFM:
@@ -228,8 +228,8 @@ class SpectraFM:
             `~specutils.SpectrumList`, a list of any of these, or of
             `~spectrafm.adapters.SpectrumArrays`.
         labels : str or sequence of str, optional
-            Labels wanted; all that the weights know when left out, less those
-            given in ``known``.
+            Labels wanted; when left out, all that spectra of these kinds tell,
+            less those given in ``known``.
         known : dict, optional
             What is known already: name -> number, array ``(n_star,)``,
             `~astropy.units.Quantity` or table column; ``e_<name>`` for its
@@ -274,12 +274,14 @@ class SpectraFM:
         if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InputValueError(f"batch_size: {batch_size!r}, expected a positive integer")
         known = known_quantities(known, len(arrays), self.info.known)
-        labels = self._wanted(labels, known)
+        domains = self._domains(arrays)
+        usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
+        labels = self._wanted(labels, known, set(domains[usable]))
         n_star = len(arrays)
         values, errors = np.full((2, n_star, len(labels)), np.nan)
         flag, n_used = np.zeros((2, n_star), dtype=np.int64)
         snr = np.full(n_star, np.nan)
-        batches = list(self._batches(arrays, batch_size))
+        batches = list(self._batches(arrays, domains, batch_size))
         for number, rows in progress_bar(batches, progress, description="infer"):
             prepared = [self._prepare(arrays[row], number) for row in rows]
             some = {name: (v[rows], e[rows]) for name, (v, e) in known.items()}
@@ -301,9 +303,12 @@ class SpectraFM:
             labels, values, errors, flag=flag, n_pixels_used=n_used, snr=snr, identifier=identifiers, meta=meta
         )
 
-    def _wanted(self, labels, known):
+    def _wanted(self, labels, known, domains):
         if labels is None:
-            return tuple(name for name in self.labels if name not in known)
+            # where no star can be used, nothing is left out
+            kinds = [self.info.domains[number] for number in domains] or self.info.domains
+            told = {name for kind in kinds for name in kind.labels}
+            return tuple(name for name in self.labels if name in told and name not in known)
         labels = (labels,) if isinstance(labels, str) else tuple(labels)
         unknown = [name for name in labels if name not in self.labels]
         if unknown or not labels:
@@ -313,12 +318,15 @@ class SpectraFM:
             raise InputValueError(f"labels: {both} asked for and given in known; leave them out of one of the two")
         return labels
 
-    def _batches(self, arrays, batch_size):
+    def _domains(self, arrays):
+        """Return the number of the domain of each star."""
+        return np.array([self.info.domain_of(a) for a in arrays], dtype=int)
+
+    def _batches(self, arrays, domains, batch_size):
         """Yield number of the domain and rows of each batch: stars of one kind, of similar length."""
-        domain = np.array([self.info.domain_of(a) for a in arrays], dtype=int)
-        order = np.lexsort(([a.n_good for a in arrays], domain))
+        order = np.lexsort(([a.n_good for a in arrays], domains))
         for number in range(len(self.info.domains)):
-            rows = order[domain[order] == number]
+            rows = order[domains[order] == number]
             for start in range(0, len(rows), batch_size):
                 yield number, rows[start : start + batch_size]
 
@@ -421,7 +429,7 @@ class SpectraFM:
         """
         arrays = to_arrays(spectra, medium=medium, radial_velocity=radial_velocity, mask_policy=mask_policy)
         vectors = np.full((len(arrays), self.model.config.embedding_dim), np.nan, dtype=np.float32)
-        for number, rows in self._batches(arrays, batch_size):
+        for number, rows in self._batches(arrays, self._domains(arrays), batch_size):
             vectors[rows] = self._perceive([self._prepare(arrays[row], number) for row in rows], number).pooled
         return vectors
 
