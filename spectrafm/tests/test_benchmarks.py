@@ -6,9 +6,11 @@ import zipfile
 import numpy as np
 import pytest
 
+from spectrafm import SpectraFM
 from spectrafm.benchmarks import Residuals, _gradient_boosting, _perceptron, mad_std, run_benchmark
 from spectrafm.datasets import LabelledSpectra
 from spectrafm.exceptions import CheckpointError, InputValueError
+from spectrafm.foundation_benchmark import _apogee, _miles, benchmark_foundation
 from spectrafm.synthesis.benchmark import _CANNON_FILE, _read_cannon
 
 
@@ -95,3 +97,33 @@ def test_model_of_the_cannon(tmp_path):
         wheel.writestr("nothing", "")
     with pytest.raises(CheckpointError, match="expected version 1.1.32"):
         _read_cannon(tmp_path)
+
+
+def _numbers(lines, start):
+    """Return the numbers of the first line that starts so."""
+    [text, *_] = [line for line in lines if line.strip().startswith(start)]
+    return [float(word) for word in text.strip().removeprefix(start).split()]
+
+
+@pytest.mark.slow
+def test_foundation_report(tmp_path):
+    """Synthetic stars never trained on are told in every kind of spectrum; without real stars the report says so."""
+    lines = list(benchmark_foundation(tmp_path, "small", rivals=False, n_star=48))
+    assert "no MILES" in lines[-1]
+    starts = [i for i, line in enumerate(lines) if "48 synthetic stars" in line]
+    assert [lines[i].partition(":")[0] for i in starts] == ["apogee", "gaia_rvs", "optical"]
+    for start, limit in zip(starts, (110, 190, 130), strict=True):
+        # error and shares within 1 and 2 sigma, of teff and the others
+        good, noisy = (_numbers(lines[start:], told) for told in ("S/N 100 ", "S/N 10 "))
+        assert good[0] < limit and good[0] < noisy[0]
+        assert 0.5 < good[1] < 0.9 and 0.85 < good[2]
+
+
+def test_foundation_report_of_real_stars(shared_data):
+    """Real stars in the optical, in air and without errors, and in the H band."""
+    lines = list(_miles(SpectraFM.from_pretrained("small"), shared_data, rivals=False))
+    for label, limit in (("teff", 110), ("logg", 0.27), ("fe_h", 0.16)):
+        figures = _numbers(lines, f"{'spectrafm':<22} {label:<8} 3800 < teff < 7500")
+        assert figures[2] < limit
+    star, *_ = [line for line in _apogee(SpectraFM.from_pretrained("small"), shared_data) if "2M1733" in line]
+    assert abs(float(star.split()[2]) - 3680) < 250
