@@ -188,8 +188,8 @@ def stars_apart(fm, data, source, default):
         Seed of the split.
     """
     recipe = load_recipe(fm.info.name if fm.info.name in recipe_names() else default)
-    train, _, test = split_stars(data, recipe.sources[source].validation_fraction, recipe.fit.seed)
-    return train, test, recipe.fit.seed
+    train, _, test = split_stars(data, recipe.sources[source].validation_fraction, recipe.split_seed)
+    return train, test, recipe.split_seed
 
 
 def benchmark_gaia_xp(data_folder, model=None, rivals=True):

@@ -287,18 +287,20 @@ def _run_train(arguments):
     from .training import load_recipe, train_recipe
 
     recipe = load_recipe(arguments.recipe, {"fit": {"steps": arguments.steps}} if arguments.steps else None)
-    if (Path(arguments.output) / "checkpoint.pt").exists() and not arguments.resume:
+    output = Path(arguments.output)
+    begun = any((folder / "checkpoint.pt").exists() for folder in (output, output / recipe.start))
+    if begun and not arguments.resume:
         raise InputValueError(f"--output: {arguments.output} holds a checkpoint; add --resume or choose another")
     bar = sys.stderr.isatty()
     if not bar:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    folders = (arguments.data, arguments.output)
+    folders = (arguments.data, output)
     fm = train_recipe(recipe, *folders, resume=arguments.resume, progress=bar, device=arguments.device)
     if fm is None:
         # one of several processes, but not the first
         return 0
     print(fm.describe())
-    print(f"weights: {Path(arguments.output) / 'weights'}")
+    print(f"weights: {output / 'weights'}")
     return 0
 
 

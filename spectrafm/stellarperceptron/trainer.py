@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +131,25 @@ def processes():
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+@contextmanager
+def process_group(device):
+    """Join the processes that train together, for a while; nothing to do where there is only one.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        Where this process trains.
+    """
+    started_here = processes()[1] > 1 and not distributed.is_initialized()
+    if started_here:
+        distributed.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        if started_here:
+            distributed.destroy_process_group()
+
+
 class Trainer:
     """Trains a model on a stream of batches.
 
@@ -165,14 +184,8 @@ class Trainer:
         list of dict
             The log.
         """
-        started_here = self.world_size > 1 and not distributed.is_initialized()
-        if started_here:
-            distributed.init_process_group("nccl" if self.model.device.type == "cuda" else "gloo")
-        try:
+        with process_group(self.model.device):
             return self._run()
-        finally:
-            if started_here:
-                distributed.destroy_process_group()
 
     def _run(self):
         config, network = self.config, self.model.torch_model

@@ -115,8 +115,9 @@ def test_foundation_report(tmp_path):
     for start, limit in zip(starts, (110, 190, 130), strict=True):
         # error and shares within 1 and 2 sigma, of teff and the others
         good, noisy = (_numbers(lines[start:], told) for told in ("S/N 100 ", "S/N 10 "))
-        assert good[0] < limit and good[0] < noisy[0]
-        assert 0.5 < good[1] < 0.9 and 0.85 < good[2]
+        assert good[0] < min(limit, noisy[0])
+        assert 0.5 < good[1] < 0.9
+        assert good[2] > 0.85
 
 
 def test_foundation_report_of_real_stars(shared_data):

@@ -154,6 +154,37 @@ def test_train_recipe(recipe, tmp_path, monkeypatch):
     assert strange["flag"][0] & Flag.UNUSUAL_SPECTRUM
 
 
+def test_train_from_a_start(recipe, tmp_path, monkeypatch):
+    """The recipe that another starts from is trained first, once; the other goes on from its weights."""
+    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
+    before = dataclasses.replace(recipe, name="before")
+    monkeypatch.setattr(train_module, "load_recipe", {"before": before}.__getitem__)
+    fit = dataclasses.replace(recipe.fit, steps=1, learning_rate=1e-9, warmup_steps=1, ema_decay=0.0, seed=7)
+    after = dataclasses.replace(recipe, start="before", fit=fit)
+    fm = train_recipe(after, "nowhere", tmp_path)
+    weights = tmp_path / "before" / "weights"
+    first, written = SpectraFM.load(weights), (weights / "model.safetensors").stat().st_mtime_ns
+    theirs = first.model.torch_model.state_dict()
+    for name, tensor in fm.model.torch_model.state_dict().items():
+        np.testing.assert_allclose(tensor, theirs[name], rtol=2e-3, atol=1e-6)
+    assert fm.model.vocabulary.mean == pytest.approx(first.model.vocabulary.mean)
+    train_recipe(after, "nowhere", tmp_path, resume=True)
+    assert (weights / "model.safetensors").stat().st_mtime_ns == written
+    wider = dataclasses.replace(recipe.model, embedding_dim=2 * recipe.model.embedding_dim)
+    other = dataclasses.replace(after, model=wider)
+    with pytest.raises(ConfigError, match="not those of 'before', from which it starts"):
+        train_recipe(other, "nowhere", tmp_path)
+    with pytest.raises(ConfigError, match="start names the recipe itself"):
+        dataclasses.replace(recipe, start=recipe.name)
+
+
+def test_split_stays(recipe):
+    """Which stars are set aside is decided by a seed of its own, where one is given."""
+    assert recipe.split_seed == recipe.fit.seed
+    assert load_recipe("small").split_seed == load_recipe("small-start").split_seed
+    assert load_recipe("small").fit.seed != load_recipe("small-start").fit.seed
+
+
 def test_train_command(recipe, tmp_path, monkeypatch, capsys):
     """``spectrafm train`` writes weights that load; it does not overwrite a run, and resumes one when asked."""
     from spectrafm import training

@@ -141,6 +141,10 @@ class Recipe:
         Quantities that may be given, beside the labels.
     log : tuple of str
         Quantities whose logarithm is modelled.
+    start : str
+        Name of the recipe whose weights training begins with; random ones when left out.
+    split_seed : int
+        Decides which real stars are set aside; the seed of ``fit`` when left out.
     training_data, license, citation : str
         Provenance, for the model card.
 
@@ -159,6 +163,8 @@ class Recipe:
     request: RequestConfig = RequestConfig()
     known: tuple = ()
     log: tuple = ()
+    start: str = ""
+    split_seed: int | None = None
     training_data: str = ""
     license: str = ""
     citation: str = ""
@@ -167,7 +173,11 @@ class Recipe:
         """Check that everything that is named is there."""
         for name in (*self.labels, *self.known):
             get_quantity(name, "labels")
+        if self.split_seed is None:
+            object.__setattr__(self, "split_seed", self.fit.seed)
         problems = []
+        if self.start and self.start == self.name:
+            problems.append("start names the recipe itself")
         stray = [name for name in self.log if name not in (*self.labels, *self.known)]
         if stray:
             problems.append(f"log names {stray}, which are neither labels nor known")

@@ -11,11 +11,12 @@ import torch
 from .. import datasets
 from ..continuum import normalizer_from_dict
 from ..core import SpectraFM
-from ..exceptions import InputValueError
+from ..exceptions import ConfigError, InputValueError
 from ..stellarperceptron import StellarPerceptron, TokenTable, TrainingGenerator, Vocabulary
 from ..stellarperceptron.nn_utils import split_by_star
-from ..stellarperceptron.trainer import processes
+from ..stellarperceptron.trainer import process_group, processes
 from ..weights_info import Domain, WeightsInfo
+from .recipes import load_recipe
 from .sources import EmulatorSource, LibrarySource
 from .stream import ObservedSource, StarStream, StreamPart, TableSource
 
@@ -161,7 +162,7 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
             parts[name], calibration[name] = StreamPart(train, source.share, source.weight), (train, train)
             continue
         data = read_data(source.data, data_folder)
-        rows = split_stars(data, source.validation_fraction, recipe.fit.seed)
+        rows = split_stars(data, source.validation_fraction, recipe.split_seed)
         names = [k for k in (*recipe.labels, *recipe.known) if k in data.labels]
         held_out = np.sort(np.concatenate(rows[1:]))
         if source.kind == "library":
@@ -225,7 +226,9 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     data_folder : str or pathlib.Path
         Where the data sets are.
     output : str or pathlib.Path
-        Gets ``checkpoint.pt`` and ``log.csv``, and the weights in ``weights/``.
+        Gets ``checkpoint.pt`` and ``log.csv``, and the weights in ``weights/``. The
+        recipe that this one starts from has a folder of its name in it, and is trained
+        there first, unless its weights are there.
     resume : bool, optional
         Go on from the checkpoint in ``output``, if there is one.
     progress : bool, optional
@@ -241,10 +244,14 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     if str(device) == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
-    vocabulary = make_vocabulary(recipe)
+    start = _train_start(recipe, data_folder, output, resume=resume, progress=progress, device=device)
+    vocabulary = make_vocabulary(recipe) if start is None else start.vocabulary
     stream, calibration = build_stream(recipe, data_folder, vocabulary, device)
     model = StellarPerceptron(recipe.model, vocabulary, device, recipe.fit.seed)
-    model.fit_patches(stream)
+    if start is None:
+        model.fit_patches(stream)
+    else:
+        model.torch_model.load_state_dict(start.torch_model.state_dict())
     model.fit(stream, config=recipe.fit, folder=output, resume=resume, progress=progress)
     if processes()[0] > 0:
         return None
@@ -253,6 +260,25 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     fm.save(Path(output) / "weights", half=True)
     # what is used from here on is what was saved, rounding and all
     return SpectraFM.load(Path(output) / "weights")
+
+
+def _train_start(recipe, data_folder, output, **options):
+    """Return the model that training begins with, trained first where its weights are not there yet."""
+    if not recipe.start:
+        return None
+    before, folder = load_recipe(recipe.start), Path(output) / recipe.start
+    if before.model != recipe.model or make_vocabulary(before).names != make_vocabulary(recipe).names:
+        raise ConfigError(
+            f"Recipe {recipe.name!r}: its model, labels or known quantities are not those of "
+            f"{recipe.start!r}, from which it starts; make them the same"
+        )
+    if not (folder / "weights" / "spectrafm.json").exists():
+        with process_group(options["device"]):
+            train_recipe(before, data_folder, folder, **options)
+            if torch.distributed.is_initialized():
+                # the first process calibrates and writes, the others wait
+                torch.distributed.barrier()
+    return StellarPerceptron.load(folder / "weights", options["device"])
 
 
 def calibrate(model, recipe, calibration):
