@@ -312,13 +312,14 @@ def _peak_memory():
 
 def _benchmarks():
     """Return the benchmarks by name."""
-    from .foundation_benchmark import benchmark_foundation
+    from .foundation_benchmark import benchmark_foundation, benchmark_networks
 
     return {
         "gaia-xp": benchmark_gaia_xp,
         "speed": benchmark_speed,
         "synthesis": benchmark_synthesis,
         "foundation": benchmark_foundation,
+        "networks": benchmark_networks,
     }
 
 

@@ -309,9 +309,9 @@ def _add_benchmark(parser):
         "name",
         metavar="NAME",
         help="gaia-xp: accuracy on held-out stars; speed: time and memory; synthesis: emulators on real stars; "
-        "foundation: weights that read every instrument",
+        "foundation: weights that read every instrument; networks: others trained on the same synthetic stars",
     )
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="folder of the benchmark's data set")
+    parser.add_argument("--data", default=".", metavar="FOLDER", help="folder of the benchmark's data sets (.)")
     parser.add_argument("--model", metavar="M", help="name or folder of weights; by default those in the package")
     parser.add_argument("--no-rivals", action="store_true", help="do not train other methods for comparison")
 

@@ -20,7 +20,7 @@ from .training import EmulatorSource, ObservationConfig, ObservedSource, Request
 from .training.recipes import load_recipe, recipe_names
 from .training.train import read_data
 
-__all__ = ["benchmark_foundation"]
+__all__ = ["benchmark_foundation", "benchmark_networks"]
 
 _LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
 # no star of a pool of training has this seed
@@ -29,9 +29,10 @@ _NOMINAL = {"apogee": 22_500.0, "gaia_rvs": 11_500.0, "optical": 2000.0}
 _VSINI = 3.0
 # stars that are fitted, and steps and stars a step that networks are trained for
 _N_FIT, _RIVAL_STEPS, _RIVAL_BATCH = 12, 7000, 64
+_NETWORK_VIEWS = ("S/N 20", "S/N 100", "S/N 100, half the range", "S/N 100, 10 % of pixels")
 
 
-def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR, rival_steps=_RIVAL_STEPS):
+def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
     """Measure weights that read every instrument.
 
     Synthetic stars that were in no pool of training, beside the bound of Cramér and Rao:
@@ -46,13 +47,11 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR, r
     model : str or pathlib.Path, optional
         Weights; the packaged ones when left out.
     rivals : bool, optional
-        Measure what others make of the same stars: least squares with the emulator, a
-        perceptron and a convolutional network in the H band, regression and a
-        support-vector machine on principal components for MILES.
+        Measure what others make of the same stars: least squares with the emulator in
+        the H band, regression and a support-vector machine on principal components for
+        MILES.
     n_star : int, optional
         Synthetic stars of each kind.
-    rival_steps : int, optional
-        Steps that the networks are trained for, of 64 stars each.
 
     Yields
     ------
@@ -68,12 +67,66 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR, r
             views = _views(fm, stars, name)
             yield from _synthetic(fm, stars, views, name, power)
             if rivals and name == "apogee":
-                yield from _synthetic_rivals(fm, stars, views, power, rival_steps)
+                yield from _least_squares(fm, stars, views, power)
     folder = Path(data_folder)
     if "optical" in domains:
         yield from _miles(fm, folder, rivals)
     if "apogee" in domains:
         yield from _apogee(fm, folder)
+
+
+def benchmark_networks(data_folder, model=None, rivals=True, n_star=_N_STAR, steps=_RIVAL_STEPS):
+    """Train other networks on the stream of synthetic stars in the H band that weights were trained on.
+
+    A perceptron and a convolutional network, on a fixed grid of wavelengths, tell labels
+    of the same stars as the weights.
+
+    Parameters
+    ----------
+    data_folder : str or pathlib.Path
+        Not used: all stars are synthetic.
+    model : str or pathlib.Path, optional
+        Weights; the packaged ones when left out.
+    rivals : bool, optional
+        Train the others.
+    n_star : int, optional
+        Synthetic stars to tell labels of.
+    steps : int, optional
+        Steps to train for, of 64 stars each.
+
+    Yields
+    ------
+    str
+        Lines of the report.
+    """
+    fm = SpectraFM.from_pretrained(model)
+    stars = _SameStars("apogee", n_star)
+    views = {told: view for told, view in _views(fm, stars, "apogee").items() if told in _NETWORK_VIEWS}
+    labels = [k for k in _LABELS if k in fm.info.labels]
+    yield f"apogee: {len(stars)} synthetic stars; error, share within 1 and 2 predicted sigma"
+    yield f"  {'':<26}" + "".join(f"{k:>22}" for k in labels)
+    yield f"  spectrafm, weights {fm.info.name!r}:"
+    for told, spectra in views.items():
+        yield f"  {told:<26}" + _cells(labels, stars.truth, *_columns(fm.infer(spectra, labels=labels), labels))
+    if not rivals:
+        return
+    recipe = load_recipe(fm.info.name if fm.info.name in recipe_names() else "small")
+    source = ObservedSource(
+        EmulatorSource("apogee", recipe.sources["apogee"].n_pool, recipe.fit.seed),
+        fm.model.vocabulary,
+        fm.normalizer_of("apogee"),
+        recipe.sources["apogee"].observation,
+        RequestConfig(give_quantity=0.0, quantities_only=0.0, flux_requests=0),
+    )
+    stream = StarStream({"apogee": StreamPart(source)}, batch_size=_RIVAL_BATCH)
+    config = FitConfig(steps=steps, batch_size=_RIVAL_BATCH, warmup_steps=min(300, steps), ema_decay=0.999)
+    for kind in ("perceptron", "convolutional"):
+        start = time.perf_counter()
+        rival = train_rival(kind, stream, fm.model.vocabulary, config)
+        minutes = (time.perf_counter() - start) / 60
+        yield f"  {kind} network on the same stream, {steps * _RIVAL_BATCH:,} stars, {minutes:.0f} minutes:"
+        for told, spectra in views.items():
+            yield f"  {told:<26}" + _cells(labels, stars.truth, *rival.infer(spectra))
 
 
 def _observed(name, **changes):
@@ -188,8 +241,8 @@ def _synthetic(fm, stars, views, name, power):
                     yield f"    {group:<24}" + _cells(labels, *some)
 
 
-def _synthetic_rivals(fm, stars, views, power, steps):
-    """Yield what others make of the same synthetic stars."""
+def _least_squares(fm, stars, views, power):
+    """Yield what a fit of the emulator makes of the same synthetic stars."""
     truth, spectra = stars.truth, views["S/N 100"][:_N_FIT]
     labels = [k for k in _LABELS if k in fm.info.labels]
     start = time.perf_counter()
@@ -200,25 +253,10 @@ def _synthetic_rivals(fm, stars, views, power, steps):
     yield f"  least squares with the emulator itself, {len(spectra)} stars, {seconds:.1f} s a star:"
     yield f"  {'S/N 100':<26}" + _cells(labels, some, values, errors)
     start = time.perf_counter()
-    fm.infer(views["S/N 100"], labels=labels)
-    yield f"  spectrafm: {(time.perf_counter() - start) / len(stars):.4f} s a star"
-    recipe = load_recipe(fm.info.name if fm.info.name in recipe_names() else "small")
-    source = ObservedSource(
-        EmulatorSource("apogee", recipe.sources["apogee"].n_pool, recipe.fit.seed),
-        fm.model.vocabulary,
-        fm.normalizer_of("apogee"),
-        recipe.sources["apogee"].observation,
-        RequestConfig(give_quantity=0.0, quantities_only=0.0, flux_requests=0),
-    )
-    stream = StarStream({"apogee": StreamPart(source)}, batch_size=_RIVAL_BATCH)
-    config = FitConfig(steps=steps, batch_size=_RIVAL_BATCH, warmup_steps=min(300, steps), ema_decay=0.999)
-    for kind in ("perceptron", "convolutional"):
-        start = time.perf_counter()
-        rival = train_rival(kind, stream, fm.model.vocabulary, config)
-        minutes = (time.perf_counter() - start) / 60
-        yield f"  {kind} network on the same stream, {steps * _RIVAL_BATCH:,} stars, {minutes:.0f} minutes:"
-        for told in ("S/N 20", "S/N 100", "S/N 100, half the range", "S/N 100, 10 % of pixels"):
-            yield f"  {told:<26}" + _cells(labels, truth, *rival.infer(views[told]))
+    table = fm.infer(views["S/N 100"], labels=labels)
+    seconds = (time.perf_counter() - start) / len(stars)
+    yield f"  spectrafm, the same {len(spectra)} stars, {seconds:.4f} s a star:"
+    yield f"  {'S/N 100':<26}" + _cells(labels, some, *_columns(table[: len(spectra)], labels))
 
 
 def _fitted(fits):

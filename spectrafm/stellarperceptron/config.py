@@ -106,6 +106,10 @@ class ModelConfig(Config):
     patch_anchor : float
         Wavelength [Angstrom] of one patch edge; edges of all widths lie on
         the grid that starts there.
+    patch_knots : {"sum", "interpolate"}
+        What a patch holds at each of its knots: the sum of the pixels around it, which
+        is the better the more alike all spectra are sampled; or what is interpolated
+        between them, which depends less on where the pixels lie.
     patch_components : int
         Principal components of the training patches that are kept.
     patch_levels : int
@@ -148,6 +152,7 @@ class ModelConfig(Config):
     patch_size: int = 64
     patch_width: float = 0.16
     patch_anchor: float = 3000.0
+    patch_knots: str = "sum"
     patch_components: int = 160
     patch_levels: int = 1
     patch_dense: int = 512
@@ -189,6 +194,8 @@ class ModelConfig(Config):
             )
         if self.patch_place not in ("add", "modulate"):
             problems.append(f"patch_place must be 'add' or 'modulate', not {self.patch_place!r}")
+        if self.patch_knots not in ("sum", "interpolate"):
+            problems.append(f"patch_knots must be 'sum' or 'interpolate', not {self.patch_knots!r}")
         if self.embedding_dim % 2:
             problems.append(f"embedding_dim must be even, not {self.embedding_dim}")
         if not 0 < self.min_period < self.max_period:

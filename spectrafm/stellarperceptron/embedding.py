@@ -11,8 +11,11 @@ __all__ = [
     "PatchEmbedding",
     "SinusoidalEncoding",
     "assign_patches",
+    "interpolation",
 ]
 
+# over how many median spacings two pixels are still neighbours
+_REACH = 4.0
 _ACTIVATIONS = {"gelu": nn.functional.gelu, "relu": nn.functional.relu, "tanh": torch.tanh}
 
 
@@ -186,6 +189,72 @@ class NonLinearEmbedding(nn.Module):
         return self.embeddings[row]
 
 
+def _spacing(x, good, default):
+    """Return the steps between neighbours, NaN beside bad pixels, and the median step of each star."""
+    if x.shape[1] < 2:
+        return x[:, 1:], x.new_full((len(x),), default)
+    spacing = torch.where(good[:, 1:] & good[:, :-1], torch.diff(x, dim=1), torch.nan)
+    typical = spacing.nanmedian(dim=1).values
+    return spacing, torch.where(typical > 0, typical, default)
+
+
+def interpolation(x, good, place, default):
+    """Say how to interpolate between the pixels of each star.
+
+    Cubic between four pixels that are evenly spaced, about; linear between two; that of the
+    nearest pixel at the ends; nothing in gaps of more than four median spacings.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        ``(n_star, n_pixel)`` float64, ascending, good pixels first.
+    good : torch.Tensor
+        ``(n_star, n_pixel)`` bool.
+    place : torch.Tensor
+        ``(n_star, n_place)`` float64, where to interpolate.
+    default : float
+        Median spacing of stars with a single pixel.
+
+    Returns
+    -------
+    index : torch.Tensor
+        ``(4, n_star, n_place)`` int64, pixels to use.
+    weight : torch.Tensor
+        ``(4, n_star, n_place)`` float32, with which weights; 0 where there is nothing near.
+    presence : torch.Tensor
+        ``(n_star, n_place)`` float32, 1 between neighbours, less where pixels are missing.
+    """
+    typical = _spacing(x, good, default)[1][:, None]
+    x = torch.where(good, x, torch.inf).contiguous()
+    n_good = good.sum(dim=1, keepdim=True)
+    right = torch.searchsorted(x, place.contiguous())
+    last = (n_good - 1).clamp(min=0)
+    index = torch.stack([torch.minimum((right + shift).clamp(min=0), last) for shift in (-2, -1, 0, 1)])
+    near = torch.stack([torch.gather(x, 1, i) for i in index])  # (4, n_star, n_place)
+    before, gap, after = near[1] - near[0], near[2] - near[1], near[3] - near[2]
+    between = (right > 0) & (right < n_good) & (gap <= _REACH * typical)
+    even = between & (right > 1) & (right < n_good - 1)
+    steps = torch.stack((before, gap, after))
+    even &= steps.amax(dim=0) <= 2 * steps.amin(dim=0)
+    share = torch.where(gap > 0, (place - near[1]) / gap, 0.5)
+    closest = (place - near[1]).abs() <= (near[2] - place).abs()
+    touching = ~between & (torch.minimum((place - near[1]).abs(), (near[2] - place).abs()) <= 0.75 * typical)
+
+    zero = torch.zeros_like(share)
+    linear = torch.stack((zero, 1 - share, share, zero))
+    nearest = torch.stack((zero, closest.to(share), (~closest).to(share), zero))
+    cubic = torch.ones_like(linear)
+    for i in range(4):
+        for j in range(4):
+            if i != j:
+                # where steps are even no two pixels coincide
+                cubic[i] *= (place - near[j]) / torch.where(even, near[i] - near[j], 1.0)
+    weight = torch.where(even, cubic, torch.where(between, linear, torch.where(touching, nearest, 0.0)))
+    presence = torch.where(between, (1.5 * typical / gap.clamp(min=1e-300)).clamp(max=1.0), touching.to(share))
+    usable = n_good > 0
+    return index, torch.where(usable, weight, 0.0).float(), torch.where(usable, presence, 0.0).float()
+
+
 def assign_patches(wavelength, good, *, patch_size, patch_width, patch_anchor):
     """Lay pixels into patches of equal width in ln(wavelength).
 
@@ -216,13 +285,9 @@ def assign_patches(wavelength, good, *, patch_size, patch_width, patch_anchor):
         ``(n_star, n_patch)`` float64: central wavelength [Angstrom] (0 where
         the patch has no good pixel) and width in ln(wavelength).
     """
-    n_star, n_pixel = wavelength.shape
+    n_pixel = wavelength.shape[1]
     x = torch.log(torch.where(good, wavelength, patch_anchor) / patch_anchor)  # (n_star, n_pixel)
-    spacing = torch.diff(x, dim=1)
-    both = good[:, 1:] & good[:, :-1]
-    spacing = torch.where(both, spacing, torch.nan)
-    typical = spacing.nanmedian(dim=1).values if n_pixel > 1 else x.new_full((n_star,), torch.nan)
-    typical = torch.where(typical > 0, typical, patch_width / patch_size)  # (n_star,)
+    spacing, typical = _spacing(x, good, patch_width / patch_size)
     # a hair of tolerance, so that rounding does not decide the level
     level = torch.ceil(torch.log2(patch_width / (patch_size * typical)) - 1e-6).clamp(min=0)
     width = patch_width * torch.exp2(-level)  # (n_star,)
@@ -236,7 +301,7 @@ def assign_patches(wavelength, good, *, patch_size, patch_width, patch_anchor):
     patch = (torch.cumsum(new & good, dim=1) - 1).clamp(min=0)
     n_patch = int(patch.max()) + 1 if n_pixel else 1
 
-    reach = 4.0 * typical[:, None]
+    reach = _REACH * typical[:, None]
     step = torch.minimum(torch.nan_to_num(spacing, nan=torch.inf), reach)
     left = torch.cat((step[:, :1], step), dim=1)
     right = torch.cat((step, step[:, -1:]), dim=1)
@@ -246,7 +311,7 @@ def assign_patches(wavelength, good, *, patch_size, patch_width, patch_anchor):
     weight = torch.where(good, size / width[:, None] * (patch_size - 1), 0.0).to(torch.float32)
 
     middle = patch_anchor * torch.exp((cell + 0.5) * width[:, None])
-    center = wavelength.new_zeros(n_star, n_patch)
+    center = wavelength.new_zeros(len(wavelength), n_patch)
     center.scatter_reduce_(1, patch, torch.where(good, middle, 0.0), "amax")
     return patch, knot, weight, center, width[:, None].expand(-1, n_patch)
 
@@ -267,11 +332,12 @@ def _ascending(wavelength, good):
 class PatchEmbedding(nn.Module):
     """One vector a patch of pixels, on any wavelength grid.
 
-    Functions of the place in the patch, piecewise linear between
-    ``patch_size`` knots, are evaluated at each good pixel, multiplied with
-    what is known of the pixel (flux, its arcsinh, its error, its presence) and
-    summed with the width of the pixel. On a fixed grid this is the linear
-    projection of a patch; elsewhere its natural extension.
+    With ``patch_knots="sum"``, functions of the place in the patch, piecewise
+    linear between ``patch_size`` knots, are evaluated at each good pixel,
+    multiplied with what is known of the pixel (flux, its arcsinh, its error, its
+    presence) and summed with the width of the pixel. On a fixed grid this is the
+    linear projection of a patch; elsewhere the sums beat with the distance of
+    pixels and knots. With ``"interpolate"`` they are interpolated at the knots.
 
     The sums are whitened with the principal components of the training
     patches, frozen in the weights: neighbouring pixels are so alike that
@@ -331,9 +397,10 @@ class PatchEmbedding(nn.Module):
         config, n_knot = self.config, self.config.patch_size
         wavelength = _float64(wavelength)
         order = _ascending(wavelength, good.to(wavelength.device))
+        wavelength, here = torch.gather(wavelength, 1, order), torch.gather(good.to(wavelength.device), 1, order)
         patch, knot, weight, center, width = assign_patches(
-            torch.gather(wavelength, 1, order),
-            torch.gather(good.to(wavelength.device), 1, order),
+            wavelength,
+            here,
             patch_size=n_knot,
             patch_width=config.patch_width,
             patch_anchor=config.patch_anchor,
@@ -345,9 +412,12 @@ class PatchEmbedding(nn.Module):
         zero = self.flux_zero if kind is None else torch.gather(self.flux_zero[kind], 1, order)
         compressed = torch.asinh((value - zero) / config.asinh_softening) - 3.0
         channels = torch.stack((value, compressed, precision, known, torch.ones_like(value)), dim=1)
-        channels = channels * weight[:, None]  # (n_star, n_channel, n_pixel)
-
         n_star, n_patch = center.shape
+        if config.patch_knots == "interpolate":
+            summed = self._interpolated(channels, wavelength, here, center, width)
+            return summed.view(n_star, self.n_channel, n_patch, n_knot).transpose(1, 2).flatten(2), center, width
+
+        channels = channels * weight[:, None]  # (n_star, n_channel, n_pixel)
         lower = knot.floor().clamp(max=n_knot - 2)
         share = (knot - lower)[:, None]
         index = (patch * n_knot + lower.to(torch.int64))[:, None].expand_as(channels)
@@ -356,6 +426,22 @@ class PatchEmbedding(nn.Module):
         summed.scatter_add_(2, index + 1, channels * share)
         summed = summed.view(n_star, self.n_channel, n_patch, n_knot).transpose(1, 2)
         return summed.reshape(n_star, n_patch, -1), center, width
+
+    def _interpolated(self, channels, wavelength, good, center, width):
+        """Return channels ``(n_star, n_channel, n_patch * n_knot)`` between pixels, 0 where there are none near."""
+        config = self.config
+        knots = torch.linspace(-0.5, 0.5, config.patch_size, dtype=width.dtype, device=width.device)
+        # patches without pixels have a centre of 0: there is nothing near
+        middle = torch.log(center.clamp(min=1e-3) / config.patch_anchor)
+        place = (middle[..., None] + width[..., None] * knots).flatten(1)
+        x = torch.log(torch.where(good, wavelength, config.patch_anchor) / config.patch_anchor)
+        index, weight, presence = interpolation(x, good, place, config.patch_width / config.patch_size)
+        index, weight, presence = (t.to(channels.device) for t in (index, weight, presence))
+        found = 0.0
+        for i, w in zip(index, weight, strict=True):
+            picked = torch.gather(channels[:, :-1], 2, i[:, None].expand(-1, self.n_channel - 1, -1))
+            found = found + picked * (w * presence)[:, None]
+        return torch.cat((found, presence[:, None]), dim=1)
 
     def _levels(self, width):
         """Return how many times the width was halved, and the number of the whitening, of patches."""

@@ -10,7 +10,7 @@ from spectrafm import SpectraFM
 from spectrafm.benchmarks import Residuals, _gradient_boosting, _perceptron, mad_std, run_benchmark
 from spectrafm.datasets import LabelledSpectra
 from spectrafm.exceptions import CheckpointError, InputValueError
-from spectrafm.foundation_benchmark import _apogee, _miles, benchmark_foundation
+from spectrafm.foundation_benchmark import _apogee, _miles, benchmark_foundation, benchmark_networks
 from spectrafm.synthesis.benchmark import _CANNON_FILE, _read_cannon
 
 
@@ -128,3 +128,14 @@ def test_foundation_report_of_real_stars(shared_data):
         assert figures[2] < limit
     star, *_ = [line for line in _apogee(SpectraFM.from_pretrained("small"), shared_data) if "2M1733" in line]
     assert abs(float(star.split()[2]) - 3680) < 250
+
+
+@pytest.mark.slow
+def test_networks_report(tmp_path):
+    """Other networks are trained and measured on the stars that the weights are measured on."""
+    lines = list(benchmark_networks(tmp_path, "small", n_star=8, steps=2))
+    for told in ("S/N 20", "S/N 100, half the range"):
+        rows = [line.strip().removeprefix(told).split() for line in lines if line.strip().startswith(told + "  ")]
+        assert len(rows) == 3
+        # two steps teach nothing: the weights in the package do better
+        assert float(rows[0][0]) < min(float(rows[1][0]), float(rows[2][0]))

@@ -16,7 +16,7 @@ from spectrafm.stellarperceptron import (
     TransformerBlock,
     Vocabulary,
 )
-from spectrafm.stellarperceptron.embedding import _ascending, assign_patches
+from spectrafm.stellarperceptron.embedding import _ascending, assign_patches, interpolation
 from spectrafm.stellarperceptron.layers import Attention
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model
 
@@ -154,6 +154,43 @@ def test_patch_embedding_grid():
         # compare the mean of the flux channel, whatever the width of the patches
         found.append(features[0, :, :8].sum() / features[0, :, 32:].sum())
     np.testing.assert_allclose(found[0], found[1], rtol=2e-3)
+
+
+def test_interpolation():
+    """Cubic between evenly spaced pixels, linear elsewhere, nothing in gaps; bad pixels do not count."""
+    x = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 8.0, 9.0, 20.0, 99.0]], dtype=torch.float64)
+    good = x < 50
+    place = torch.tensor([[2.5, 6.0, 8.5, 12.0, 20.4, -0.4, 3.0, 50.0]], dtype=torch.float64)
+    index, weight, presence = interpolation(x, good, place, 1.0)
+    for power in (0, 1, 2, 3):
+        found = (weight * (x**power)[0][index]).sum(dim=0)[0].float()
+        torch.testing.assert_close(found[[0, 6]], place[0, [0, 6]].float() ** power, rtol=1e-4, atol=1e-4)
+    linear = (weight * x[0][index].float()).sum(dim=0)[0]
+    torch.testing.assert_close(linear[:5], torch.tensor([2.5, 6.0, 8.5, 0.0, 20.0]))
+    assert presence[0].tolist() == pytest.approx([1, 0.75, 1, 0, 1, 1, 1, 0])
+    nothing = interpolation(x, torch.zeros_like(good), place, 1.0)
+    assert not nothing[1].any()
+    assert not nothing[2].any()
+
+
+def test_interpolated_knots_do_not_depend_on_the_pixels():
+    """A line looks the same however it is sampled, in any order of pixels; sums beat with the sampling."""
+    rng, change = np.random.default_rng(2), {}
+    for knots in ("sum", "interpolate"):
+        layer = StellarPerceptron(tiny_config(patch_knots=knots), tiny_model().vocabulary).torch_model.patch_layer
+        found = []
+        for spacing, phase in ((0.0156, 0.0), (0.0156, 0.5), (0.0125, 0.3)):
+            x = np.log(4000.0) + np.arange(0.0, 0.5, spacing) + phase * spacing
+            x = rng.permutation(x)
+            flux = 1 - 0.5 * np.exp(-0.5 * ((x - np.log(4000.0) - 0.25) / 0.03) ** 2)
+            arrays = (torch.from_numpy(flux)[None].float(), torch.full((1, len(x)), torch.nan))
+            wavelength = torch.from_numpy(np.exp(x))[None]
+            features, center, _ = layer.features(*arrays, wavelength, torch.ones(1, len(x), dtype=torch.bool))
+            # the patches in the middle, that pixels fill in all three cases
+            found.append(features[0][(center[0] > 4600) & (center[0] < 5900)][:, :16].numpy())
+        change[knots] = max(np.abs(found[i] - found[0]).max() for i in (1, 2))
+    assert change["interpolate"] < 0.02
+    assert change["sum"] > 5 * change["interpolate"]
 
 
 def test_whitening():
