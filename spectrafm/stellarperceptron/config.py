@@ -328,8 +328,9 @@ class FitConfig(Config):
         Fraction of stars set aside for validation, drawn by star.
     validation_every, checkpoint_every, log_every : int
         Steps between validations, checkpoints and lines of the log.
-    precision : {"float32", "bfloat16"}
-        bfloat16 uses autocast; wavelengths and the loss stay in float32.
+    precision : {"float32", "bfloat16", "auto"}
+        bfloat16 uses autocast; wavelengths and the loss stay in float32. ``"auto"`` is
+        bfloat16 on GPUs and on processors that multiply in it, float32 elsewhere.
     compile : bool
         Compile the network with `torch.compile`: slower to start, faster on GPUs.
     seed : int
@@ -379,6 +380,6 @@ class FitConfig(Config):
             problems.append(f"warmup_steps {self.warmup_steps} must be between 0 and steps {self.steps}")
         if self.optimizer not in ("adamw", "muon"):
             problems.append(f"optimizer must be 'adamw' or 'muon', not {self.optimizer!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            problems.append(f"precision must be 'float32' or 'bfloat16', not {self.precision!r}")
+        if self.precision not in ("float32", "bfloat16", "auto"):
+            problems.append(f"precision must be 'float32', 'bfloat16' or 'auto', not {self.precision!r}")
         refuse("FitConfig", problems)

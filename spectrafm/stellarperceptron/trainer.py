@@ -17,6 +17,7 @@ from .._progress import progress as progress_bar
 from ..exceptions import CheckpointError, TrainingError
 from .config import AugmentationConfig, FitConfig
 from .model_core import atomic_write
+from .muon import Muon, multiplies_bfloat16
 from .nn_utils import TrainingGenerator, learning_rate_factor, robust_mean_squared_error, split_by_star
 
 __all__ = ["TableStream", "Trainer"]
@@ -231,17 +232,17 @@ class Trainer:
             # it makes updates orthogonal, which means nothing where a matrix has but a row or two
             wide = [p for p in matrices if p.ndim == 2 and min(p.shape) >= _MUON_SIZE]
             matrices = [p for p in matrices if not any(p is other for other in wide)]
-            settings = {"lr": rate, "weight_decay": decay, "adjust_lr_fn": "match_rms_adamw"}
-            self.optimizers.append(torch.optim.Muon(wide, **settings))
+            self.optimizers.append(Muon(wide, lr=rate, weight_decay=decay))
         groups = [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
         self.optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True))
         parameters = self.model.torch_model.named_parameters()
         self.average = {k: p.detach().clone() for k, p in parameters} if self.config.ema_decay else None
 
     def _autocast(self):
-        if self.config.precision == "float32":
+        precision, device = self.config.precision, self.model.device.type
+        if precision == "float32" or (precision == "auto" and not multiplies_bfloat16(device)):
             return nullcontext()
-        return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
+        return torch.autocast(device, dtype=torch.bfloat16)
 
     def _loss(self, network, batch):
         with self._autocast():

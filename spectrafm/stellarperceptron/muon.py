@@ -1,0 +1,83 @@
+"""Muon where bfloat16 is slow."""
+
+import math
+
+import torch
+
+__all__ = ["Muon", "multiplies_bfloat16"]
+
+# of the quintic iteration, by K. Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"
+_QUINTIC, _N_ITERATION = (3.4445, -4.7750, 2.0315), 5
+
+
+def multiplies_bfloat16(device):
+    """Tell whether a kind of device has instructions for bfloat16; without them it is 400 times slower.
+
+    Parameters
+    ----------
+    device : str
+        ``"cpu"``, ``"cuda"``, ...
+
+    Returns
+    -------
+    bool
+    """
+    if device != "cpu":
+        return device == "cuda"
+    # a recent addition to torch: where it is missing, single precision is safe
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+
+
+class Muon(torch.optim.Muon):
+    """Muon, with its iteration in single precision where processors cannot multiply in bfloat16.
+
+    Takes the parameters and settings of `torch.optim.Muon`, whose state it has, with
+    Nesterov's momentum and updates scaled to the size of those of AdamW.
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Do one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the loss again.
+
+        Returns
+        -------
+        torch.Tensor or None
+            That loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter, group):
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+        update = _orthogonal(parameter.grad.lerp(buffer, group["momentum"]))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update, alpha=-0.2 * group["lr"] * math.sqrt(max(parameter.shape)))
+
+
+def _orthogonal(matrix):
+    """Bring the singular values of a matrix near to 1 by five steps of a quintic iteration."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x.to(torch.bfloat16 if multiplies_bfloat16(x.device.type) else torch.float32)
+    x = x / x.norm().clamp(min=1e-7)
+    first, third, fifth = _QUINTIC
+    for _ in range(_N_ITERATION):
+        gram = x @ x.T
+        x = first * x + (third * gram + fifth * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
