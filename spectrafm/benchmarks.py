@@ -188,6 +188,9 @@ def stars_apart(fm, data, source, default):
         Seed of the split.
     """
     recipe = load_recipe(fm.info.name if fm.info.name in recipe_names() else default)
+    if source not in recipe.sources:
+        # weights that saw none of these stars: split as those that did
+        recipe = load_recipe(default)
     train, _, test = split_stars(data, recipe.sources[source].validation_fraction, recipe.split_seed)
     return train, test, recipe.split_seed
 
@@ -312,7 +315,10 @@ def _peak_memory():
 
 def _benchmarks():
     """Return the benchmarks by name."""
+    from .few_shot_benchmark import benchmark_few_shot
+    from .flags_benchmark import benchmark_flags
     from .foundation_benchmark import benchmark_foundation, benchmark_networks
+    from .lines_benchmark import benchmark_lines
 
     return {
         "gaia-xp": benchmark_gaia_xp,
@@ -320,6 +326,9 @@ def _benchmarks():
         "synthesis": benchmark_synthesis,
         "foundation": benchmark_foundation,
         "networks": benchmark_networks,
+        "few-shot": benchmark_few_shot,
+        "lines": benchmark_lines,
+        "flags": benchmark_flags,
     }
 
 

@@ -309,7 +309,9 @@ def _add_benchmark(parser):
         "name",
         metavar="NAME",
         help="gaia-xp: accuracy on held-out stars; speed: time and memory; synthesis: emulators on real stars; "
-        "foundation: weights that read every instrument; networks: others trained on the same synthetic stars",
+        "foundation: weights that read every instrument; networks: others trained on the same synthetic stars; "
+        "lines: whether weights look at the lines of an element; flags: what flags catch and what they miss; "
+        "few-shot: what a hundred real stars add",
     )
     parser.add_argument("--data", default=".", metavar="FOLDER", help="folder of the benchmark's data sets (.)")
     parser.add_argument("--model", metavar="M", help="name or folder of weights; by default those in the package")

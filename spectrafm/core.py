@@ -1,6 +1,6 @@
 """`SpectraFM`: from spectra to a table of labels with errors and flags."""
 
-import hashlib
+import copy
 import logging
 import warnings
 from dataclasses import replace
@@ -10,21 +10,18 @@ import numpy as np
 import torch
 from astropy import units as u
 from astropy.nddata import StdDevUncertainty
-from safetensors.torch import load_file, save_file
 
 from ._progress import progress as progress_bar
 from .adapters import from_arrays, to_arrays
 from .arrays import SpectrumArrays
 from .continuum import normalizer_from_dict
+from .diagnostics import diagnose_batch, diagnosis_table
 from .exceptions import InputValueError, MissingDependencyError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag
 from .known import known_quantities
 from .results import label_table
 from .spectral_units import check_spectral_axis
-from .stellarperceptron import StellarPerceptron
-from .stellarperceptron.model_core import atomic_write
 from .tokens import flux_name, spectra_to_tokens
-from .weights_info import WeightsInfo
 
 __all__ = ["SpectraFM"]
 
@@ -48,6 +45,8 @@ class SpectraFM:
     density : dict of str to torch.Tensor, optional
         ``mean.<domain>`` ``(embedding_dim,)`` and ``whiten.<domain>`` ``(embedding_dim,
         n_component)`` of the embeddings of the training stars of each domain.
+    head : ResidualHead, optional
+        Tells the labels in the model's stead, see `fine_tune`.
 
     Examples
     --------
@@ -59,11 +58,11 @@ class SpectraFM:
     ['identifier', 'teff', 'e_teff']
     """
 
-    def __init__(self, model, info, density=None):
-        self.model, self.info = model, info
+    def __init__(self, model, info, density=None, head=None):
+        self.model, self.info, self._head = model, info, head
         self._density = {k: v.numpy() for k, v in (density or {}).items()}
         self._normalizers = [normalizer_from_dict(domain.normalizer) for domain in info.domains]
-        self._hash = ""
+        self._hash, self._base = "", None
 
     def __repr__(self):
         """Return one line."""
@@ -87,6 +86,21 @@ class SpectraFM:
         ContinuumNormalizer or MedianScaler
         """
         return self._normalizers[[d.name for d in self.info.domains].index(domain)]
+
+    @property
+    def weights_hash(self):
+        """First digits of the SHA-256 of the files that were loaded; empty for what was never saved."""
+        return self._hash
+
+    @property
+    def head(self):
+        """What tells the labels instead of the network; None where nothing does."""
+        return self._head
+
+    @property
+    def history(self):
+        """Scores of all trials of `fine_tune`, a dictionary each; empty for weights that were not fine-tuned."""
+        return list(self.info.fine_tuning.get("history", []))
 
     @classmethod
     def from_pretrained(cls, name=None, device="cpu"):
@@ -133,7 +147,7 @@ class SpectraFM:
         )
 
     @classmethod
-    def load(cls, folder, device="cpu"):
+    def load(cls, folder, device="cpu", base=None):
         """Load what `save` wrote.
 
         Parameters
@@ -142,6 +156,9 @@ class SpectraFM:
             The folder.
         device : str or torch.device, optional
             Where to run.
+        base : SpectraFM, optional
+            What weights were fine-tuned from, where they were saved as changes to it; those
+            in the package are found by their name.
 
         Returns
         -------
@@ -150,18 +167,20 @@ class SpectraFM:
         Raises
         ------
         CheckpointError
-            Missing or damaged files.
+            Missing or damaged files, or another base.
         """
-        folder = Path(folder)
-        info = WeightsInfo.read(folder / "spectrafm.json")
-        model = StellarPerceptron.load(folder, device)
-        density = folder / "density.safetensors"
-        loaded = cls(model, info, load_file(density) if density.exists() else None)
-        loaded._hash = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+        from .weights_files import load_weights
+
+        info, model, density, head, digest = load_weights(Path(folder), device, base, cls.from_pretrained)
+        loaded = cls(model, info, density, head)
+        loaded._hash = digest
         return loaded
 
     def save(self, folder, half=False):
         """Write everything into a folder.
+
+        Weights that were fine-tuned from others that are on disk are saved as what changed,
+        where that is small.
 
         Parameters
         ----------
@@ -170,12 +189,40 @@ class SpectraFM:
         half : bool, optional
             Store the trained parameters in half precision.
         """
-        folder = Path(folder)
-        self.model.save(folder, half=half)
-        atomic_write(folder / "spectrafm.json", self.info.write)
-        if self._density:
-            tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self._density.items()}
-            atomic_write(folder / "density.safetensors", lambda path: save_file(tensors, path))
+        from .weights_files import save_weights
+
+        density = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self._density.items()}
+        save_weights(Path(folder), self.info, self.model, density, self._head, base=self._base, half=half)
+
+    def adapted(self, model, domain, *, base_domain=None, head=None, **changes):
+        """Return weights of one domain that go back to these.
+
+        Parameters
+        ----------
+        model : StellarPerceptron
+            Their network.
+        domain : Domain
+            What they read.
+        base_domain : str, optional
+            Domain of these weights whose density they take over; that of the same name when left out.
+        head : ResidualHead, optional
+            Tells their labels.
+        **changes
+            Fields of `WeightsInfo` that differ.
+
+        Returns
+        -------
+        SpectraFM
+        """
+        before = base_domain or domain.name
+        density = {
+            f"{kind}.{domain.name}": torch.from_numpy(self._density[f"{kind}.{before}"])
+            for kind in ("mean", "whiten")
+            if f"{kind}.{before}" in self._density
+        }
+        new = SpectraFM(model, replace(self.info, domains=(domain,), **changes), density, head)
+        new._base = self if self._hash else None
+        return new
 
     def describe(self):
         """Say in words what these weights are and where they hold.
@@ -285,7 +332,8 @@ class SpectraFM:
         for number, rows in progress_bar(batches, progress, description="infer"):
             prepared = [self._prepare(arrays[row], number) for row in rows]
             some = {name: (v[rows], e[rows]) for name, (v, e) in known.items()}
-            values[rows], errors[rows], flag[rows] = self._infer_batch(prepared, number, labels, some)
+            raw = [arrays[row] for row in rows]
+            values[rows], errors[rows], flag[rows] = self._infer_batch(prepared, number, labels, some, raw)
             n_used[rows], snr[rows] = [a.n_good for a in prepared], [a.snr for a in prepared]
         masked = (flag & MASKING_FLAGS) != 0
         values[masked], errors[masked] = np.nan, np.nan
@@ -339,14 +387,73 @@ class SpectraFM:
         return self._normalizers[number](replace(arrays, good=good, flags=flags))
 
     def _perceive(self, prepared, number, known=None):
+        return self.model.perceive_tokens(self.tokens(prepared, number, known))
+
+    def tokens(self, prepared, number, known=None):
+        """Return what the model sees of spectra.
+
+        Parameters
+        ----------
+        prepared : sequence of SpectrumArrays
+            Stars of one kind, normalised.
+        number : int
+            Number of their domain.
+        known : dict of str to (numpy.ndarray, numpy.ndarray), optional
+            What else is known, as `spectrafm.known.known_quantities` returns it.
+
+        Returns
+        -------
+        Tokens
+            A padded batch, pixels first.
+        """
         flux_kind, config = self.info.domains[number].flux_kind, self.model.config
         if config.patch_size == 1:
             # every pixel is a token, and the rest of the context is for what is known
             prepared = [a.thinned(config.context_length - len(known or ()) - 1) for a in prepared]
-        tokens = spectra_to_tokens(prepared, self.model.vocabulary, known, flux_kind)
-        return self.model.perceive_tokens(tokens)
+        return spectra_to_tokens(prepared, self.model.vocabulary, known, flux_kind)
 
-    def _infer_batch(self, prepared, number, labels, known):
+    def diagnose(self, spectra, **options):
+        """Say of each star how far its spectrum can be believed, and why.
+
+        Parameters
+        ----------
+        spectra : `~specutils.Spectrum` or collection
+            As for `infer`.
+        **options
+            As for `infer`.
+
+        Returns
+        -------
+        `~astropy.table.Table`
+            A row a star: ``identifier``; the statistics of `spectrafm.diagnostics.STATISTICS`,
+            masked where they cannot be told; ``strangeness``, the largest of them over
+            their thresholds, above 1 where one of them is flagged; and ``flag`` as of `infer`.
+
+        Raises
+        ------
+        InputTypeError, InputValueError
+            As `infer`.
+
+        Warns
+        -----
+        SpectraFMWarning
+            As `infer`.
+        """
+        door = {
+            k: options.pop(k) for k in ("medium", "radial_velocity", "resolving_power", "mask_policy") if k in options
+        }
+        arrays = to_arrays(spectra, **door)
+        table = self.infer(arrays, **options)
+        numbers = self._domains(arrays)
+        found = []
+        for number, rows in self._batches(arrays, numbers, options.get("batch_size", 256)):
+            some = [arrays[row] for row in rows]
+            prepared = [self._prepare(a, number) for a in some]
+            diagnosis = diagnose_batch(self, number, some, prepared, self._perceive(prepared, number))
+            found.append((rows, self.info.domains[number], diagnosis))
+        return diagnosis_table(found, table)
+
+    def _infer_batch(self, prepared, number, labels, known, raw):
         """Return values and errors ``(n_star, n_label)``, NaN where the domain does not tell, and flags."""
         domain, n_star = self.info.domains[number], len(prepared)
         spectrum_only = perception = self._perceive(prepared, number)
@@ -356,9 +463,11 @@ class SpectraFM:
         values, errors = np.full((2, n_star, len(labels)), np.nan)
         told = [column for column, name in enumerate(labels) if name in domain.labels]
         if told:
-            values[:, told], errors[:, told] = self.model.request(perception, [labels[column] for column in told])
+            values[:, told], errors[:, told] = self._tell(perception, [labels[column] for column in told])
         has_sigma = np.array([a.has_sigma for a in prepared])
         flag = np.array([a.flags for a in prepared], dtype=np.int64)
+        if domain.thresholds:
+            flag |= diagnose_batch(self, number, raw, prepared, spectrum_only).flags(domain)
         distance = self.distances(spectrum_only, domain.name)
         flag |= np.where(distance > domain.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
         flag |= [self._spectrum_flags(a, domain) for a in prepared]
@@ -373,6 +482,12 @@ class SpectraFM:
             large = errors[:, column] > domain.usual_errors.get(name, np.inf) * scale
             flag |= np.where(large, int(Flag.LARGE_UNCERTAINTY), 0)
         return values, errors, flag
+
+    def _tell(self, perception, labels):
+        """Return values and errors of labels, ``(n_star, n_label)`` each, errors not yet calibrated."""
+        if self._head is None:
+            return self.model.request(perception, labels)
+        return self._head(self.model, perception, labels)
 
     def distances(self, perception, domain):
         """Return how far the embeddings lie from those of the training stars.
@@ -413,6 +528,159 @@ class SpectraFM:
         if not covered >= domain.min_coverage * (high - low):
             flags |= Flag.PARTIAL_COVERAGE
         return int(flags)
+
+    def fine_tune(
+        self,
+        spectra,
+        labels_table,
+        *,
+        method="auto",
+        labels=None,
+        medium="vacuum",
+        radial_velocity=None,
+        resolving_power=None,
+        mask_policy=None,
+        n_fold=4,
+        steps=240,
+        batch_size=32,
+        learning_rate=0.0,
+        rank=8,
+        seed=0,
+        name=None,
+        progress=False,
+    ):
+        """Adapt these weights to stars with labels: another instrument, range, scale or label.
+
+        A hundred stars are enough. Everything that is chosen, the method too, is chosen by
+        cross-validation within the given stars, which also calibrates the errors; no other
+        label is looked at.
+
+        Parameters
+        ----------
+        spectra : `~specutils.Spectrum` or collection
+            As for `infer`, of one kind of instrument.
+        labels_table : `~astropy.table.Table`
+            A row a spectrum, in their order: ``<label>`` and, where known, ``e_<label>``, with
+            units or in those of `spectrafm.quantities.QUANTITIES`; NaN or masked where not known.
+        method : {"auto", "head", "lora", "decoder", "encoder", "last_block", "full"}, optional
+            What is trained, see `spectrafm.fine_tuning.FineTuneConfig`.
+        labels : sequence of str, optional
+            Columns to learn; all stellar labels by their names when left out. One that is
+            named here and known nowhere becomes a label of its own.
+        medium, radial_velocity, resolving_power, mask_policy
+            As for `infer`.
+        n_fold, steps, batch_size, learning_rate, rank, seed
+            See `spectrafm.fine_tuning.FineTuneConfig`.
+        name : str, optional
+            Name of the new weights.
+        progress : bool, optional
+            Show progress bars, where tqdm is installed.
+
+        Returns
+        -------
+        SpectraFM
+            New weights that tell the labels of the table from spectra of this kind. Their
+            ``history`` holds the scores of all trials, in ln(error / scatter). These weights
+            stay as they are.
+
+        Raises
+        ------
+        InputTypeError, InputValueError
+            Spectra or labels that cannot be used, fewer than ten stars with a label, spectra
+            of several kinds.
+        ConfigError
+            Settings out of range.
+
+        Warns
+        -----
+        SpectraFMWarning
+            Some spectra cannot be used, or have no label.
+        """
+        from .fine_tuning import FineTuneConfig, fine_tune, label_truth
+
+        config = FineTuneConfig(method, n_fold, steps, batch_size, learning_rate, rank, seed)
+        given = {"medium": medium, "radial_velocity": radial_velocity, "resolving_power": resolving_power}
+        arrays = to_arrays(spectra, mask_policy=mask_policy, **given)
+        truth = label_truth(labels_table, len(arrays), labels)
+        return fine_tune(self, arrays, truth, config, name=name, progress=progress)
+
+    def attention(
+        self,
+        spectrum,
+        label,
+        known=None,
+        medium="vacuum",
+        radial_velocity=None,
+        resolving_power=None,
+        mask_policy=None,
+    ):
+        """Return where in a spectrum the model looks for a label.
+
+        Parameters
+        ----------
+        spectrum : `~specutils.Spectrum` or `~spectrafm.adapters.SpectrumArrays`
+            One star.
+        label : str
+            Name of the label.
+        known, medium, radial_velocity, resolving_power, mask_policy
+            As for `infer`.
+
+        Returns
+        -------
+        `~astropy.table.QTable`
+            A row for each pixel that the model sees: ``wavelength`` [Angstrom, vacuum, rest
+            frame], ascending; ``flux``, normalised; ``attention`` of the label's request,
+            without unit: the mean over blocks and heads of the decoder, that of a patch shared
+            equally by its pixels. It is only as fine as patches are, and its sum is below 1:
+            the rest went to what else is known of the star, and to nothing in particular.
+
+        Raises
+        ------
+        InputTypeError, InputValueError
+            As `infer`; several stars, a star that cannot be used, a label that such spectra
+            do not tell.
+        """
+        from .explanation import explain
+
+        door = {"medium": medium, "radial_velocity": radial_velocity}
+        door |= {"resolving_power": resolving_power, "mask_policy": mask_policy}
+        return explain(self, spectrum, label, "attention", known, door)
+
+    def sensitivity(
+        self,
+        spectrum,
+        label,
+        known=None,
+        medium="vacuum",
+        radial_velocity=None,
+        resolving_power=None,
+        mask_policy=None,
+    ):
+        """Return how a label would change with the flux of each pixel of a spectrum.
+
+        Parameters
+        ----------
+        spectrum, label, known, medium, radial_velocity, resolving_power, mask_policy
+            As for `attention`.
+
+        Returns
+        -------
+        `~astropy.table.QTable`
+            A row for each pixel that the model sees: ``wavelength`` [Angstrom, vacuum, rest
+            frame], ascending; ``flux``, normalised; ``sensitivity``, the derivative of the
+            label with respect to the normalised flux of the pixel, in units of the label.
+            Finer pixels have less each.
+
+        Raises
+        ------
+        InputTypeError, InputValueError
+            As `attention`.
+        """
+        from .explanation import explain
+
+        door = {"medium": medium, "radial_velocity": radial_velocity}
+        door |= {"resolving_power": resolving_power, "mask_policy": mask_policy}
+        return explain(self, spectrum, label, "sensitivity", known, door)
 
     def embed(self, spectra, medium="vacuum", radial_velocity=None, mask_policy=None, batch_size=256):
         """Return the embedding of each star: the mean of the encoder's output.
@@ -607,6 +875,63 @@ class SpectraFM:
             distance = np.sqrt((((theirs[usable] - ours[row]) / scale) ** 2).mean(axis=1))
             rows += [(row, usable[i], distance[i]) for i in np.argsort(distance, kind="stable")[:n]]
         return Table(rows=rows, names=("row", "match", "distance"), dtype=(int, int, float))
+
+    def recalibrate(
+        self,
+        spectra,
+        labels_table,
+        method="temperature",
+        medium="vacuum",
+        radial_velocity=None,
+        resolving_power=None,
+        mask_policy=None,
+    ):
+        """Return the same weights with errors that hold for held-out stars of yours.
+
+        Parameters
+        ----------
+        spectra : `~specutils.Spectrum` or collection
+            ``n_star`` stars with known labels, not among those of the training; as for
+            `infer`.
+        labels_table : `~astropy.table.Table` or dict
+            Their true labels, a row a star: columns ``<label>`` and, where there are
+            any, errors ``e_<label>``, with units or in the usual ones; masked or NaN
+            where not known. Other columns do not matter.
+        method : {"temperature", "conformal"}, optional
+            What sets the factors: `~spectrafm.calibration.temperature` by coverage, or
+            `~spectrafm.calibration.conformal_factor`, which guarantees the coverage of
+            one standard deviation for stars like these.
+        medium, radial_velocity, resolving_power, mask_policy
+            As for `infer`.
+
+        Returns
+        -------
+        SpectraFM
+            With the same model, which is shared. The errors of each label of ``labels_table``
+            are multiplied with a factor for each domain these stars are of, for spectra
+            with flux errors and without: the latter from all stars, whose flux errors are
+            withheld. Labels stay what they are, and so does what is flagged as a large
+            error. Labels that are not in the table keep their factors.
+
+        Raises
+        ------
+        InputTypeError, InputValueError
+            As `infer`; a table that does not fit the stars; or no label of which the
+            truth is known for 20 stars.
+
+        Warns
+        -----
+        SpectraFMWarning
+            Factors that are kept, since fewer than 20 stars have a known truth; stars
+            that cannot be used; factors so far from 1 that something else must be wrong.
+        """
+        from .calibration import recalibrated_info
+
+        given = {"medium": medium, "radial_velocity": radial_velocity, "resolving_power": resolving_power}
+        arrays = to_arrays(spectra, mask_policy=mask_policy, **given)
+        recalibrated = copy.copy(self)
+        recalibrated.info = recalibrated_info(self, arrays, labels_table, method)
+        return recalibrated
 
     def _meta(self, medium):
         from astropy.time import Time

@@ -22,6 +22,11 @@ class Flag(IntFlag):
     LARGE_UNCERTAINTY = 256
     UNUSUAL_SPECTRUM = 512
     SAMPLING_MISMATCH = 1024
+    POOR_RECONSTRUCTION = 2048
+    WRONG_VELOCITY = 4096
+    WRONG_MEDIUM = 8192
+    EMISSION_OR_SPIKES = 16384
+    SATURATED = 32768
 
 
 #: Flags whose rows carry no labels: their values are masked.
@@ -39,6 +44,11 @@ _MEANING = {
     Flag.LARGE_UNCERTAINTY: "a predicted error is more than five times its median over real stars",
     Flag.UNUSUAL_SPECTRUM: "the spectrum is unlike the training spectra",
     Flag.SAMPLING_MISMATCH: "pixel spacing far from that of the training spectra",
+    Flag.POOR_RECONSTRUCTION: "the model's own spectrum does not fit the data",
+    Flag.WRONG_VELOCITY: "the spectrum is not at rest; give its radial velocity",
+    Flag.WRONG_MEDIUM: "its velocity is that of air wavelengths taken for vacuum, or of the reverse",
+    Flag.EMISSION_OR_SPIKES: "many pixels lie far above the continuum: emission, cosmic rays, bad pixels",
+    Flag.SATURATED: "plateaus of pixels at the same largest value",
 }
 
 

@@ -20,7 +20,7 @@ from .training import EmulatorSource, ObservationConfig, ObservedSource, Request
 from .training.recipes import load_recipe, recipe_names
 from .training.train import read_data
 
-__all__ = ["benchmark_foundation", "benchmark_networks"]
+__all__ = ["SameStars", "benchmark_foundation", "benchmark_networks", "observed_spectra"]
 
 _LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
 # no star of a pool of training has this seed
@@ -63,7 +63,7 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
     domains = {domain.name: domain for domain in fm.info.domains}
     for name, power in _NOMINAL.items():
         if name in domains:
-            stars = _SameStars(name, n_star)
+            stars = SameStars(name, n_star)
             views = _views(fm, stars, name)
             yield from _synthetic(fm, stars, views, name, power)
             if rivals and name == "apogee":
@@ -100,7 +100,7 @@ def benchmark_networks(data_folder, model=None, rivals=True, n_star=_N_STAR, ste
         Lines of the report.
     """
     fm = SpectraFM.from_pretrained(model)
-    stars = _SameStars("apogee", n_star)
+    stars = SameStars("apogee", n_star)
     views = {told: view for told, view in _views(fm, stars, "apogee").items() if told in _NETWORK_VIEWS}
     labels = [k for k in _LABELS if k in fm.info.labels]
     yield f"apogee: {len(stars)} synthetic stars; error, share within 1 and 2 predicted sigma"
@@ -147,8 +147,16 @@ def _observed(name, **changes):
     return replace(config, **changes)
 
 
-class _SameStars(EmulatorSource):
-    """Stars that come one after the other, each as often as they are rewound, rotating alike."""
+class SameStars(EmulatorSource):
+    """Stars that come one after the other, each as often as they are rewound, rotating alike.
+
+    Parameters
+    ----------
+    name : str
+        Name of a packaged emulator.
+    n_star : int
+        Number of stars, none of which was in a pool of training.
+    """
 
     def __init__(self, name, n_star):
         super().__init__(name, 4 * n_star, _SEED)
@@ -165,8 +173,25 @@ class _SameStars(EmulatorSource):
         return self.labels[self.first - n_star : self.first]
 
 
-def _spectra(fm, stars, config, damage=None):
-    """Return the spectra of all stars, after a function of their own has been at them."""
+def observed_spectra(fm, stars, damage=None, **changes):
+    """Return the spectra of all stars, seen by one instrument.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights whose normaliser and vocabulary are taken.
+    stars : SameStars
+        The stars.
+    damage : callable, optional
+        What is done to each spectrum after that.
+    **changes
+        Settings of the observation that differ from those of a bright star and all of the range.
+
+    Returns
+    -------
+    list of SpectrumArrays
+    """
+    config = _observed(stars.emulator.info.name, **changes)
     stars.first = 0
     name = stars.emulator.info.name
     request = RequestConfig(flux_requests=0)
@@ -187,13 +212,13 @@ def _views(fm, stars, name):
     def sparse(star):
         return replace(star, good=star.good & (rng.random(len(star.good)) < 0.1))
 
-    views = {f"S/N {snr}": (_observed(name, snr=(snr, snr)), None) for snr in (10, 20, 50, 100, 200, 500)}
-    hundred = _observed(name, snr=(100, 100))
-    views["S/N 100, no errors given"] = (replace(hundred, withhold_sigma=1.0), None)
-    views["S/N 100, half the range"] = (hundred, narrow(width / 2))
-    views["S/N 100, 100 Angstrom"] = (hundred, narrow(100.0))
-    views["S/N 100, 10 % of pixels"] = (hundred, sparse)
-    return {told: _spectra(fm, stars, *view) for told, view in views.items()}
+    views = {f"S/N {snr}": {"snr": (snr, snr)} for snr in (10, 20, 50, 100, 200, 500)}
+    hundred = {"snr": (100, 100)}
+    views["S/N 100, no errors given"] = hundred | {"withhold_sigma": 1.0}
+    views["S/N 100, half the range"] = hundred | {"damage": narrow(width / 2)}
+    views["S/N 100, 100 Angstrom"] = hundred | {"damage": narrow(100.0)}
+    views["S/N 100, 10 % of pixels"] = hundred | {"damage": sparse}
+    return {told: observed_spectra(fm, stars, **view) for told, view in views.items()}
 
 
 def _robust(residual):

@@ -9,7 +9,7 @@ from .quantities import get_quantity
 __all__ = ["known_quantities"]
 
 
-def known_quantities(known, n_star, allowed):
+def known_quantities(known, n_star, allowed, argument="known"):
     """Check what the user gives as known.
 
     Parameters
@@ -21,6 +21,8 @@ def known_quantities(known, n_star, allowed):
         Number of stars.
     allowed : sequence of str
         Names that the weights accept.
+    argument : str, optional
+        Name of the user's argument, for the error messages.
 
     Returns
     -------
@@ -41,36 +43,49 @@ def known_quantities(known, n_star, allowed):
         known = {name: known[name] for name in known.colnames}
     if not isinstance(known, dict):
         raise InputTypeError(
-            f"known: {type(known).__name__}, expected a dictionary or a Table, for example known={{'logg': 4.4}}"
+            f"{argument}: {type(known).__name__}, expected a dictionary or a Table, "
+            f"for example {argument}={{'logg': 4.4}}"
         )
     names = [name for name in known if name in allowed]
     strange = [name for name in known if name not in names and name.removeprefix("e_") not in names]
     if strange:
-        raise InputValueError(f"known: {strange} cannot be given to these weights; they accept {', '.join(allowed)}")
+        raise InputValueError(
+            f"{argument}: {strange} cannot be given to these weights; they accept {', '.join(allowed)}"
+        )
     checked = {}
     for name in names:
-        quantity = get_quantity(name, "known")
-        values = _column(name, known[name], quantity.unit, n_star)
-        error = f"e_{name}"
-        errors = (
-            _column(error, known[error], quantity.error_unit, n_star) if error in known else np.full(n_star, np.nan)
+        quantity = get_quantity(name, argument)
+        values, errors = (
+            _column(f"{argument}[{column!r}]", known[column], unit, n_star)
+            if column in known
+            else np.full(n_star, np.nan)
+            for column, unit in ((name, quantity.unit), (f"e_{name}", quantity.error_unit))
         )
         checked[name] = (values, errors)
     return checked
 
 
+def split_mask(given):
+    """Return what is under the mask, with its unit, and the mask."""
+    mask = getattr(given, "mask", False)
+    # that of pandas is a method
+    mask = False if callable(mask) else np.asarray(mask)
+    given = getattr(given, "unmasked", given)
+    unit = getattr(given, "unit", None)
+    return (np.ma.getdata(given) if isinstance(given, np.ma.MaskedArray) and unit is None else given), mask
+
+
 def _column(name, given, unit, n_star):
     """Return one column as plain float64 in our unit, NaN where masked."""
-    mask = np.asarray(getattr(given, "mask", False))
-    given = getattr(given, "unmasked", given)
+    given, mask = split_mask(given)
     if (own := getattr(given, "unit", None)) is not None:
         given = _in_unit(name, getattr(given, "value", given), own, unit)
     try:
-        values = np.where(mask, np.nan, np.asarray(np.ma.getdata(given), dtype=np.float64))
+        values = np.where(mask, np.nan, np.asarray(given, dtype=np.float64))
     except (TypeError, ValueError):
-        raise InputTypeError(f"known[{name!r}]: {given!r}, expected a number or an array of numbers") from None
+        raise InputTypeError(f"{name}: {given!r}, expected a number or an array of numbers") from None
     if values.shape not in ((), (n_star,), (1,)):
-        raise InputValueError(f"known[{name!r}]: shape {values.shape}, expected one number or one a star ({n_star},)")
+        raise InputValueError(f"{name}: shape {values.shape}, expected one number or one a star ({n_star},)")
     return np.broadcast_to(values, (n_star,)).copy()
 
 
@@ -82,4 +97,4 @@ def _in_unit(name, value, own, unit):
     try:
         return u.Quantity(np.ma.getdata(value), own, subok=True).to_value(wanted)
     except (u.UnitConversionError, u.UnitTypeError, TypeError):
-        raise InputValueError(f"known[{name!r}]: unit {own}, expected {unit or 'none'}") from None
+        raise InputValueError(f"{name}: unit {own}, expected {unit or 'none'}") from None

@@ -1,4 +1,4 @@
-"""Figures: a Kiel diagram of many stars, and a spectrum with its labels."""
+"""Figures: a Kiel diagram of many stars, a spectrum with its labels, and whether errors can be trusted."""
 
 import textwrap
 
@@ -9,13 +9,14 @@ from .flags import describe_flags
 from .quantities import QUANTITIES
 from .results import column_values, label_names, round_to_error
 
-__all__ = ["plot_labels", "plot_spectrum"]
+__all__ = ["plot_coverage", "plot_labels", "plot_pit", "plot_spectrum", "plot_z_scores"]
 
 # blue, vermilion and grey of Okabe & Ito, told apart by everyone
 _BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#707070"
 # above this, error bars would hide the points: one typical cross instead
 _MOST_ERROR_BARS = 200
 _FLAG_WIDTH = 34
+_BAND = "95 % where errors are right"
 
 _SYMBOLS = {
     "teff": r"$T_\mathrm{eff}$",
@@ -310,3 +311,197 @@ def _in_words(table, row):
     words = [text.partition(": ")[2] for text in describe_flags(flag)]
     words = [textwrap.fill(text, _FLAG_WIDTH, initial_indent="• ", subsequent_indent="   ") for text in words]
     return labels, "\n".join([f"flag {flag}", *words]), _VERMILION
+
+
+def plot_coverage(values, errors, truth, truth_errors=None, levels=None, ax=None):
+    """Plot the observed coverage of central intervals against the nominal one.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        ``(n_star,)`` as for `spectrafm.calibration.coverage`.
+    levels : sequence of float, optional
+        Nominal coverages, by default 0.01 to 0.99 in steps of 0.01.
+    ax : `~matplotlib.axes.Axes`, optional
+        Where to draw; a new figure when left out.
+
+    Returns
+    -------
+    `~matplotlib.axes.Axes`
+        Below the diagonal errors are too small, above it too large. The grey band holds
+        95 % of samples of as many stars whose errors are right, level by level.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `spectrafm.calibration.coverage`.
+    """
+    from .calibration import coverage, z_scores
+
+    levels = np.linspace(0.01, 0.99, 99) if levels is None else np.asarray(levels, dtype=np.float64)
+    observed = coverage(values, errors, truth, truth_errors, levels)
+    n_star = int(np.isfinite(z_scores(values, errors, truth, truth_errors)).sum())
+    ax = _new_axes((4.8, 4.8)) if ax is None else ax
+    low, high = _binomial_band(n_star, levels)
+    ax.fill_between(levels, low / n_star, high / n_star, color=_GREY, alpha=0.25, linewidth=0, label=_BAND)
+    ax.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle="--")
+    ax.plot(levels, observed, color=_BLUE, linewidth=1.4, label=_n_stars(n_star))
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="Nominal coverage", ylabel="Observed coverage")
+    ax.legend(frameon=False, loc="upper left", fontsize="small")
+    return ax
+
+
+def plot_pit(values, errors, truth, truth_errors=None, n_bin=10, ax=None):
+    """Plot a histogram of the probability integral transform.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        ``(n_star,)`` as for `spectrafm.calibration.pit`.
+    n_bin : int, optional
+        Number of bins.
+    ax : `~matplotlib.axes.Axes`, optional
+        Where to draw; a new figure when left out.
+
+    Returns
+    -------
+    `~matplotlib.axes.Axes`
+        Flat where errors are right, U-shaped where they are too small, a hill where they
+        are too large, a slope where labels are biased. The grey band holds 95 % of the
+        bins of samples whose errors are right.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `spectrafm.calibration.pit`; or no bins.
+    """
+    from .calibration import pit
+
+    if not isinstance(n_bin, (int, np.integer)) or n_bin < 1:
+        raise InputValueError(f"n_bin: {n_bin!r}, expected a positive integer")
+    transform = pit(values, errors, truth, truth_errors)
+    transform = transform[np.isfinite(transform)]
+    ax = _new_axes((5.4, 3.8)) if ax is None else ax
+    low, high = _binomial_band(len(transform), np.array([1 / n_bin]))
+    ax.axhspan(low[0], high[0], color=_GREY, alpha=0.25, linewidth=0, label=_BAND)
+    ax.axhline(len(transform) / n_bin, color=_GREY, linewidth=0.8, linestyle="--")
+    edges = np.linspace(0, 1, n_bin + 1)
+    ax.hist(transform, edges, histtype="step", color=_BLUE, linewidth=1.4, label=_n_stars(len(transform)))
+    ax.set(xlim=(0, 1), xlabel="Probability below the truth", ylabel="Stars")
+    ax.legend(frameon=False, loc="lower center", fontsize="small")
+    return ax
+
+
+def plot_z_scores(values, errors, truth, truth_errors=None, ax=None):
+    """Plot a histogram of residuals in units of their errors, with the unit Gaussian.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        ``(n_star,)`` as for `spectrafm.calibration.z_scores`.
+    ax : `~matplotlib.axes.Axes`, optional
+        Where to draw; a new figure when left out.
+
+    Returns
+    -------
+    `~matplotlib.axes.Axes`
+        From -5 to 5; the legend counts the stars beyond, which belong to the histogram's
+        norm.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `spectrafm.calibration.z_scores`.
+    """
+    from scipy.stats import norm
+
+    from .calibration import z_scores
+
+    z = z_scores(values, errors, truth, truth_errors)
+    z = z[np.isfinite(z)]
+    ax = _new_axes((5.4, 3.8)) if ax is None else ax
+    edges = np.linspace(-5, 5, 41)
+    n_beyond = int((np.abs(z) > 5).sum())
+    label = _n_stars(len(z)) + f", {n_beyond} beyond" * bool(n_beyond)
+    weights = np.full(len(z), 1 / (len(z) * (edges[1] - edges[0])))
+    ax.hist(z, edges, weights=weights, histtype="step", color=_BLUE, linewidth=1.4, label=label)
+    x = np.linspace(-5, 5, 201)
+    ax.plot(x, norm.pdf(x), color=_GREY, linewidth=1.0, linestyle="--", label="unit Gaussian")
+    ax.set(xlim=(-5, 5), xlabel="(predicted \N{MINUS SIGN} true) / error", ylabel="Density")
+    ax.legend(frameon=False, loc="upper left", fontsize="small")
+    return ax
+
+
+def _binomial_band(n_star, probability):
+    """Return the numbers of stars between which 95 % of right samples are."""
+    from scipy.stats import binom
+
+    return binom.interval(0.95, n_star, probability)
+
+
+def _n_stars(n_star):
+    return f"{n_star} star" + "s" * (n_star != 1)
+
+
+def plot_sensitivity(table, lines=(), ax=None):
+    """Plot where the model looks in a spectrum: sensitivity, or attention.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        As `~spectrafm.SpectraFM.sensitivity` or `~spectrafm.SpectraFM.attention` returns it.
+    lines : array_like or `~astropy.units.Quantity` ['length'], optional
+        ``(n_line,)`` wavelengths to mark, such as `~spectrafm.lines.element_lines` returns;
+        plain numbers are Angstrom.
+    ax : `~matplotlib.axes.Axes`, optional
+        Where to draw; a new figure when left out.
+
+    Returns
+    -------
+    `~matplotlib.axes.Axes`
+        The values of the pixels as a line, with gaps where pixels are missing, and a grey
+        line across at the wavelength of each line within them.
+
+    Raises
+    ------
+    InputValueError
+        The table has no such column, or ``lines`` are no lengths.
+    InputTypeError
+        This is not a table.
+    """
+    from astropy import units as u
+
+    wavelength = _column(table, "wavelength", "table")
+    name = "attention" if "attention" in table.colnames else "sensitivity"
+    values = _column(table, name, "table")
+    try:
+        lines = u.Quantity(lines, u.AA, dtype=float).value
+    except (TypeError, u.UnitConversionError) as error:
+        raise InputValueError(f"lines: {error}; expected lengths, or plain numbers in Angstrom") from error
+    ax = _new_axes((9.0, 3.0)) if ax is None else ax
+    low, high = wavelength[0], wavelength[-1]
+    for line in lines[(lines >= low) & (lines <= high)]:
+        ax.axvline(line, color=_GREY, linewidth=0.8, alpha=0.5, zorder=1)
+    step = np.diff(np.log(wavelength))
+    # a line across a gap would show what was never there
+    gap = np.flatnonzero(step > 4 * np.median(step)) + 1 if len(step) else []
+    ax.plot(
+        np.insert(wavelength, gap, np.nan),
+        np.insert(values, gap, np.nan),
+        color=_BLUE,
+        linewidth=1.2 if len(wavelength) < 2000 else 0.6,
+        zorder=2,
+    )
+    if len(wavelength) > 1:
+        ax.set_xlim(low, high)
+    label = table.meta.get("label", "")
+    if name == "attention":
+        ax.set_ylim(bottom=0)
+        ax.set_ylabel("Attention")
+    else:
+        ax.axhline(0, color=_GREY, linewidth=0.6, zorder=1)
+        unit = getattr(table[name], "unit", None)
+        ax.set_ylabel(f"Sensitivity  [{unit}]" if unit and unit != u.one else "Sensitivity")
+    ax.set_xlabel("Wavelength  [Å]")
+    ax.set_title(_symbol(label), loc="left", fontsize="medium")
+    return ax

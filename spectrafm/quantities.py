@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .exceptions import InputValueError
 
-__all__ = ["QUANTITIES", "Quantity", "get_quantity"]
+__all__ = ["QUANTITIES", "Quantity", "get_quantity", "register_quantity"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ def _magnitude(name, ucd, description):
     return Quantity(name, "mag", "mag", ucd, description, "photometry")
 
 
-_ELEMENTS = ("C", "N", "O", "Na", "Mg", "Al", "Si", "S", "K", "Ca", "Ti", "V", "Cr", "Mn", "Co", "Ni")
+_ELEMENTS = (
+    *("C", "N", "O", "Na", "Mg", "Al", "Si", "S", "K", "Ca", "Ti", "V", "Cr", "Mn", "Co", "Ni"),
+    *("Li", "P", "Sc", "Cu", "Zn", "Rb", "Sr", "Y", "Zr", "Mo", "Ru", "Ba", "La", "Ce", "Nd", "Sm", "Eu", "Dy"),
+)
 
 #: All known quantities by name.
 QUANTITIES = {
@@ -66,6 +69,8 @@ QUANTITIES = {
         Quantity("m_h", "dex", "dex", "phys.abund.Z", "Overall metallicity [M/H]"),
         Quantity("alpha_m", "dex", "dex", "phys.abund", "Alpha-element abundance [alpha/M]"),
         *(_abundance(element) for element in _ELEMENTS),
+        Quantity("mass", "Msun", "Msun", "phys.mass", "Mass of the star"),
+        Quantity("age", "Gyr", "Gyr", "time.age", "Age of the star"),
         Quantity("c12_c13", "", "", "phys.abund", "Ratio of the isotopes 12C and 13C, by number"),
         Quantity("vmicro", "km / s", "km / s", "phys.veloc.microTurb", "Microturbulent velocity"),
         Quantity("vsini", "km / s", "km / s", "phys.veloc.rotat", "Projected rotational velocity"),
@@ -114,3 +119,29 @@ def get_quantity(name, argument="labels"):
     except (KeyError, TypeError):
         known = ", ".join(QUANTITIES)
         raise InputValueError(f"{argument}: unknown quantity {name!r}; known are: {known}") from None
+
+
+def register_quantity(quantity):
+    """Make a quantity known that is not in the registry.
+
+    Weights fine-tuned on it carry it with them, and register it where they are loaded.
+
+    Parameters
+    ----------
+    quantity : Quantity
+        Its name must be a word of letters, digits and underscores that does not begin
+        with ``e_``, which is how errors are named.
+
+    Raises
+    ------
+    InputValueError
+        A name that cannot be used, or that means something else already.
+    """
+    name = quantity.name
+    if not name.isidentifier() or name.startswith("e_"):
+        raise InputValueError(
+            f"quantity: name {name!r}; expected letters, digits and underscores, and not e_ at the beginning"
+        )
+    known = QUANTITIES.setdefault(name, quantity)
+    if known != quantity:
+        raise InputValueError(f"quantity: {name!r} is registered as {known}; give {quantity} another name")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .exceptions import CheckpointError
-from .quantities import get_quantity
+from .quantities import Quantity, get_quantity, register_quantity
 
 __all__ = ["Domain", "WeightsInfo"]
 
@@ -46,6 +46,12 @@ class Domain:
         Per label, factors on the predicted error: ``{"with_sigma": f, "without_sigma": g}``.
     density_threshold : float
         Distance of the embedding above which a spectrum is flagged.
+    thresholds : dict
+        Per statistic of `spectrafm.diagnostics`, the value above which a spectrum is
+        flagged; a statistic that is not there flags nothing.
+    expected : dict
+        Per statistic that is judged against stars alike, coefficients by feature of the
+        logarithm of its usual value; its threshold is on the value over that.
     predicts_flux : bool
         Whether flux can be asked for.
     """
@@ -63,6 +69,8 @@ class Domain:
     usual_errors: dict = field(default_factory=dict)
     calibration: dict = field(default_factory=dict)
     density_threshold: float = float("inf")
+    thresholds: dict = field(default_factory=dict)
+    expected: dict = field(default_factory=dict)
     predicts_flux: bool = False
 
     def __post_init__(self):
@@ -121,6 +129,10 @@ class WeightsInfo:
         Quantities that may be given.
     training_data, license, citation, package_version : str
         Provenance.
+    fine_tuning : dict
+        Of fine-tuned weights: their base, method, settings, scores and history.
+    quantities : tuple of Quantity
+        Quantities to register, as the registry may not know them.
     """
 
     name: str
@@ -130,10 +142,15 @@ class WeightsInfo:
     license: str = ""
     citation: str = ""
     package_version: str = ""
+    fine_tuning: dict = field(default_factory=dict)
+    quantities: tuple = ()
 
     def __post_init__(self):
         """Check the names."""
         self.known = tuple(self.known)
+        self.quantities = tuple(Quantity(**q) if isinstance(q, dict) else q for q in self.quantities)
+        for quantity in self.quantities:
+            register_quantity(quantity)
         self.domains = tuple(Domain(**d) if isinstance(d, dict) else d for d in self.domains)
         for name in self.known:
             get_quantity(name, "known")

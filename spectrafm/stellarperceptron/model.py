@@ -145,8 +145,8 @@ class StellarPerceptron(StellarPerceptronCore):
         names : sequence of str
             ``(n_request,)`` names of what is wanted.
         wavelengths : array_like, optional
-            ``(n_request,)`` [Angstrom, vacuum, rest frame] where flux is
-            wanted; 0 or NaN for quantities.
+            ``(n_request,)`` or ``(n_star, n_request)`` [Angstrom, vacuum, rest
+            frame] where flux is wanted; 0 or NaN for quantities.
 
         Returns
         -------
@@ -177,7 +177,7 @@ class StellarPerceptron(StellarPerceptronCore):
         prediction, sigma : numpy.ndarray
             ``(n_star, n_request)`` float64, standardised.
         """
-        token, wavelength = self._check_request(names, wavelengths)
+        token, wavelength = self._check_request(names, wavelengths, len(perception))
         prediction, log_variance, _ = self._decode(perception, token, wavelength, False)
         sigma = np.exp(0.5 * log_variance)
         prediction[perception.empty], sigma[perception.empty] = np.nan, np.nan
@@ -196,18 +196,19 @@ class StellarPerceptron(StellarPerceptronCore):
         numpy.ndarray
             ``(n_block, n_star, n_request, n_token)`` float64, mean over heads.
         """
-        token, wavelength = self._check_request(names, wavelengths)
+        token, wavelength = self._check_request(names, wavelengths, len(perception))
         _, _, weights = self._decode(perception, token, wavelength, True)
         return np.stack([w.double().cpu().numpy() for w in weights])
 
-    def _check_request(self, names, wavelengths):
+    def _check_request(self, names, wavelengths, n_star):
         names = np.atleast_1d(np.asarray(names, dtype=str))
         token = self.vocabulary.tokens(names, "names")
         wavelength = np.zeros(len(names)) if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
-        if wavelength.shape != names.shape:
+        if wavelength.shape not in (names.shape, (n_star, *names.shape)):
             raise InputValueError(f"wavelengths: shape {wavelength.shape}, expected one a name, {names.shape}")
         wavelength = np.nan_to_num(wavelength, nan=0.0)
-        nowhere = [str(n) for n, w in zip(names, wavelength, strict=True) if n in self.vocabulary.flux and not w > 0]
+        there = (wavelength > 0).reshape(-1, len(names)).all(axis=0)
+        nowhere = [str(n) for n, ok in zip(names, there, strict=True) if n in self.vocabulary.flux and not ok]
         if nowhere and self.config.patch_size > 1:
             raise InputValueError(f"wavelengths: {nowhere[0]!r} is asked for without a wavelength; give one [Angstrom]")
         return token, wavelength

@@ -168,10 +168,13 @@ class Trainer:
         Go on from the checkpoint in ``folder``, if there is one.
     progress : bool, optional
         Show a progress bar, where tqdm is installed.
+    watch : callable, optional
+        Called with the number of the step at each validation, when the model is as it
+        would be kept; training ends where it returns True.
     """
 
-    def __init__(self, model, stream, config=None, *, folder=None, resume=False, progress=False):
-        self.model, self.stream, self.config = model, stream, config or FitConfig()
+    def __init__(self, model, stream, config=None, *, folder=None, resume=False, progress=False, watch=None):
+        self.model, self.stream, self.config, self.watch = model, stream, config or FitConfig(), watch
         self.folder = None if folder is None else Path(folder)
         self.resume, self.progress = resume, progress
         self.rank, self.world_size = processes()
@@ -203,6 +206,7 @@ class Trainer:
         for step in steps:
             # a step that is logged is timed in parts, which makes the device wait
             logged = (step + 1) % config.log_every == 0 or step + 1 == config.steps
+            ended = False
             loss, norm, waited = self._step(trained, step, timed=logged)
             self.step = step + 1
             if logged:
@@ -212,10 +216,13 @@ class Trainer:
                 entry |= {"data_share": waited}
                 if self.step % config.validation_every < config.log_every or self.step == config.steps:
                     entry |= self.validate()
+                    ended = self._watched()
                 self._write_log(entry)
                 clock, done = time.perf_counter(), self.step
             if self.folder is not None and (self.step % config.checkpoint_every == 0 or self.step == config.steps):
                 self._save_checkpoint()
+            if ended:
+                break
         if self.average is not None:
             network.load_state_dict(self.average, strict=False)
         network.eval()
@@ -330,6 +337,28 @@ class Trainer:
         for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = gradient.view_as(parameter)
 
+    @contextmanager
+    def _kept(self):
+        """Put the model into the state in which it would be kept, for a while."""
+        network, now = self.model.torch_model, None
+        if self.average is not None:
+            now = {k: p.detach().clone() for k, p in network.named_parameters()}
+            network.load_state_dict(self.average, strict=False)
+        network.eval()
+        try:
+            yield network
+        finally:
+            network.train()
+            if now is not None:
+                network.load_state_dict(now, strict=False)
+
+    def _watched(self):
+        """Show the model to who watches; return whether to end."""
+        if self.watch is None:
+            return False
+        with self._kept():
+            return bool(self.watch(self.step))
+
     @torch.inference_mode()
     def validate(self):
         """Measure the loss and the residuals of the stars to validate on.
@@ -340,25 +369,18 @@ class Trainer:
             ``validation_loss`` and, for each target, ``mad_std_<name>`` in standardised
             units; of several sources, for each with its name and a colon before.
         """
-        network, kept = self.model.torch_model, None
-        if self.average is not None:
-            kept = {k: p.detach().clone() for k, p in network.named_parameters()}
-            network.load_state_dict(self.average, strict=False)
-        network.eval()
         found = {}
-        for name, batch in self.stream.validation():
-            batch = batch.to(self.model.device)
-            with self._autocast():
-                answer = network(batch.tokens, batch.request_token, batch.request_wavelength)
-            prediction, log_variance = (a.float() for a in answer)
-            loss = robust_mean_squared_error(
-                batch.target, prediction, log_variance, batch.target_sigma, batch.weight
-            ).item()
-            weight = (torch.isfinite(batch.target) * batch.weight).sum().item()
-            found.setdefault(name, []).append((loss, weight, (prediction - batch.target).cpu().numpy()))
-        network.train()
-        if kept is not None:
-            network.load_state_dict(kept, strict=False)
+        with self._kept() as network:
+            for name, batch in self.stream.validation():
+                batch = batch.to(self.model.device)
+                with self._autocast():
+                    answer = network(batch.tokens, batch.request_token, batch.request_wavelength)
+                prediction, log_variance = (a.float() for a in answer)
+                loss = robust_mean_squared_error(
+                    batch.target, prediction, log_variance, batch.target_sigma, batch.weight
+                ).item()
+                weight = (torch.isfinite(batch.target) * batch.weight).sum().item()
+                found.setdefault(name, []).append((loss, weight, (prediction - batch.target).cpu().numpy()))
         entry = {}
         for name, parts in found.items():
             before, targets = (f"{name}:", self.stream.targets_of(name)) if name else ("", self.stream.targets)

@@ -12,7 +12,7 @@ from spectrafm.stellarperceptron import AugmentationConfig, FitConfig
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_table
 from spectrafm.training import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names, train_recipe
 from spectrafm.training import train as train_module
-from spectrafm.training.train import error_factor, split_stars, token_table
+from spectrafm.training.train import split_stars, token_table
 
 
 def tiny_data(n_star=300, seed=0):
@@ -119,18 +119,6 @@ def test_token_table():
     assert table.names == ("logg", "k_mag")
     assert np.isnan(table.errors[:, 1]).all()
     assert table.flux.shape == (300, 60)
-
-
-def test_error_factor():
-    """The factor finds the scale of the residuals, label errors taken off, outliers bounded."""
-    rng = np.random.default_rng(0)
-    error = rng.uniform(0.5, 2, 20000)
-    residual = np.hypot(1.7 * error, 0.4) * rng.normal(size=20000)
-    np.testing.assert_allclose(error_factor(residual, error, np.full(20000, 0.4)), 1.7, rtol=0.03)
-    residual[:100] = 1e6
-    np.testing.assert_allclose(error_factor(residual, error, np.full(20000, 0.4)), 1.7, rtol=0.05)
-    residual[::2] = np.nan
-    assert np.isfinite(error_factor(residual, error, np.full(20000, np.nan)))
 
 
 def test_train_recipe(recipe, tmp_path, monkeypatch):

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from .. import datasets
+from ..calibration import temperature
 from ..continuum import normalizer_from_dict
 from ..core import SpectraFM
+from ..diagnostics import set_thresholds
 from ..exceptions import ConfigError, InputValueError
 from ..stellarperceptron import StellarPerceptron, TokenTable, TrainingGenerator, Vocabulary
 from ..stellarperceptron.nn_utils import split_by_star
@@ -20,7 +22,7 @@ from .recipes import load_recipe
 from .sources import EmulatorSource, LibrarySource
 from .stream import ObservedSource, StarStream, StreamPart, TableSource
 
-__all__ = ["build_stream", "calibrate", "error_factor", "read_data", "split_stars", "token_table", "train_recipe"]
+__all__ = ["build_stream", "calibrate", "read_data", "split_stars", "token_table", "train_recipe"]
 
 logger = logging.getLogger("spectrafm")
 
@@ -345,7 +347,9 @@ def calibrate(model, recipe, calibration):
                         piece[:] = example[which].get(k, np.nan)
             truth = {k: v for k, v in truth.items() if np.isfinite(v[0]).any()}
             _calibrate_errors(fm, domain, spectra, truth, recipe.log)
-    return SpectraFM(model, info, density)
+    calibrated = SpectraFM(model, info, density)
+    set_thresholds(calibrated, calibration)
+    return calibrated
 
 
 def _calibrate_errors(fm, domain, spectra, truth, log):
@@ -360,7 +364,10 @@ def _calibrate_errors(fm, domain, spectra, truth, log):
         table = fm.infer(stars, labels=tuple(truth))
         for name, (values, errors) in truth.items():
             predicted, error = (np.asarray(table[c].filled(np.nan).value) for c in (name, f"e_{name}"))
-            factors[name][kind] = error_factor(predicted - values[rows], error, errors[rows])
+            if not (np.isfinite(predicted - values[rows]) & np.isfinite(error)).any():
+                # of spectra of this kind, none has a label that is known
+                continue
+            factors[name][kind] = temperature(predicted, error, values[rows], errors[rows])
             if name not in domain.usual_errors:
                 scale = predicted if name in log else 1.0
                 domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(error / scale) * factors[name][kind])
@@ -368,6 +375,7 @@ def _calibrate_errors(fm, domain, spectra, truth, log):
     domain.calibration |= {
         name: {kind: found.get(kind, found["without_sigma"]) for kind in ("with_sigma", "without_sigma")}
         for name, found in factors.items()
+        if found
     }
 
 
@@ -395,30 +403,3 @@ def _describe_domain(name, recipe, calibration):
 def _generator(recipe, *key):
     seed = np.random.SeedSequence((_EXAMPLES, recipe.fit.seed, *key)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
-
-
-def error_factor(residual, error, truth_error, level=0.6827):
-    """Return the factor on the errors that makes one sigma hold what it should.
-
-    Parameters
-    ----------
-    residual, error, truth_error : numpy.ndarray
-        ``(n_star,)`` predicted minus true, predicted error, error of the truth
-        (NaN counts as 0); stars with NaN are left out.
-    level : float, optional
-        Fraction of residuals that must lie within one sigma.
-
-    Returns
-    -------
-    float
-        Between 0.1 and 10.
-    """
-    known = np.isfinite(residual) & np.isfinite(error)
-    residual, error = np.abs(residual[known]), error[known]
-    truth_error = np.nan_to_num(truth_error[known], nan=0.0)
-    low, high = 0.1, 10.0
-    for _ in range(60):
-        factor = np.sqrt(low * high)
-        inside = np.mean(residual <= np.hypot(factor * error, truth_error))
-        low, high = (factor, high) if inside < level else (low, factor)
-    return float(np.sqrt(low * high))

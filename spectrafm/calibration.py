@@ -1,0 +1,519 @@
+"""Can the errors be trusted? Measures on stars whose labels are known, and factors that mend the errors."""
+
+import copy
+import warnings
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.stats import norm
+
+from .exceptions import InputTypeError, InputValueError, SpectraFMWarning
+from .flags import MASKING_FLAGS
+from .known import known_quantities, split_mask
+from .quantities import get_quantity
+
+__all__ = [
+    "calibration_error",
+    "calibration_table",
+    "conformal_factor",
+    "coverage",
+    "crps",
+    "negative_log_likelihood",
+    "pit",
+    "temperature",
+    "z_scores",
+]
+
+# one and two standard deviations of a Gaussian
+_ONE_SIGMA, _TWO_SIGMA = 0.6827, 0.9545
+# factors beyond say that something else is wrong than the size of the errors
+_LOWEST_FACTOR, _HIGHEST_FACTOR = 0.1, 10.0
+# fewer stars say too little about the errors of a label
+_MIN_STARS = 20
+
+_LEVELS = tuple(np.linspace(0.05, 0.95, 19))
+
+
+def z_scores(values, errors, truth, truth_errors=None):
+    """Return residuals in units of their errors.
+
+    Parameters
+    ----------
+    values, errors : array_like
+        ``(n_star,)`` predicted label and its error, one standard deviation, plain numbers.
+    truth : array_like
+        ``(n_star,)`` true label, in the unit of ``values``.
+    truth_errors : array_like, optional
+        ``(n_star,)`` error of the truth, added in quadrature; NaN counts as 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n_star,)`` predicted minus true, divided by the error of both; NaN where one
+        of them is not known. Standard normal where the errors are right.
+
+    Raises
+    ------
+    InputTypeError
+        Something with a unit, or that holds no numbers.
+    InputValueError
+        Shapes that differ, negative errors, errors of 0 on both sides, or no star of
+        which all is known.
+    """
+    residual, error, truth_error, known = _known_stars(values, errors, truth, truth_errors)
+    z = np.full(known.shape, np.nan)
+    z[known] = residual / np.hypot(error, truth_error)
+    return z
+
+
+def pit(values, errors, truth, truth_errors=None):
+    """Return the probability integral transform: where the truth lies in the predicted distribution.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        As for `z_scores`.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n_star,)`` probability that the Gaussian gives to values below the truth; NaN
+        where something is not known. Uniform between 0 and 1 where the errors are right.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `z_scores`.
+    """
+    return norm.cdf(-z_scores(values, errors, truth, truth_errors))
+
+
+def coverage(values, errors, truth, truth_errors=None, levels=(_ONE_SIGMA, _TWO_SIGMA)):
+    """Return the fraction of the stars whose truth lies in the central interval of each level.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        As for `z_scores`.
+    levels : float or sequence of float, optional
+        Nominal coverage of the intervals, between 0 and 1; one and two standard
+        deviations by default, many for the curve of expected coverage.
+
+    Returns
+    -------
+    numpy.ndarray
+        One fraction a level, of the shape of ``levels``.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `z_scores`; and levels that are not between 0 and 1.
+    """
+    size = np.abs(_known_z(values, errors, truth, truth_errors))
+    return np.mean(size <= norm.ppf(0.5 + _checked_levels(levels)[..., None] / 2), axis=-1)
+
+
+def calibration_error(values, errors, truth, truth_errors=None, levels=_LEVELS):
+    """Return how far observed and nominal coverage are apart.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        As for `z_scores`.
+    levels : sequence of float, optional
+        Levels to average over, by default 0.05 to 0.95 in steps of 0.05.
+
+    Returns
+    -------
+    float
+        Mean of the absolute difference: 0 where the errors are right, up to the noise of
+        a finite number of stars; 0.5 where they are far too small or large.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `coverage`.
+    """
+    observed = coverage(values, errors, truth, truth_errors, levels)
+    return float(np.mean(np.abs(observed - np.asarray(levels, dtype=np.float64))))
+
+
+def negative_log_likelihood(values, errors, truth, truth_errors=None):
+    """Return the mean of minus the logarithm of the Gaussian density at the truth.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        As for `z_scores`.
+
+    Returns
+    -------
+    float
+        Smaller is better; it has no zero point and depends on the unit.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `z_scores`.
+    """
+    residual, error, truth_error, _ = _known_stars(values, errors, truth, truth_errors)
+    return float(-norm.logpdf(residual, scale=np.hypot(error, truth_error)).mean())
+
+
+def crps(values, errors, truth, truth_errors=None):
+    """Return the mean continuous ranked probability score of Gaussians.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        As for `z_scores`.
+
+    Returns
+    -------
+    float
+        Smaller is better, in the unit of ``values``: for errors of 0, the mean absolute
+        residual.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `z_scores`.
+
+    Notes
+    -----
+    The closed form of Gneiting et al. (2005), Monthly Weather Review 133, 1098, equation 5.
+    """
+    residual, error, truth_error, _ = _known_stars(values, errors, truth, truth_errors)
+    total = np.hypot(error, truth_error)
+    z = residual / total
+    return float(np.mean(total * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - 1 / np.sqrt(np.pi))))
+
+
+def temperature(values, errors, truth, truth_errors=None, method="coverage"):
+    """Return the one factor on the predicted errors that makes them fit the residuals.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        As for `z_scores`. The factor is on ``errors`` alone, not on ``truth_errors``.
+    method : {"coverage", "likelihood"}, optional
+        Make one standard deviation hold 68.27 % of the stars, which outliers do not
+        disturb, or make the truth as likely as possible, which uses all residuals.
+
+    Returns
+    -------
+    float
+        Between 0.1 and 10, where the search ends.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `z_scores`; and a method of another name.
+    """
+    searches = {"coverage": _factor_by_coverage, "likelihood": _factor_by_likelihood}
+    if method not in searches:
+        raise InputValueError(f"method: unknown {method!r}; known are {', '.join(searches)}")
+    residual, error, truth_error, _ = _known_stars(values, errors, truth, truth_errors)
+    return float(searches[method](np.abs(residual), error, truth_error))
+
+
+def _factor_by_coverage(residual, error, truth_error):
+    low, high = _LOWEST_FACTOR, _HIGHEST_FACTOR
+    residual = residual / norm.ppf(0.5 + _ONE_SIGMA / 2)
+    for _ in range(60):
+        factor = np.sqrt(low * high)
+        inside = np.mean(residual <= np.hypot(factor * error, truth_error))
+        low, high = (factor, high) if inside < _ONE_SIGMA else (low, factor)
+    return np.sqrt(low * high)
+
+
+def _factor_by_likelihood(residual, error, truth_error):
+    def loss(log_factor):
+        return -norm.logpdf(residual, scale=np.hypot(np.exp(log_factor) * error, truth_error)).mean()
+
+    # errors of the truth that differ from star to star can make more than one minimum
+    grid = np.linspace(np.log(_LOWEST_FACTOR), np.log(_HIGHEST_FACTOR), 41)
+    best = int(np.argmin([loss(point) for point in grid]))
+    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    return np.exp(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-8}).x)
+
+
+def conformal_factor(values, errors, truth, truth_errors=None, level=_ONE_SIGMA):
+    """Return the factor on the predicted errors that guarantees a coverage, by split conformal prediction.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        As for `z_scores`, of stars that the weights have not seen. The factor is on
+        ``errors`` alone, not on ``truth_errors``.
+    level : float, optional
+        Coverage to guarantee, between 0 and 1; one standard deviation by default.
+
+    Returns
+    -------
+    float
+        At least 0.1. Without errors of the truth, the quantile of rank ``ceil((n_star + 1)
+        level)`` of the absolute `z_scores`, divided by that of a Gaussian.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `z_scores`; a level that is not between 0 and 1, or one for which there are
+        too few stars.
+
+    Notes
+    -----
+    Of new stars like these, at least the fraction ``level`` lies in the central interval
+    of that level, whatever the distribution of the residuals (Lei et al. 2018, Journal of
+    the American Statistical Association 113, 1094). It holds on average over draws of the
+    stars, and for all of them together, not for each kind of star.
+    """
+    level = float(_checked_levels(level))
+    residual, error, truth_error, _ = _known_stars(values, errors, truth, truth_errors)
+    n_star = len(residual)
+    rank = int(np.ceil((n_star + 1) * level))
+    if rank > n_star:
+        needed = int(np.ceil(level / (1 - level)))
+        raise InputValueError(f"level: {level:g} needs {needed} stars with a known truth, {n_star} came; lower it")
+    # the factor from which on a star is inside; never, where its error is 0
+    beyond = np.sqrt(np.maximum((residual / norm.ppf(0.5 + level / 2)) ** 2 - truth_error**2, 0))
+    needs = np.divide(beyond, error, out=np.where(beyond > 0, np.inf, 0.0), where=error > 0)
+    return float(max(np.sort(needs)[rank - 1], _LOWEST_FACTOR))
+
+
+def calibration_table(table, truth_table):
+    """Return how good labels and their errors are, label by label.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table` or dict
+        As `~spectrafm.SpectraFM.infer` returns it: columns ``<label>`` and ``e_<label>``.
+    truth_table : `~astropy.table.Table` or dict
+        ``n_star`` rows in the same order with columns ``<label>`` and, where there are
+        any, ``e_<label>``; with units or in the usual ones; masked or NaN where not known.
+        Other columns do not matter.
+
+    Returns
+    -------
+    `~astropy.table.Table`
+        A row a label that both have: ``label``, its ``unit``, the number ``n`` of stars
+        with prediction, error and truth, ``bias`` (median of predicted minus true),
+        ``mad_std``, the observed ``coverage_68`` and ``coverage_95`` of one and two
+        standard deviations (68.27 and 95.45 %), ``nll``, ``crps`` and ``z_std``. Figures
+        are masked where ``n`` is 0.
+
+    Raises
+    ------
+    InputTypeError
+        One of them is no table.
+    InputValueError
+        They have no label in common, a column has a unit or length that cannot be used,
+        or there is no star of which anything is known.
+    """
+    from astropy.stats import mad_std
+    from astropy.table import MaskedColumn, Table
+
+    given = {"table": _columns("table", table), "truth_table": _columns("truth_table", truth_table)}
+    labels = [name for name in given["table"] if f"e_{name}" in given["table"] and name in given["truth_table"]]
+    if not labels:
+        raise InputValueError(
+            f"truth_table: none of its columns ({', '.join(given['truth_table'])}) is a label of the table, which has "
+            f"{', '.join(name for name in given['table'] if f'e_{name}' in given['table']) or 'none'}"
+        )
+    n_star = len(given["table"][labels[0]])
+    predicted, truth = (_labels_of(argument, columns, labels, n_star) for argument, columns in given.items())
+    rows = []
+    for name in labels:
+        stars = *predicted[name], *truth[name]
+        known = np.isfinite(stars[:3]).all(axis=0)
+        figures = [np.nan] * 7
+        if known.any():
+            residual = (stars[0] - stars[2])[known]
+            figures = [
+                np.median(residual),
+                mad_std(residual),
+                *coverage(*stars),
+                negative_log_likelihood(*stars),
+                crps(*stars),
+                _known_z(*stars).std(),
+            ]
+        rows.append((name, get_quantity(name).error_unit, int(known.sum()), *figures))
+    if not any(row[2] for row in rows):
+        raise InputValueError(f"truth_table: no star has prediction, error and truth of {', '.join(labels)}")
+    names = ("bias", "mad_std", "coverage_68", "coverage_95", "nll", "crps", "z_std")
+    found = Table(rows=rows, names=("label", "unit", "n", *names))
+    for name in names:
+        found[name].info.format = ".4g"
+        if (missing := np.isnan(found[name])).any():
+            found[name] = MaskedColumn(found[name], mask=missing)
+    return found
+
+
+def recalibrated_info(fm, spectra, labels_table, method="temperature"):
+    """Return the account of weights with factors on the errors that fit held-out stars.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        The weights; not changed.
+    spectra : list of SpectrumArrays
+        ``n_star`` spectra that the weights were not trained on.
+    labels_table : `~astropy.table.Table` or dict
+        True labels of these stars, as `calibration_table` takes them.
+    method : {"temperature", "conformal"}, optional
+        `temperature` by coverage, or `conformal_factor`.
+
+    Returns
+    -------
+    WeightsInfo
+        A copy with other factors in the ``calibration`` of its domains, and with the
+        threshold above which an error is flagged as large moved by as much.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `spectrafm.SpectraFM.recalibrate`.
+
+    Warns
+    -----
+    SpectraFMWarning
+        As `spectrafm.SpectraFM.recalibrate`.
+    """
+    methods = {"temperature": temperature, "conformal": conformal_factor}
+    if method not in methods:
+        raise InputValueError(f"method: unknown {method!r}; known are {', '.join(methods)}")
+    columns = _columns("labels_table", labels_table)
+    labels = [name for name in fm.labels if name in columns]
+    if not labels:
+        raise InputValueError(f"labels_table: no column of a label; these weights tell {', '.join(fm.labels)}")
+    truth = _labels_of("labels_table", columns, labels, len(spectra))
+    domains = np.array([fm.info.domain_of(star) for star in spectra], dtype=int)
+    # who tells errors may withhold them too
+    has_sigma = np.array([star.has_sigma for star in spectra], dtype=bool)
+    bare = [replace(star, sigma=np.full_like(star.flux, np.nan)) for star in spectra]
+    told = [star for star in spectra if star.has_sigma]
+    kinds = [("with_sigma", told, has_sigma), ("without_sigma", bare, np.ones_like(has_sigma))]
+
+    factors, kept, extreme, unusable = {}, [], [], 0
+    for kind, stars, which in kinds:
+        if not stars:
+            continue
+        predicted, unusable = _infer_quietly(fm, stars, labels, which)
+        for number in np.unique(domains[which]):
+            domain = fm.info.domains[number]
+            for name in (name for name in labels if name in domain.labels):
+                sample = [np.where(domains == number, array, np.nan) for array in (*predicted[name], *truth[name])]
+                n_known = int(np.isfinite(sample[:3]).all(axis=0).sum())
+                if n_known < _MIN_STARS:
+                    kept.append(f"{name} of {domain.name} {kind} ({n_known})")
+                    continue
+                factor = methods[method](*sample)
+                factors.setdefault((number, name), {})[kind] = factor
+                if not 1.001 * _LOWEST_FACTOR < factor < 0.999 * _HIGHEST_FACTOR:
+                    extreme.append(f"{name} of {domain.name} {kind} ({factor:.3g})")
+    if not factors:
+        raise InputValueError(
+            f"labels_table: no label with a known truth for {_MIN_STARS} stars; found {', '.join(kept) or 'none'}; "
+            "give more stars that these weights can read"
+        )
+    problems = {
+        f"{unusable} of {len(spectra)} spectra cannot be used and are left out": unusable,
+        f"fewer than {_MIN_STARS} stars with a known truth, factors kept: {', '.join(kept)}": kept,
+        f"factors at the end of what is sensible, check units and order of the stars: {', '.join(extreme)}": extreme,
+    }
+    for text in (text for text, present in problems.items() if present):
+        warnings.warn(text, SpectraFMWarning, stacklevel=3)
+    info = copy.deepcopy(fm.info)
+    for (number, name), by_kind in factors.items():
+        domain = info.domains[number]
+        old = {"with_sigma": 1.0, "without_sigma": 1.0} | domain.calibration.get(name, {})
+        new = {kind: float(factor * by_kind.get(kind, 1.0)) for kind, factor in old.items()}
+        # new dictionaries, as domains may share theirs
+        domain.calibration = domain.calibration | {name: new}
+        if name in domain.usual_errors:
+            # an error is large beside those of other stars, which have changed alike
+            usual = float(domain.usual_errors[name] * next(iter(by_kind.values())))
+            domain.usual_errors = domain.usual_errors | {name: usual}
+    return info
+
+
+def _infer_quietly(fm, stars, labels, which):
+    """Return label -> values and errors ``(n_star,)``, NaN where not ``which``, and how many stars are masked."""
+    with warnings.catch_warnings():
+        # told once by the caller, who asks twice
+        warnings.filterwarnings("ignore", message=".* rows are masked", category=SpectraFMWarning)
+        table = fm.infer(stars, labels=labels)
+    predicted = {name: np.full((2, len(which)), np.nan) for name in labels}
+    for name, found in _labels_of("table", _columns("table", table), labels, len(stars)).items():
+        predicted[name][:, which] = found
+    return predicted, int(np.count_nonzero(np.asarray(table["flag"]) & int(MASKING_FLAGS)))
+
+
+def _known_stars(values, errors, truth, truth_errors):
+    """Return residuals, errors and errors of the truth of the stars that are known, and which these are."""
+    given = {"values": values, "errors": errors, "truth": truth}
+    if truth_errors is not None:
+        given["truth_errors"] = truth_errors
+    arrays = {name: _plain(name, array) for name, array in given.items()}
+    expected = arrays["values"].shape
+    for name, array in arrays.items():
+        if array.ndim != 1 or array.shape != expected:
+            shapes = ", ".join(f"{key} {value.shape}" for key, value in arrays.items())
+            raise InputValueError(f"{name}: shape {array.shape}; expected one number a star (n_star,) in all: {shapes}")
+        if name.endswith("errors") and (array < 0).any():
+            raise InputValueError(f"{name}: some are negative; expected standard deviations, or NaN where not known")
+    known = np.isfinite([arrays[name] for name in ("values", "errors", "truth")]).all(axis=0)
+    if not known.any():
+        raise InputValueError(
+            f"truth: none of the {len(known)} stars has a value, an error and a truth that are finite; "
+            "check that the rows belong together"
+        )
+    truth_error = np.nan_to_num(arrays.get("truth_errors", np.zeros(expected)), posinf=0.0)[known]
+    error = arrays["errors"][known]
+    if not np.hypot(error, truth_error).all():
+        raise InputValueError(
+            "errors: some are 0, and so are those of the truth; make them NaN to leave these stars out"
+        )
+    return (arrays["values"] - arrays["truth"])[known], error, truth_error, known
+
+
+def _known_z(*stars):
+    z = z_scores(*stars)
+    return z[np.isfinite(z)]
+
+
+def _plain(name, array):
+    """Return float64, NaN where masked; units would be lost, and are refused."""
+    if (unit := getattr(array, "unit", None)) is not None:
+        raise InputTypeError(
+            f"{name}: has the unit {unit}, expected plain numbers; give all in one unit with .value, "
+            "or use calibration_table, which honours units"
+        )
+    data, mask = split_mask(array)
+    try:
+        return np.where(mask, np.nan, np.asarray(data, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise InputTypeError(f"{name}: {type(array).__name__}, expected an array of numbers (n_star,)") from None
+
+
+def _checked_levels(levels):
+    array = np.asarray(levels, dtype=np.float64)
+    if not array.size or not ((array > 0) & (array < 1)).all():
+        raise InputValueError(f"level: {levels}, expected numbers between 0 and 1, for example 0.6827")
+    return array
+
+
+def _columns(argument, table):
+    """Return the columns of a table by name."""
+    if not hasattr(table, "colnames") and not isinstance(table, dict):
+        raise InputTypeError(
+            f"{argument}: {type(table).__name__}, expected a Table with columns such as teff and e_teff"
+        )
+    return {name: table[name] for name in getattr(table, "colnames", table)}
+
+
+def _labels_of(argument, columns, labels, n_star):
+    """Return label -> values and errors in our units, of the columns that are wanted."""
+    wanted = {name: columns[name] for name in columns if name.removeprefix("e_") in labels}
+    return known_quantities(wanted, n_star, labels, argument)

@@ -1,0 +1,293 @@
+"""Where a model looks: attention and sensitivity along a spectrum, and whether they sit on lines."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from astropy import units as u
+from astropy.table import QTable
+
+from .adapters import to_arrays
+from .exceptions import InputTypeError, InputValueError
+from .known import known_quantities
+from .quantities import get_quantity
+from .stellarperceptron.embedding import assign_patches
+
+__all__ = ["Enrichment", "line_enrichment", "label_attention", "label_sensitivity"]
+
+_DESCRIPTIONS = {
+    "wavelength": "Wavelength in vacuum, in the rest frame",
+    "flux": "Flux as the model sees it, normalised",
+    "attention": "Attention of the request of {label}: that of the patch, shared by its pixels",
+    "sensitivity": "Change of {label} for a change of the normalised flux of this pixel by one",
+}
+
+
+def explain(fm, spectrum, label, column, known, door):
+    """Return the table of `SpectraFM.attention` or of `SpectraFM.sensitivity`.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    spectrum : `~specutils.Spectrum` or `~spectrafm.adapters.SpectrumArrays`
+        One star.
+    label : str
+        Name of the label.
+    column : {"attention", "sensitivity"}
+        What is wanted.
+    known : dict or None
+        As for `SpectraFM.infer`.
+    door : dict
+        Arguments of `~spectrafm.adapters.to_arrays`.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        A row a pixel that the model sees: ``wavelength``, ``flux`` and the column.
+    """
+    if not isinstance(label, str):
+        raise InputTypeError(f"label: {type(label).__name__}, expected the name of one label, for example 'mg_fe'")
+    stars = to_arrays(spectrum, **door)
+    if len(stars) != 1:
+        raise InputValueError(f"spectrum: {len(stars)} stars, expected one; give them one at a time")
+    if stars[0].problem:
+        raise InputValueError(f"spectrum: {stars[0].problem}")
+    number = fm.info.domain_of(stars[0])
+    domain, known = fm.info.domains[number], known_quantities(known, 1, fm.info.known)
+    fm._wanted(label, known, {number})
+    if label not in domain.labels:
+        raise InputValueError(
+            f"label: {label!r} is not told by spectra of {domain.name}; they tell {', '.join(domain.labels)}"
+        )
+    if fm.head is not None:
+        raise InputValueError(
+            f"label: {label!r} is told by a head beside the network of these weights, whose view is not to be had; "
+            "ask the weights that they were fine-tuned from"
+        )
+    prepared = fm._prepare(stars[0], number)
+    if not prepared.n_good:
+        low, high = domain.wavelength_range
+        raise InputValueError(
+            f"spectrum: no good pixel of positive continuum from {low:.0f} to {high:.0f} Angstrom, "
+            f"where these weights see {domain.name}"
+        )
+    look = {"attention": label_attention, "sensitivity": label_sensitivity}[column]
+    [(wavelength, flux, found)] = look(fm, [prepared], number, [label], known)
+    unit = get_quantity(label).error_unit if column == "sensitivity" else ""
+    columns = {"wavelength": wavelength * u.AA, "flux": flux * u.one, column: found[0] * u.Unit(unit)}
+    table = QTable(columns, meta={"identifier": prepared.identifier, "label": label, "domain": domain.name})
+    table.meta |= fm._meta(door["medium"])
+    for name in table.colnames:
+        table[name].info.description = _DESCRIPTIONS[name].format(label=label)
+    return table
+
+
+def label_attention(fm, prepared, number, labels, known=None):
+    """Return where the requests of labels look in spectra.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    prepared : sequence of SpectrumArrays
+        Stars of one kind, normalised.
+    number : int
+        Number of their domain.
+    labels : sequence of str
+        Labels asked for.
+    known : dict of str to (numpy.ndarray, numpy.ndarray), optional
+        As `spectrafm.known.known_quantities` returns it.
+
+    Returns
+    -------
+    list of (numpy.ndarray, numpy.ndarray, numpy.ndarray)
+        A star each: wavelengths ``(n_pixel,)`` [Angstrom, vacuum, rest frame] of the pixels
+        that the model sees, their normalised flux ``(n_pixel,)``, and attention ``(n_label,
+        n_pixel)``, the mean over blocks and heads of the decoder. A patch shares its
+        attention equally among its pixels. What is lacking to a sum of 1 went to what
+        else is known of the star, and to the extra key that is always there.
+    """
+    tokens = fm.tokens(prepared, number, known)
+    weights = fm.model.request_attention(fm.model.perceive_tokens(tokens), labels).mean(axis=0)
+    stars = []
+    for (seen, wavelength, flux), weight in zip(_pixels(fm.model, tokens), weights, strict=True):
+        if fm.model.config.patch_size == 1:
+            stars.append((wavelength, flux, weight[:, seen]))
+        else:
+            patch = _patches(fm.model.config, wavelength)
+            n_pixel = np.bincount(patch)
+            # what is known besides follows the patches, of which a star may have fewer than its mates
+            stars.append((wavelength, flux, (weight[:, : len(n_pixel)] / n_pixel)[:, patch]))
+    return stars
+
+
+def label_sensitivity(fm, prepared, number, labels, known=None):
+    """Return how labels follow the flux of each pixel: gradients, by automatic differentiation.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    prepared : sequence of SpectrumArrays
+        Stars of one kind, normalised.
+    number : int
+        Number of their domain.
+    labels : sequence of str
+        Labels asked for.
+    known : dict of str to (numpy.ndarray, numpy.ndarray), optional
+        As `spectrafm.known.known_quantities` returns it.
+
+    Returns
+    -------
+    list of (numpy.ndarray, numpy.ndarray, numpy.ndarray)
+        A star each: wavelengths ``(n_pixel,)`` [Angstrom, vacuum, rest frame] of the pixels
+        that the model sees, their normalised flux ``(n_pixel,)``, and gradients ``(n_label,
+        n_pixel)`` in units of the label. The normaliser is taken as it is: its own
+        response to the pixel is not in the gradient.
+    """
+    model, vocabulary = fm.model, fm.model.vocabulary
+    row = vocabulary.tokens(labels, "labels")
+    # outside of inference mode, in which no tensor can ever have a gradient
+    with torch.inference_mode(False), torch.enable_grad():
+        tokens = fm.tokens(prepared, number, known).to(model.device)
+        value = tokens.value.clone().requires_grad_(True)
+        request = torch.from_numpy(row).to(model.device).expand(len(tokens), -1)  # (n_star, n_label)
+        nowhere = torch.zeros(request.shape, dtype=tokens.wavelength.dtype, device=tokens.wavelength.device)
+        model.torch_model.eval()
+        answer, _ = model.torch_model(replace(tokens, value=value), request, nowhere)
+        # stars of a batch do not see each other: the gradient of the sum is that of each
+        slopes = [torch.autograd.grad(one.sum(), value, retain_graph=True)[0] for one in answer.T]
+    slopes = torch.stack(slopes, dim=1).double().cpu().numpy()  # (n_star, n_label, n_token)
+    answer = answer.detach().double().cpu().numpy()
+    value, _ = vocabulary.destandardize(np.broadcast_to(row, answer.shape), answer, np.zeros_like(answer))
+    # for a label modelled by its logarithm, from the slope of the logarithm to that of the label
+    scale = vocabulary.std[row] * np.where(vocabulary.is_log[row], value, 1.0)  # (n_star, n_label)
+    stars = []
+    for star, (seen, wavelength, flux) in enumerate(_pixels(model, tokens)):
+        kind = tokens.token[star].cpu().numpy()[seen]
+        per_flux = vocabulary.std[kind] * np.where(vocabulary.is_log[kind], flux, 1.0)
+        stars.append((wavelength, flux, slopes[star][:, seen] * scale[star][:, None] / per_flux))
+    return stars
+
+
+def _pixels(model, tokens):
+    """Yield which tokens of each star are pixels, their wavelengths and their flux."""
+    pixel = model.torch_model.pixels(tokens.token.to(model.device))[0].cpu().numpy()
+    token, value, wavelength = (t.cpu().numpy() for t in (tokens.token, tokens.value, tokens.wavelength))
+    flux, _ = model.vocabulary.destandardize(token, value, np.zeros_like(value))
+    for star, seen in enumerate(pixel):
+        yield seen, wavelength[star, seen], flux[star, seen]
+
+
+def _patches(config, wavelength):
+    """Return the number of the patch of each pixel of one star, as `PatchEmbedding` lays them."""
+    patch = assign_patches(
+        torch.from_numpy(wavelength)[None],
+        torch.ones(1, len(wavelength), dtype=torch.bool),
+        patch_size=config.patch_size,
+        patch_width=config.patch_width,
+        patch_anchor=config.patch_anchor,
+    )[0]
+    return patch[0].numpy()
+
+
+@dataclass(frozen=True)
+class Enrichment:
+    """How much more weight there is on lines than beside them.
+
+    Attributes
+    ----------
+    ratio : float
+        Mean weight of the pixels on the lines, divided by the mean of all others.
+    shuffled : float
+        Median of the same ratio for the pattern of lines at random places.
+    p_value : float
+        Chance of a ratio as large as this, or larger, for the pattern at random places.
+    n_line, n_pixel : int
+        Lines within the range of the pixels, and pixels on them.
+    """
+
+    ratio: float
+    shuffled: float
+    p_value: float
+    n_line: int
+    n_pixel: int
+
+
+def line_enrichment(wavelength, weight, lines, width, n_shuffle=2000, seed=0):
+    """Test whether weights of pixels sit on lines.
+
+    The pattern of all lines is shifted along the spectrum, around its end to its beginning,
+    by ``n_shuffle`` random numbers of pixels. That keeps the distances of the lines, and
+    the weights with all that is smooth in them: only their match is lost.
+
+    Parameters
+    ----------
+    wavelength : array_like or `~astropy.units.Quantity` ['length']
+        ``(n_pixel,)``, ascending; plain numbers are Angstrom.
+    weight : array_like or `~astropy.units.Quantity`
+        ``(n_pixel,)``, not negative: attention, or the absolute value of sensitivity.
+    lines : array_like or `~astropy.units.Quantity` ['length']
+        ``(n_line,)``, such as `spectrafm.lines.element_lines` returns; those beyond the
+        pixels are left out.
+    width : float
+        Half width of a line relative to its wavelength, for example ``1.5 / resolving_power``.
+    n_shuffle : int, optional
+        Number of random shifts.
+    seed : int or `numpy.random.Generator`, optional
+        Source of the shifts.
+
+    Returns
+    -------
+    Enrichment
+        With ``p_value = (1 + number of shifts that are as good) / (1 + n_shuffle)``.
+
+    Raises
+    ------
+    InputValueError
+        Shapes or weights that cannot be used, or no pixel on or off the lines.
+    """
+    wavelength, lines = _angstrom(wavelength, "wavelength"), _angstrom(lines, "lines")
+    weight = np.asarray(getattr(weight, "value", weight), dtype=np.float64)
+    if wavelength.ndim != 1 or weight.shape != wavelength.shape:
+        raise InputValueError(
+            f"weight: shape {weight.shape} for wavelengths of shape {wavelength.shape}; expected (n_pixel,) for both"
+        )
+    if not (weight >= 0).all() or not 0 < weight.sum() < np.inf:
+        raise InputValueError(
+            "weight: expected finite numbers, none negative and not all zero; of sensitivity, the absolute value"
+        )
+    if not (np.diff(wavelength) > 0).all() or not wavelength[0] > 0:
+        raise InputValueError("wavelength: expected positive numbers that ascend")
+    for name, number in (("width", width), ("n_shuffle", n_shuffle)):
+        if not number > 0:
+            raise InputValueError(f"{name}: {number!r}, expected a positive number")
+    lines = lines[(lines >= wavelength[0]) & (lines <= wavelength[-1])]
+    near = (np.abs(np.log(wavelength / lines[:, None])) <= width).any(axis=0)
+    n_near = int(near.sum())
+    if not 0 < n_near < len(near):
+        raise InputValueError(
+            f"lines: {len(lines)} within {wavelength[0]:.0f} to {wavelength[-1]:.0f} Angstrom, {n_near} of {len(near)} "
+            f"pixels within {width:.2g} of one; expected some pixels on lines and some beside them"
+        )
+    # sums of the weights on the lines at every shift at once: a circular correlation
+    on_lines = np.fft.irfft(np.fft.rfft(weight) * np.conj(np.fft.rfft(near.astype(float))), len(weight))
+    total = weight.sum()
+    shift = np.random.default_rng(seed).integers(len(weight), size=n_shuffle)
+    # rounding must not tell apart what is equal
+    as_good = int(np.count_nonzero(on_lines[shift] >= on_lines[0] - 1e-9 * total))
+
+    def ratio(on):
+        beside = (total - on) / (len(near) - n_near)
+        return float(on / n_near / beside) if beside > 0 else float("inf")
+
+    shuffled = ratio(np.median(on_lines[shift]))
+    return Enrichment(ratio(weight[near].sum()), shuffled, (1 + as_good) / (1 + n_shuffle), len(lines), n_near)
+
+
+def _angstrom(values, name):
+    try:
+        return u.Quantity(values, u.AA, dtype=np.float64).value
+    except (TypeError, u.UnitConversionError) as error:
+        raise InputValueError(f"{name}: {error}; expected lengths, or plain numbers in Angstrom") from error

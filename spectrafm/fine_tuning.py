@@ -1,0 +1,522 @@
+"""Weights adapted to few real stars of an instrument, a wavelength range or a label."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from .calibration import conformal_factor
+from .exceptions import InputTypeError, InputValueError
+from .known import known_quantities
+from .quantities import QUANTITIES, Quantity, register_quantity
+from .residual_head import fit_residual_head
+from .stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron, TokenTable, Vocabulary
+from .stellarperceptron.config import Config, refuse
+from .stellarperceptron.trainer import TableStream, Trainer
+from .tokens import flux_name, spectra_to_tokens
+
+__all__ = ["METHODS", "FineTuneConfig", "fine_tune", "label_truth"]
+
+#: Ways to fine-tune, and the learning rate of those that train the network.
+METHODS = {"head": None, "lora": 2e-3, "decoder": 5e-4, "encoder": 3e-4, "last_block": 5e-4, "full": 3e-4}
+# what cross-validation chooses from; the rest are there to be asked for
+_AUTO = ("head", "lora", "full")
+# fewer stars tell nothing about errors
+_FEWEST = 10
+_SPLIT, _NEW_ROW = 21, 22
+# a usual error times this is large, as in training; share of stars that count as usual
+_LARGE_ERROR, _USUAL = 5.0, 0.99
+# what a star is told by in the history
+_PIXEL_GAP = 1e-9
+
+
+@dataclass(frozen=True)
+class FineTuneConfig(Config):
+    """How weights are fine-tuned.
+
+    Attributes
+    ----------
+    method : str
+        ``"head"``: the network stays, a Gaussian process on its answers and its embedding
+        corrects them. ``"lora"``: changes of low rank in all of its matrices.
+        ``"decoder"``, ``"encoder"``, ``"last_block"`` (of the encoder, and the decoder),
+        ``"full"``: these parts are trained. ``"auto"``: the one of head, lora and full that
+        cross-validation within the given stars likes best.
+    n_fold : int
+        Folds of that cross-validation, which also decides when to stop and how large errors are.
+    steps : int
+        Most steps of training.
+    batch_size : int
+        Stars in a step.
+    learning_rate : float
+        0 for the one of the method, see `METHODS`.
+    rank : int
+        Rank of ``"lora"``.
+    seed : int
+        Seed of everything that is drawn.
+
+    Raises
+    ------
+    ConfigError
+        Listing everything that is wrong.
+    """
+
+    method: str = "auto"
+    n_fold: int = 4
+    steps: int = 240
+    batch_size: int = 32
+    learning_rate: float = 0.0
+    rank: int = 8
+    seed: int = 0
+
+    def __post_init__(self):
+        """Refuse contradictions, all in one error."""
+        problems = []
+        if self.method not in ("auto", *METHODS):
+            problems.append(f"method must be 'auto' or one of {', '.join(METHODS)}, not {self.method!r}")
+        problems += [
+            f"{name} must be an integer of {least} or more, not {getattr(self, name)!r}"
+            for name, least in (("n_fold", 2), ("steps", 1), ("batch_size", 1), ("rank", 1))
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least
+        ]
+        if not self.learning_rate >= 0:
+            problems.append(f"learning_rate must not be negative, not {self.learning_rate!r}")
+        refuse("fine_tune", problems)
+
+
+@dataclass
+class _Stars:
+    """Stars to learn from: as inference sees them, and as training does."""
+
+    prepared: list
+    table: TokenTable
+    truth: dict
+    flux_kind: str
+    normalizer: object
+
+    def __len__(self):
+        return len(self.prepared)
+
+    def perceive(self, model, rows):
+        tokens = spectra_to_tokens([self.prepared[row] for row in rows], model.vocabulary, None, self.flux_kind)
+        return model.perceive_tokens(tokens)
+
+
+@dataclass
+class _Trial:
+    """What cross-validation says of one method."""
+
+    method: str
+    score: float
+    values: dict
+    errors: dict
+    step: int
+    history: list
+
+
+def label_truth(labels_table, n_star, labels=None):
+    """Return the labels of stars that a table holds, and their errors.
+
+    Parameters
+    ----------
+    labels_table : `~astropy.table.Table` or dict
+        A row a star: ``<label>`` and, where known, ``e_<label>``; with units or in those of
+        `spectrafm.quantities.QUANTITIES`; NaN or masked where not known. Other columns are
+        left alone.
+    n_star : int
+        Number of stars.
+    labels : sequence of str, optional
+        Columns to take; all stellar labels by their names when left out. A column that is
+        named here and that nobody knows becomes a quantity of its own, with the unit that it has.
+
+    Returns
+    -------
+    dict of str to (numpy.ndarray, numpy.ndarray)
+        Values and errors ``(n_star,)`` in the units of the registry, NaN where not known.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Not a table, another number of rows, no label, units that do not fit.
+    """
+    names = getattr(labels_table, "colnames", None)
+    if names is None:
+        if not isinstance(labels_table, dict):
+            raise InputTypeError(f"labels_table: {type(labels_table).__name__}, expected an astropy Table or a dict")
+        names = list(labels_table)
+    if labels is None:
+        labels = [name for name in names if name in QUANTITIES and QUANTITIES[name].kind == "label"]
+    labels = [labels] if isinstance(labels, str) else list(labels)
+    missing = [name for name in labels if name not in names]
+    if missing or not labels:
+        raise InputValueError(
+            f"labels_table: no column {', '.join(missing) or 'that is a label'}; it has {', '.join(names)}; "
+            "name columns as in spectrafm.quantities, or say which are labels with labels="
+        )
+    for name in labels:
+        if name not in QUANTITIES:
+            column = labels_table[name]
+            unit = str(getattr(column, "unit", None) or "")
+            text = getattr(getattr(column, "info", None), "description", None) or name
+            register_quantity(Quantity(name, unit, unit, "", text))
+    columns = {}
+    for name in labels:
+        for column in (name, f"e_{name}"):
+            if column in names:
+                columns[column] = labels_table[column]
+                if np.shape(columns[column]) != (n_star,):
+                    raise InputValueError(
+                        f"labels_table[{column!r}]: shape {np.shape(columns[column])} for {n_star} spectra; "
+                        "give one row a spectrum, in their order"
+                    )
+    return known_quantities(columns, n_star, labels)
+
+
+def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
+    """Adapt weights to stars with labels, see `spectrafm.SpectraFM.fine_tune`.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        The base; left as it is.
+    arrays : list of SpectrumArrays
+        Spectra, not normalised.
+    truth : dict of str to (numpy.ndarray, numpy.ndarray)
+        From `label_truth`.
+    config : FineTuneConfig
+        How.
+    name : str, optional
+        Name of the new weights.
+    progress : bool, optional
+        Show progress bars, where tqdm is installed.
+
+    Returns
+    -------
+    SpectraFM
+    """
+    usable, number, domain = _domain(fm, arrays, truth)
+    vocabulary = _vocabulary(fm.model.vocabulary, truth, usable)
+    model = _copy(fm.model, vocabulary, config.seed)
+    base = fm.adapted(model, domain)
+    stars = _stars(base, [arrays[row] for row in usable], {k: (v[usable], e[usable]) for k, (v, e) in truth.items()})
+    inputs = [label for label in fm.info.domains[number].labels if label in vocabulary]
+    before = fm.head
+    if before is not None and config.method not in ("auto", "head"):
+        raise InputValueError(
+            f"method: {config.method!r} trains the network, whose answers the head of {fm.info.name!r} corrects "
+            "as they are; use method='head', or start from weights without one"
+        )
+    methods = (config.method,) if config.method != "auto" else _AUTO if before is None else ("head",)
+    trials = [_try(method, model, stars, inputs, config, before, progress) for method in methods]
+    best = min(trials, key=lambda trial: trial.score)
+    head = None
+    rows = np.arange(len(stars))
+    if best.method == "head":
+        head = _fit_head(model, stars, rows, inputs, before)
+    else:
+        model, _ = _train(best.method, model, stars, rows, config, stop=best.step, progress=progress)
+    _describe(domain, stars, best, vocabulary.log)
+    history = [entry for trial in trials for entry in trial.history]
+    record = {
+        "base": fm.info.name,
+        "base_sha256": fm.weights_hash,
+        "method": best.method,
+        "n_star": len(stars),
+        "step": best.step,
+        "settings": config.to_dict(),
+        "scores": {trial.method: trial.score for trial in trials},
+        "history": history,
+    }
+    tuned = fm.adapted(
+        model,
+        domain,
+        base_domain=fm.info.domains[number].name,
+        head=head,
+        name=name or f"{fm.info.name}-{best.method}",
+        fine_tuning=record,
+        training_data=f"{fm.info.training_data}; fine-tuned on {len(stars)} stars",
+        quantities=[QUANTITIES[label] for label in truth],
+    )
+    _adapt_density(tuned, stars)
+    return tuned
+
+
+def _domain(fm, arrays, truth):
+    """Return rows that can be used, the number of the domain of these spectra, and it as it will be."""
+    known = np.any([np.isfinite(values) for values, _ in truth.values()], axis=0)
+    usable = np.array([row for row, star in enumerate(arrays) if star.n_good > 0 and known[row]], dtype=int)
+    few = {name: int(np.isfinite(values[usable]).sum()) for name, (values, _) in truth.items()}
+    few = {name: count for name, count in few.items() if count < _FEWEST}
+    if few:
+        told = ", ".join(f"{name}: {count}" for name, count in few.items())
+        raise InputValueError(
+            f"labels_table: stars with a usable spectrum and a label: {told}; "
+            f"expected {_FEWEST} or more of each label, or leave it out with labels="
+        )
+    numbers = [fm.info.domain_of(arrays[row]) for row in usable]
+    number = max(set(numbers), key=numbers.count)
+    if len(set(numbers)) > 1:
+        names = sorted({fm.info.domains[i].name for i in numbers})
+        raise InputValueError(
+            f"spectra: of several kinds, {', '.join(names)}; fine-tune on those of one kind at a time"
+        )
+    before, stars = fm.info.domains[number], [arrays[row] for row in usable]
+    low = min(star.wavelength[star.good][0] for star in stars) - _PIXEL_GAP
+    high = max(star.wavelength[star.good][-1] for star in stars) + _PIXEL_GAP
+    inside = [np.mean(before.inside(star.wavelength[star.good])) for star in stars]
+    spacings = [star.spacing for star in stars if np.isfinite(star.spacing)] or [before.spacing_range[0]]
+    # wavelengths that no training star had are a domain of their own, with the normaliser of the nearest kind
+    new = np.median(inside) < 0.5
+    domain = replace(
+        before,
+        name="fine_tuned" if new else before.name,
+        labels=tuple(truth),
+        wavelength_range=(low, high) if new else before.wavelength_range,
+        spacing_range=(
+            min(before.spacing_range[0], 0.7 * min(spacings)),
+            max(before.spacing_range[1], 1.4 * max(spacings)),
+        ),
+        calibration={},
+        usual_errors={},
+        label_ranges={k: v for k, v in before.label_ranges.items() if k in truth},
+        predicts_flux=before.predicts_flux and not new,
+    )
+    return usable, number, domain
+
+
+def _vocabulary(before, truth, usable):
+    """Return the vocabulary with tokens for new labels, standardised by the given stars."""
+    new = [name for name in truth if name not in before]
+    names = (*before.names, *new)
+    mean, std = list(before.mean[1:]), list(before.std[1:])
+    for name in new:
+        values = truth[name][0][usable]
+        mean.append(float(np.nanmean(values)))
+        std.append(float(np.nanstd(values)) or 1.0)
+    rows = [*before.rows[1:], *(int(before.rows.max()) + 1 + i for i in range(len(new)))]
+    return Vocabulary(names, flux=before.flux, log=before.log, rows=rows, mean=mean, std=std)
+
+
+def _copy(model, vocabulary, seed):
+    """Return the same model with rows for new tokens, which begin as the mean of those of other labels."""
+    copied = StellarPerceptron(model.config, vocabulary, model.device, seed)
+    state = {k: v.clone() for k, v in model.torch_model.state_dict().items()}
+    n_new = len(vocabulary) - len(model.vocabulary)
+    if n_new:
+        labels = [k for k in model.vocabulary.names if k in QUANTITIES and QUANTITIES[k].kind == "label"]
+        rows = torch.from_numpy(model.vocabulary.rows[model.vocabulary.tokens(labels)])
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((_NEW_ROW, seed)).generate_state(1)[0]))
+        for key in ("embedding_layer.embeddings", "embedding_layer.bias"):
+            some = state[key][rows.to(state[key].device)]
+            spread = torch.randn(n_new, some.shape[1], generator=generator).to(some) * some.std(dim=0)
+            state[key] = torch.cat((state[key], some.mean(dim=0) + 0.3 * spread))
+    copied.torch_model.load_state_dict(state)
+    return copied
+
+
+def _stars(fm, arrays, truth):
+    """Lay stars out for inference and for training."""
+    domain = fm.info.domains[0]
+    n_pixel = max(len(star.wavelength) for star in arrays)
+    flux, sigma = np.full((2, len(arrays), n_pixel), np.nan)
+    wavelength = np.empty((len(arrays), n_pixel))
+    for row, star in enumerate(arrays):
+        here = slice(0, len(star.wavelength))
+        good = star.good & domain.inside(star.wavelength)
+        # close to 1, so that single precision holds any unit
+        scale = np.median(np.abs(star.flux[good])) or 1.0
+        flux[row, here] = np.where(good, star.flux / scale, np.nan)
+        sigma[row, here] = star.sigma / scale
+        wavelength[row, here], wavelength[row, here.stop :] = star.wavelength, star.wavelength[-1]
+    names = tuple(truth)
+    values, errors = (np.stack([truth[name][i] for name in names], axis=1) for i in (0, 1))
+    kind = flux_name(fm.model.vocabulary, domain.flux_kind)
+    single = (array.astype(np.float32) for array in (flux, sigma))
+    flux, sigma = single
+    table = TokenTable(flux, wavelength, sigma, values, errors, names, kind)
+    prepared = [fm._prepare(star, 0) for star in arrays]
+    return _Stars(prepared, table, truth, domain.flux_kind, fm.normalizer_of(domain.name))
+
+
+def _folds(n_star, n_fold, seed):
+    """Return rows of each fold, every star in one."""
+    order = np.random.default_rng((_SPLIT, seed)).permutation(n_star)
+    return [np.sort(order[i::n_fold]) for i in range(n_fold)]
+
+
+def _fit_head(model, stars, rows, inputs, before):
+    truth = {k: (values[rows], errors[rows]) for k, (values, errors) in stars.truth.items()}
+    perception = stars.perceive(model, rows)
+    return fit_residual_head(model, perception, inputs, truth, log=model.vocabulary.log, before=before)
+
+
+def _try(method, model, stars, inputs, config, before, progress):
+    """Predict every star by what was trained without it."""
+    labels, n_star = tuple(stars.truth), len(stars)
+    everyone = np.arange(n_star)
+    found, history = {}, []
+    for number, held_out in enumerate(_folds(n_star, config.n_fold, config.seed)):
+        rest = np.setdiff1d(everyone, held_out)
+        if method == "head":
+            head = _fit_head(model, stars, rest, inputs, before)
+            answers = {0: head(model, stars.perceive(model, held_out), labels)}
+        else:
+            answers = _train(method, model, stars, rest, config, held_out=held_out, progress=progress)[1]
+        for step, (values, errors) in answers.items():
+            all_values, all_errors = found.setdefault(step, np.full((2, n_star, len(labels)), np.nan))
+            all_values[held_out], all_errors[held_out] = values, errors
+        history += [{"method": method, "fold": number, "step": step} for step in answers]
+    scores = {}
+    for step, (values, _) in found.items():
+        scores[step] = _score(values, stars.truth, model.vocabulary.log)
+    for entry in history:
+        entry["score"] = scores[entry["step"]]
+    step = min(scores, key=scores.get)
+    values, errors = ({k: array[:, i] for i, k in enumerate(labels)} for array in found[step])
+    return _Trial(method, scores[step], values, errors, step, history)
+
+
+def _score(values, truth, log):
+    """Return the mean over labels of ln(error / scatter): of the root mean square and the median alike."""
+    scores = []
+    for column, (name, (true, _)) in enumerate(truth.items()):
+        found = values[:, column]
+        if name in log:
+            found, true = np.log(found), np.log(true)
+        known = np.isfinite(true)
+        residual, scatter = (found - true)[known], np.std(true[known]) or 1.0
+        typical = np.sqrt(np.mean(residual**2)), 1.4826 * np.median(np.abs(residual))
+        scores.append(np.mean([math.log(max(size / scatter, 1e-9)) for size in typical]))
+    return float(np.mean(scores))
+
+
+def _train(method, base, stars, rows, config, *, held_out=None, stop=None, progress=False):
+    """Train a copy on some of the stars; return it, and what it says of those held out, by step."""
+    model, labels = _copy(base, base.vocabulary, config.seed), tuple(stars.truth)
+    network = model.torch_model
+    _choose_parameters(network, method, config)
+    # some steps apart, since each look at the stars held out costs about as much as a step
+    every = max(config.steps // 8, 5)
+    settings = FitConfig(
+        steps=config.steps,
+        batch_size=min(config.batch_size, len(rows)),
+        learning_rate=config.learning_rate or METHODS[method],
+        warmup_steps=min(10, config.steps),
+        weight_decay=0.01,
+        ema_decay=0.95,
+        final_learning_rate=0.05,
+        validation_every=every,
+        log_every=every,
+        seed=config.seed,
+    )
+    table = stars.table
+    chosen = TokenTable(
+        table.flux[rows],
+        table.wavelength[rows],
+        table.sigma[rows],
+        table.values[rows],
+        table.errors[rows],
+        table.names,
+        table.flux_name,
+    )
+    told = bool(np.isfinite(chosen.sigma).any())
+    augmentation = AugmentationConfig(
+        drop_pixels=0.3, window=0.1, withhold_sigma=0.2 if told else 0.0, noise=0.5 if told else 0.0
+    )
+    no_one = np.empty(0, dtype=int)
+    divisor = stars.normalizer.divisor
+    stream = TableStream(model, chosen, labels, settings, augmentation=augmentation, divisor=divisor, validation=no_one)
+    answers = {}
+
+    def watch(step):
+        if held_out is not None:
+            answers[step] = model.request(stars.perceive(model, held_out), labels)
+            network.train()
+        return step == stop
+
+    Trainer(model, stream, settings, progress=progress, watch=watch).run()
+    _merge(network)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    return model, answers
+
+
+def _choose_parameters(network, method, config):
+    """Leave only those parameters to be trained that a method trains."""
+    encoder, decoder = network.torch_encoder, network.torch_decoder
+    trained = {
+        "decoder": [decoder],
+        "last_block": [encoder.blocks[-1], encoder.final_norm, decoder],
+        "encoder": [encoder, *([] if network.patch_layer is None else [network.patch_layer])],
+        "full": [network],
+        "lora": [],
+    }[method]
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    # labels have rows there, new ones too
+    for module in (*trained, network.embedding_layer):
+        for parameter in module.parameters():
+            parameter.requires_grad_(True)
+    if method == "lora":
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence((_SPLIT, config.seed)).generate_state(1)[0])
+        )
+        for module in list(network.modules()):
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if parameter.ndim == 2 and min(parameter.shape) > config.rank and module is not network.embedding_layer:
+                    change = _LowRank(*parameter.shape, config.rank, generator).to(parameter.device)
+                    parametrize.register_parametrization(module, name, change)
+
+
+class _LowRank(nn.Module):
+    """A matrix plus the product of two narrow ones (Hu et al. 2021, arXiv:2106.09685)."""
+
+    def __init__(self, n_out, n_in, rank, generator):
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(rank, n_in, generator=generator) / math.sqrt(n_in))
+        self.b = nn.Parameter(torch.zeros(n_out, rank))
+
+    def forward(self, matrix):
+        """Return the changed matrix."""
+        return matrix + self.b @ self.a
+
+
+def _merge(network):
+    """Make what was added to matrices part of them."""
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+
+
+def _describe(domain, stars, trial, log):
+    """Write down what the given stars say of errors and ranges."""
+    prepared = stars.prepared
+    domain.min_pixels = min(domain.min_pixels, *(star.n_good // 2 for star in prepared))
+    low, high = np.log(domain.wavelength_range)
+    covered = [star.n_good * star.spacing / (high - low) for star in prepared if star.n_good > 1]
+    domain.min_coverage = float(min(domain.min_coverage, 0.5 * np.median(covered)))
+    snr = [star.snr for star in prepared if np.isfinite(star.snr)]
+    domain.min_snr = float(min([domain.min_snr, *snr]))
+    for name, (true, true_errors) in stars.truth.items():
+        known = np.isfinite(true)
+        ends = (float(true[known].min()), float(true[known].max()))
+        before = domain.label_ranges.get(name, ends)
+        domain.label_ranges[name] = [min(before[0], ends[0]), max(before[1], ends[1])]
+        values, errors = trial.values[name], trial.errors[name]
+        factor = conformal_factor(values[known], errors[known], true[known], true_errors[known])
+        factor = float(np.clip(factor, 0.1, 10.0))
+        domain.calibration[name] = {"with_sigma": factor, "without_sigma": factor}
+        scale = values if name in log else 1.0
+        domain.usual_errors[name] = float(_LARGE_ERROR * factor * np.nanmedian(errors / scale))
+
+
+def _adapt_density(fm, stars):
+    """Let the given stars count as usual, whatever the base makes of their kind."""
+    domain = fm.info.domains[0]
+    distance = fm.distances(stars.perceive(fm.model, np.arange(len(stars))), domain.name)
+    if np.isfinite(distance).any():
+        domain.density_threshold = float(max(domain.density_threshold, np.nanquantile(distance, _USUAL)))

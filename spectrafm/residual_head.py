@@ -1,0 +1,324 @@
+"""Labels learnt from few stars: a Gaussian process on top of what a trained model makes of spectra."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+__all__ = ["ResidualHead", "fit_residual_head"]
+
+# hyperparameters, all logarithms, with mean and standard deviation of their priors: amplitude and lengths of
+# the smooth part in predicted labels and in components of the embedding, variance of slopes in both and of the
+# offset, noise of its own, and factor on the predicted error
+_PRIORS = {
+    "amplitude": (-1.0, 1.0),
+    "label_length": (1.5, 0.7),
+    "embedding_length": (2.0, 0.7),
+    "label_slope": (-4.0, 1.5),
+    "embedding_slope": (-5.0, 1.5),
+    "offset": (-1.0, 1.5),
+    "noise": (-1.0, 1.0),
+    "error": (-1.0, 1.5),
+}
+_JITTER = 1e-6
+# beyond so many sigma a star counts less, and most components of the embedding
+_OUTLIER, _N_COMPONENT = 3.0, 12
+_N_ITERATION = 80
+
+
+@dataclass
+class _Process:
+    """A Gaussian process of one label, in units of ``scale``, and what it was fitted to."""
+
+    features: torch.Tensor  # (n_star, n_feature) float64
+    target: torch.Tensor  # (n_star,)
+    variance: torch.Tensor  # (n_star,) of the targets, without the noise that is fitted
+    predicted_error: torch.Tensor  # (n_star,)
+    hyper: torch.Tensor  # (len(_PRIORS),)
+    scale: float
+    n_label: int
+
+    def __post_init__(self):
+        covariance = self._kernel(self.features, self.features)
+        noise = self.variance + self._noise(self.predicted_error)
+        self._root = torch.linalg.cholesky(covariance + torch.diag(noise + _JITTER))
+        self._solved = torch.cholesky_solve(self.target[:, None], self._root)[:, 0]
+
+    def _kernel(self, a, b):
+        return _kernel(a, b, dict(zip(_PRIORS, self.hyper, strict=True)), self.n_label)
+
+    def _noise(self, predicted_error):
+        hyper = dict(zip(_PRIORS, self.hyper, strict=True))
+        return torch.exp(2 * hyper["noise"]) + torch.exp(2 * hyper["error"]) * predicted_error**2
+
+    def __call__(self, features, predicted_error):
+        """Return mean and standard deviation, ``(n_star,)`` each."""
+        across = self._kernel(features, self.features)
+        mean = across @ self._solved
+        half = torch.linalg.solve_triangular(self._root, across.T, upper=False)
+        own = torch.stack([self._kernel(row[None], row[None])[0, 0] for row in features])
+        variance = (own - (half**2).sum(dim=0)).clamp(min=0) + self._noise(predicted_error / self.scale)
+        return mean * self.scale, variance.sqrt() * self.scale
+
+    def leave_one_out(self):
+        """Return the error of each star in units of what is expected, predicted from all others."""
+        inverse = torch.cholesky_inverse(self._root).diagonal()
+        return self._solved / inverse.sqrt()
+
+
+def _kernel(a, b, hyper, n_label):
+    """Return the covariance of the functions at two sets of features, ``(n, m)``."""
+    a_label, b_label, a_rest, b_rest = a[:, :n_label], b[:, :n_label], a[:, n_label:], b[:, n_label:]
+    square = _square(a_label, b_label) * torch.exp(-2 * hyper["label_length"])
+    square = square + _square(a_rest, b_rest) * torch.exp(-2 * hyper["embedding_length"])
+    # Matern of order 5/2 (Rasmussen & Williams 2006, equation 4.17); the root has no slope at zero
+    r = (5 * square + 1e-12).sqrt()
+    smooth = torch.exp(2 * hyper["amplitude"]) * (1 + r + r**2 / 3) * torch.exp(-r)
+    linear = torch.exp(hyper["label_slope"]) * a_label @ b_label.T + torch.exp(hyper["embedding_slope"]) * (
+        a_rest @ b_rest.T
+    )
+    return smooth + linear + torch.exp(hyper["offset"])
+
+
+def _square(a, b):
+    return ((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T).clamp(min=0)
+
+
+def _fit_process(features, target, error, predicted_error, n_label):
+    """Fit a process to residuals ``(n_star,)``; the most probable hyperparameters decide."""
+    from scipy.optimize import minimize
+
+    scale = float(1.4826 * np.median(np.abs(target - np.median(target)))) or float(np.std(target)) or 1.0
+    prior = torch.tensor(list(_PRIORS.values()), dtype=torch.float64)
+    arrays = (torch.from_numpy(np.asarray(array, dtype=np.float64)) for array in (features, target, error))
+    features, target, error = arrays
+    target, variance = target / scale, (error / scale) ** 2
+    predicted = torch.from_numpy(predicted_error / scale)
+
+    def objective(flat):
+        hyper = torch.from_numpy(np.array(flat)).requires_grad_()
+        named = dict(zip(_PRIORS, hyper, strict=True))
+        noise = variance + torch.exp(2 * named["noise"]) + torch.exp(2 * named["error"]) * predicted**2 + _JITTER
+        root = torch.linalg.cholesky(_kernel(features, features, named, n_label) + torch.diag(noise))
+        half = torch.linalg.solve_triangular(root, target[:, None], upper=False)
+        loss = 0.5 * (half**2).sum() + root.diagonal().log().sum()
+        loss = loss + 0.5 * (((hyper - prior[:, 0]) / prior[:, 1]) ** 2).sum()
+        loss.backward()
+        return loss.item(), hyper.grad.numpy()
+
+    start = prior[:, 0].numpy()
+    bounds = [(mean - 5, mean + 5) for mean in start]
+    for _ in range(2):
+        found = minimize(
+            objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _N_ITERATION}
+        )
+        process = _Process(features, target, variance, predicted, torch.from_numpy(found.x), scale, n_label)
+        # a star far from what all others say has a wrong label more often than a strange spectrum
+        z = process.leave_one_out().abs()
+        if not bool((z > _OUTLIER).any()):
+            break
+        noise = variance + process._noise(predicted)
+        variance = variance + noise * ((z / _OUTLIER) ** 2 - 1).clamp(min=0)
+        start = found.x
+    return process
+
+
+class ResidualHead:
+    """Corrects the labels of a model, and tells new ones.
+
+    Each label is what the model says of it, if it knows it, plus a Gaussian process on
+    the labels that the model predicts and on the strongest components of its embedding.
+    Far from the stars that it was fitted to, the process says nothing and its error grows:
+    what is left is the model's own answer.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+        Labels of the model whose predictions are looked at.
+    log : sequence of str
+        Labels whose logarithm is predicted.
+    space : dict of str to numpy.ndarray
+        ``input_mean``, ``input_scale`` ``(n_input,)`` and ``embedding_mean`` ``(embedding_dim,)``,
+        ``embedding_vectors`` ``(embedding_dim, n_component)``.
+    processes : dict of str to _Process
+        By name of the label.
+    before : ResidualHead, optional
+        Head whose answers are corrected, instead of those of the model.
+    """
+
+    def __init__(self, inputs, log, space, processes, before=None):
+        self.inputs, self.log, self.space, self.processes = tuple(inputs), tuple(log), space, processes
+        self.before = before
+
+    @property
+    def labels(self):
+        """Names of the labels that it tells."""
+        return tuple(self.processes)
+
+    def __call__(self, model, perception, labels):
+        """Return labels of perceived stars.
+
+        Parameters
+        ----------
+        model : StellarPerceptron
+            The model that the head was fitted on.
+        perception : Perception
+            The stars.
+        labels : sequence of str
+            Names, of those that the head tells.
+
+        Returns
+        -------
+        values, errors : numpy.ndarray
+            ``(n_star, n_label)`` in physical units; NaN for empty stars.
+        """
+        seen = _look(model, perception, self.inputs, self.log, self.before)
+        usable = np.isfinite(seen.embedding).all(axis=1)
+        values, errors = np.full((2, len(usable), len(labels)), np.nan)
+        if not usable.any():
+            return values, errors
+        features = torch.from_numpy(_features(seen, self.space)[usable])
+        for column, name in enumerate(labels):
+            base, base_error = seen.of(name)
+            correction, error = self.processes[name](features, torch.from_numpy(base_error[usable]))
+            value, error = base[usable] + correction.numpy(), error.numpy()
+            if name in self.log:
+                value = np.exp(value)
+                error = error * value
+            values[usable, column], errors[usable, column] = value, error
+        return values, errors
+
+    def state(self):
+        """Return all numbers, to be saved.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+        """
+        state = {f"space.{k}": torch.from_numpy(np.ascontiguousarray(v)) for k, v in self.space.items()}
+        for name, process in self.processes.items():
+            for k in ("features", "target", "variance", "predicted_error", "hyper"):
+                state[f"{name}.{k}"] = getattr(process, k).contiguous()
+            state[f"{name}.scale"] = torch.tensor([process.scale], dtype=torch.float64)
+        if self.before is not None:
+            state |= {f"before.{k}": v for k, v in self.before.state().items()}
+        return state
+
+    def settings(self):
+        """Return all names, as plain JSON types.
+
+        Returns
+        -------
+        dict
+        """
+        before = {} if self.before is None else {"before": self.before.settings()}
+        return {"inputs": list(self.inputs), "log": list(self.log), "labels": list(self.labels)} | before
+
+    @classmethod
+    def from_state(cls, settings, state):
+        """Build from what `settings` and `state` returned.
+
+        Parameters
+        ----------
+        settings : dict
+            Names.
+        state : dict of str to torch.Tensor
+            Numbers.
+
+        Returns
+        -------
+        ResidualHead
+        """
+        space = {k.removeprefix("space."): v.numpy() for k, v in state.items() if k.startswith("space.")}
+        names = ("features", "target", "variance", "predicted_error", "hyper")
+        processes = {
+            name: _Process(
+                *(state[f"{name}.{k}"] for k in names), state[f"{name}.scale"].item(), len(settings["inputs"])
+            )
+            for name in settings["labels"]
+        }
+        before = None
+        if "before" in settings:
+            inner = {k.removeprefix("before."): v for k, v in state.items() if k.startswith("before.")}
+            before = cls.from_state(settings["before"], inner)
+        return cls(settings["inputs"], settings["log"], space, processes, before)
+
+
+@dataclass
+class _Seen:
+    """What a model makes of stars, in units of the labels or of their logarithms."""
+
+    names: tuple
+    values: np.ndarray  # (n_star, n_input)
+    errors: np.ndarray
+    embedding: np.ndarray  # (n_star, embedding_dim) float64
+
+    def of(self, name):
+        """Return value and error of one label, 0 where the model does not know it."""
+        if name not in self.names:
+            return np.zeros((2, len(self.values)))
+        column = self.names.index(name)
+        return self.values[:, column], self.errors[:, column]
+
+
+def _look(model, perception, names, log, before=None):
+    told = model.request(perception, list(names)) if before is None else before(model, perception, names)
+    values, errors = (array.copy() for array in told)
+    for column, name in enumerate(names):
+        if name in log:
+            errors[:, column] /= values[:, column]
+            values[:, column] = np.log(values[:, column])
+    return _Seen(tuple(names), values, errors, perception.pooled.astype(np.float64))
+
+
+def _features(seen, space):
+    labels = (seen.values - space["input_mean"]) / space["input_scale"]
+    return np.concatenate((labels, (seen.embedding - space["embedding_mean"]) @ space["embedding_vectors"]), axis=1)
+
+
+def fit_residual_head(model, perception, inputs, truth, *, log=(), before=None):
+    """Fit a head to stars with labels.
+
+    Parameters
+    ----------
+    model : StellarPerceptron
+        A trained model.
+    perception : Perception
+        The stars, as it perceives them.
+    inputs : sequence of str
+        Labels that it tells of such stars.
+    truth : dict of str to (numpy.ndarray, numpy.ndarray)
+        Values and errors ``(n_star,)`` of the labels to learn, in physical units; NaN where not
+        known.
+    log : sequence of str, optional
+        Labels whose logarithm is predicted.
+    before : ResidualHead, optional
+        Head that tells the inputs, instead of the model.
+
+    Returns
+    -------
+    ResidualHead
+    """
+    log = tuple(name for name in log if name in (*inputs, *truth))
+    seen = _look(model, perception, tuple(inputs), log, before)
+    n_component = min(_N_COMPONENT, max(len(seen.values) // 6, 1))
+    mean = seen.embedding.mean(axis=0)
+    _, size, vectors = np.linalg.svd(seen.embedding - mean, full_matrices=False)
+    size = np.maximum(size[:n_component] / np.sqrt(len(seen.values)), 1e-9)
+    spread = seen.values.std(axis=0)
+    space = {
+        "input_mean": seen.values.mean(axis=0),
+        "input_scale": np.where(spread > 0, spread, 1.0),
+        "embedding_mean": mean,
+        "embedding_vectors": vectors[:n_component].T / size,
+    }
+    features, processes = _features(seen, space), {}
+    for name, (values, errors) in truth.items():
+        base, base_error = seen.of(name)
+        errors = np.nan_to_num(errors, nan=0.0)
+        if name in log:
+            errors, values = errors / values, np.log(values)
+        known = np.isfinite(values)
+        arrays = (features[known], (values - base)[known], errors[known], base_error[known])
+        processes[name] = _fit_process(*arrays, len(inputs))
+    return ResidualHead(inputs, log, space, processes, before)

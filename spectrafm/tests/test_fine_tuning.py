@@ -1,0 +1,257 @@
+"""Weights adapted to few stars: what is learnt, what stays, what is saved, what is refused."""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.nddata import StdDevUncertainty
+from astropy.table import MaskedColumn, QTable, Table
+from specutils import Spectrum
+
+from spectrafm import SpectraFM, SpectraFMWarning
+from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
+from spectrafm.fine_tuning import METHODS, FineTuneConfig, label_truth
+from spectrafm.quantities import QUANTITIES as REGISTRY
+from spectrafm.quantities import Quantity, register_quantity
+from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
+from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_table
+from spectrafm.weights_info import Domain, WeightsInfo
+
+# stars of another survey, whose log g are off by 0.5 and whose temperatures are off by 4 %
+STARS = tiny_table(90, seed=9)
+TEFF, LOGG = STARS.values[:, 0] * 1.04, STARS.values[:, 1] + 0.5
+FEW, REST = slice(0, 40), slice(40, 90)
+SETTINGS = {"n_fold": 2, "steps": 12, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Return weights on disk, trained for a moment on the tiny stars."""
+    vocabulary = Vocabulary(["flux", *QUANTITIES], flux=["flux"], log=["teff"])
+    model = StellarPerceptron(tiny_config(), vocabulary, seed=0)
+    model.fit(tiny_table(), ["teff", "logg"], FitConfig(steps=60, batch_size=64, warmup_steps=5, learning_rate=3e-3))
+    domain = Domain(
+        name="tiny", labels=("teff", "logg"), wavelength_range=(3950.0, 9050.0), spacing_range=(0.005, 0.03)
+    )
+    fm = SpectraFM(model, WeightsInfo(name="tiny", domains=(domain,), known=("k_mag", "logg", "teff")))
+    folder = tmp_path_factory.mktemp("base")
+    fm.save(folder)
+    return SpectraFM.load(folder)
+
+
+def spectra(rows, wavelength=WAVELENGTH):
+    """Return some of the stars as Spectrum objects."""
+    return [
+        Spectrum(flux * u.one, wavelength * u.AA, uncertainty=StdDevUncertainty(np.full(60, 0.01)))
+        for flux in STARS.flux[rows]
+    ]
+
+
+def labels(rows=FEW):
+    """Return the table of labels of some of the stars."""
+    return QTable({"identifier": np.arange(90)[rows].astype(str), "teff": TEFF[rows] * u.K, "logg": LOGG[rows]})
+
+
+def numbers(table, name):
+    """Return a column as plain numbers."""
+    return np.asarray(table[name].filled(np.nan).value)
+
+
+def residuals(fm):
+    """Return root mean square errors of the stars that nobody learnt from."""
+    table = fm.infer(spectra(REST))
+    pairs = ((TEFF, "teff"), (LOGG, "logg"))
+    return [np.sqrt(np.mean((numbers(table, name) - truth[REST]) ** 2)) for truth, name in pairs]
+
+
+@pytest.fixture(scope="module")
+def tuned(base):
+    """Return the same weights with a head."""
+    return base.fine_tune(spectra(FEW), labels(), method="head", **SETTINGS)
+
+
+def test_head_learns_and_the_base_stays(base, tuned):
+    """A head takes out what is off; the base answers as before."""
+    again = SpectraFM(base.model, base.info)
+    before, after = residuals(base), residuals(tuned)
+    assert after[0] < 0.6 * before[0]
+    assert after[1] < 0.5 * before[1]
+    np.testing.assert_array_equal(residuals(again), before)
+    assert base.history == []
+    assert {entry["method"] for entry in tuned.history} == {"head"}
+    assert tuned.info.fine_tuning["n_star"] == 40
+
+
+def test_errors_hold(tuned):
+    """Errors are calibrated within the given stars, and hold for others."""
+    table = tuned.infer(spectra(REST))
+    for truth, name in ((TEFF, "teff"), (LOGG, "logg")):
+        z = np.abs(numbers(table, name) - truth[REST]) / numbers(table, f"e_{name}")
+        assert 0.5 < np.mean(z < 1) < 0.95
+        assert np.mean(z < 2) > 0.85
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "head"])
+def test_parts_that_are_trained(base, method):
+    """Each method changes its part of the network and no other, and brings labels nearer."""
+    new = base.fine_tune(spectra(FEW), labels(), method=method, **SETTINGS)
+    before, after = (fm.model.torch_model.state_dict() for fm in (base, new))
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    encoder = any(name.startswith("torch_encoder") for name in changed)
+    decoder = any(name.startswith("torch_decoder") for name in changed)
+    assert encoder == (method not in ("decoder",))
+    assert decoder == (method != "encoder")
+    if method == "last_block":
+        assert not any("encoder_transformer_block_1" in name for name in changed)
+    assert residuals(new)[1] < residuals(base)[1]
+
+
+def test_low_rank(base):
+    """LoRA changes matrices by no more than its rank."""
+    new = base.fine_tune(spectra(FEW), labels(), method="lora", rank=2, n_fold=2, steps=4)
+    before, after = (fm.model.torch_model.state_dict() for fm in (base, new))
+    name = "torch_encoder.encoder_transformer_block_1.dense_1.weight"
+    difference = (after[name] - before[name]).double()
+    assert 1 <= np.linalg.matrix_rank(difference.numpy(), tol=1e-4 * float(difference.norm())) <= 2
+
+
+@pytest.mark.slow
+def test_auto_takes_the_best(base):
+    """Of all methods the one with the smallest error in cross-validation is taken."""
+    new = base.fine_tune(spectra(FEW), labels(), **SETTINGS)
+    scores = new.info.fine_tuning["scores"]
+    assert set(scores) == {"head", "lora", "full"}
+    assert scores[new.info.fine_tuning["method"]] == min(scores.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["head", "lora"])
+def test_same_seed_same_weights(base, method):
+    """The same stars and seed give the same answers; nothing global is seeded."""
+    first, second = (base.fine_tune(spectra(FEW), labels(), method=method, seed=3, **SETTINGS) for _ in range(2))
+    np.testing.assert_array_equal(residuals(first), residuals(second))
+
+
+def test_order_of_stars(base, tuned):
+    """A star's answer does not depend on its batch mates."""
+    table, alone = tuned.infer(spectra(REST)), tuned.infer(spectra(slice(47, 48)))
+    np.testing.assert_allclose(numbers(table, "teff")[7], numbers(alone, "teff")[0], rtol=1e-5)
+    np.testing.assert_allclose(numbers(table, "e_teff")[7], numbers(alone, "e_teff")[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["head", "lora", pytest.param("full", marks=pytest.mark.slow)])
+def test_saved_and_loaded(base, tmp_path, method):
+    """What is saved gives the same answers; small changes are small files on top of the base."""
+    new = base.fine_tune(spectra(FEW), labels(), method=method, rank=1, **SETTINGS)
+    new.save(tmp_path)
+    whole = (tmp_path / "model.safetensors").exists()
+    assert whole == (method == "full")
+    loaded = SpectraFM.load(tmp_path, base=base)
+    np.testing.assert_allclose(residuals(loaded), residuals(new), rtol=1e-4)
+    assert loaded.history == new.history
+    assert loaded.weights_hash != base.weights_hash
+    if not whole:
+        with pytest.raises(CheckpointError, match="base: these weights are changes to 'tiny', which is not in"):
+            SpectraFM.load(tmp_path)
+        with pytest.raises(CheckpointError, match="base: weights 'tiny' have SHA-256 none; expected"):
+            SpectraFM.load(tmp_path, base=SpectraFM(base.model, base.info))
+
+
+def test_damaged_head(base, tuned, tmp_path):
+    """A head that is cut short is told."""
+    tuned.save(tmp_path)
+    (tmp_path / "head.safetensors").write_bytes((tmp_path / "head.safetensors").read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        SpectraFM.load(tmp_path, base=base)
+
+
+@pytest.mark.parametrize("method", ["head", pytest.param("lora", marks=pytest.mark.slow)])
+def test_new_label(base, method):
+    """A column that the base does not know becomes a label."""
+    table = labels()
+    table["mg_fe"] = 0.2 * (LOGG[FEW] - 3)
+    new = base.fine_tune(spectra(FEW), table, method=method, **SETTINGS)
+    assert new.labels == ("teff", "logg", "mg_fe")
+    found = numbers(new.infer(spectra(REST)), "mg_fe")
+    assert np.corrcoef(found, LOGG[REST])[0, 1] > 0.6
+    assert "mg_fe" not in base.model.vocabulary
+
+
+def test_label_of_nobody(base, tmp_path):
+    """A quantity that is in no registry has the unit of its column, and comes back with the weights."""
+    table = Table({"spot_share": MaskedColumn(0.1 * LOGG[FEW], unit="percent")})
+    new = base.fine_tune(spectra(FEW), table, labels="spot_share", method="head", **SETTINGS)
+    new.save(tmp_path)
+    REGISTRY.pop("spot_share")
+    loaded = SpectraFM.load(tmp_path, base=base)
+    assert loaded.infer(spectra(REST))["spot_share"].unit == u.percent
+    with pytest.raises(InputValueError, match="'spot_share' is registered as"):
+        register_quantity(Quantity("spot_share", "K", "K", "", "something else"))
+    REGISTRY.pop("spot_share")
+    with pytest.raises(InputValueError, match="name 'e_x'; expected letters"):
+        register_quantity(Quantity("e_x", "K", "K", "", ""))
+
+
+def test_new_range(base):
+    """Wavelengths that the base never saw are a domain of their own."""
+    elsewhere = WAVELENGTH + 6000
+    new = base.fine_tune(spectra(FEW, elsewhere), labels(), method="head", **SETTINGS)
+    [domain] = new.info.domains
+    assert domain.name == "fine_tuned"
+    assert domain.wavelength_range[0] == pytest.approx(10_000)
+    table = new.infer(spectra(REST, elsewhere))
+    assert np.corrcoef(numbers(table, "logg"), LOGG[REST])[0, 1] > 0.8
+
+
+def test_twice(base, tuned):
+    """Weights with a head are fine-tuned by another head on top of it, and by nothing else."""
+    table = labels()
+    table["logg"] += 0.3
+    again = tuned.fine_tune(spectra(FEW), table, method="auto", **SETTINGS)
+    shift = numbers(again.infer(spectra(REST)), "logg") - numbers(tuned.infer(spectra(REST)), "logg")
+    assert np.median(shift) == pytest.approx(0.3, abs=0.05)
+    with pytest.raises(InputValueError, match="method: 'full' trains the network"):
+        tuned.fine_tune(spectra(FEW), labels(), method="full")
+
+
+def test_missing_labels_and_bad_spectra(base):
+    """Stars without a label or a spectrum are left out."""
+    table, stars = labels(), spectra(FEW)
+    table["logg"] = MaskedColumn(LOGG[FEW], mask=np.arange(40) < 5)
+    stars[7] = Spectrum(np.full(60, np.nan) * u.one, WAVELENGTH * u.AA)
+    new = base.fine_tune(stars, table, method="head", **SETTINGS)
+    assert new.info.fine_tuning["n_star"] == 39
+    np.testing.assert_allclose(residuals(new), residuals(base.fine_tune(spectra(FEW), labels(), method="head")), rtol=1)
+
+
+def test_label_truth():
+    """Units are brought to ours, errors go along, other columns are left alone."""
+    table = QTable({"teff": [5.0, 6.0] * u.kK, "e_teff": [50, 60] * u.K, "ra": [1.0, 2.0] * u.deg, "k_mag": [9, 10]})
+    truth = label_truth(table, 2)
+    assert list(truth) == ["teff"]
+    np.testing.assert_allclose(truth["teff"], [[5000, 6000], [50, 60]])
+    with pytest.raises(InputTypeError, match="labels_table: list, expected an astropy Table"):
+        label_truth([1, 2], 2)
+    with pytest.raises(InputValueError, match="no column that is a label; it has ra"):
+        label_truth(Table({"ra": [1.0]}), 1)
+    with pytest.raises(InputValueError, match="no column fe_h; it has teff"):
+        label_truth(Table({"teff": [1.0]}), 1, ["fe_h"])
+    with pytest.raises(InputValueError, match=r"labels_table\['teff'\]: shape \(2,\) for 3 spectra"):
+        label_truth(table, 3)
+    with pytest.raises(InputValueError, match="unit deg, expected K"):
+        label_truth(QTable({"teff": [1.0] * u.deg}), 1)
+
+
+def test_refused(base):
+    """Settings that contradict themselves, and too few stars."""
+    with pytest.raises(ConfigError, match=r"(?s)method must be 'auto' or one of head.*n_fold must be an integer of 2"):
+        FineTuneConfig(method="magic", n_fold=1)
+    with pytest.raises(InputValueError, match="teff: 8, logg: 8; expected 10 or more"):
+        base.fine_tune(spectra(slice(0, 8)), labels(slice(0, 8)))
+
+
+def test_nothing_warns_twice(base, tuned):
+    """A spectrum that cannot be used is a masked row, as ever."""
+    with pytest.warns(SpectraFMWarning, match="1 of 1 rows are masked"):
+        table = tuned.infer(Spectrum(np.full(60, np.nan) * u.one, WAVELENGTH * u.AA))
+    assert table["teff"].mask.all()

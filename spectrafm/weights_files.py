@@ -1,0 +1,169 @@
+"""Weights on disk: whole, or as changes to others."""
+
+import hashlib
+import json
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .exceptions import CheckpointError
+from .residual_head import ResidualHead
+from .stellarperceptron import StellarPerceptron, Vocabulary
+from .stellarperceptron.model_core import FORMAT, atomic_write
+from .weights_info import WeightsInfo
+
+__all__ = ["load_weights", "save_weights"]
+
+# files whose bytes are the weights, in the order in which they are hashed
+_HASHED = ("model.safetensors", "adapter.safetensors", "head.safetensors")
+# singular values of a change below this, relative to the largest, are rounding
+_ROUNDING = 1e-5
+
+
+def save_weights(folder, info, model, density, head, *, base=None, half=False):
+    """Write weights into a folder.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Made if it does not exist; files of weights that it has are replaced.
+    info : WeightsInfo
+        Facts.
+    model : StellarPerceptron
+        The network.
+    density : dict of str to torch.Tensor
+        Of the embeddings.
+    head : ResidualHead or None
+        What tells the labels.
+    base : SpectraFM, optional
+        Weights on disk that these come from.
+    half : bool, optional
+        Store the trained parameters in half precision.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*_HASHED, "density.safetensors", "head.json"):
+        (folder / name).unlink(missing_ok=True)
+    changes = None if base is None else _changes(base.model.torch_model.state_dict(), model.torch_model.state_dict())
+    if changes is not None and 2 * _size(changes) < _size(model.torch_model.state_dict()):
+        settings = {"format": FORMAT, "model": model.config.to_dict(), "vocabulary": model.vocabulary.to_dict()}
+        atomic_write(folder / "config.json", lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
+        atomic_write(folder / "adapter.safetensors", lambda path: save_file(changes, path))
+    else:
+        model.save(folder, half=half)
+    if head is not None:
+        state = head.state()
+        atomic_write(folder / "head.safetensors", lambda path: save_file(state, path))
+        atomic_write(folder / "head.json", lambda path: path.write_text(json.dumps(head.settings(), indent=1) + "\n"))
+    if density:
+        atomic_write(folder / "density.safetensors", lambda path: save_file(density, path))
+    atomic_write(folder / "spectrafm.json", info.write)
+
+
+def load_weights(folder, device, base, find_base):
+    """Read what `save_weights` wrote.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The folder.
+    device : str or torch.device
+        Where to run.
+    base : SpectraFM or None
+        What changes are changes to.
+    find_base : callable
+        Gives the base by its name.
+
+    Returns
+    -------
+    info : WeightsInfo
+    model : StellarPerceptron
+    density : dict of str to torch.Tensor or None
+    head : ResidualHead or None
+    digest : str
+        First digits of the SHA-256 of the weights.
+
+    Raises
+    ------
+    CheckpointError
+        Missing or damaged files, or another base.
+    """
+    info = WeightsInfo.read(folder / "spectrafm.json")
+    if (folder / "adapter.safetensors").exists():
+        model = _apply(folder, _checked_base(info, base, find_base), device)
+    else:
+        model = StellarPerceptron.load(folder, device)
+    head, density = None, folder / "density.safetensors"
+    try:
+        if (folder / "head.safetensors").exists():
+            settings = json.loads((folder / "head.json").read_text())
+            head = ResidualHead.from_state(settings, load_file(folder / "head.safetensors"))
+        density = load_file(density) if density.exists() else None
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
+    digest = hashlib.sha256()
+    for name in _HASHED:
+        if (folder / name).exists():
+            digest.update((folder / name).read_bytes())
+    return info, model, density, head, digest.hexdigest()[:16]
+
+
+def _size(state):
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
+def _changes(before, after):
+    """Return the tensors that differ: factors of the difference where its rank is low, or the new tensor."""
+    changed = {}
+    for name, tensor in after.items():
+        old = before.get(name)
+        if old is not None and old.shape == tensor.shape and torch.equal(old, tensor):
+            continue
+        tensor = tensor.detach().cpu()
+        if old is not None and old.shape == tensor.shape and tensor.ndim == 2:
+            left, size, right = torch.linalg.svd((tensor - old.cpu()).double(), full_matrices=False)
+            rank = int((size > _ROUNDING * size[0]).sum())
+            if 2 * rank * sum(tensor.shape) < tensor.numel():
+                changed[f"left:{name}"] = (left[:, :rank] * size[:rank]).float().contiguous()
+                changed[f"right:{name}"] = right[:rank].float().contiguous()
+                continue
+        changed[f"all:{name}"] = tensor.contiguous()
+    return changed
+
+
+def _checked_base(info, base, find_base):
+    name, digest = (info.fine_tuning.get(k, "") for k in ("base", "base_sha256"))
+    if base is None:
+        try:
+            base = find_base(name)
+        except ValueError as error:
+            raise CheckpointError(
+                f"base: these weights are changes to {name!r}, which is not in the package; "
+                "load that and give it as base="
+            ) from error
+    if base.weights_hash != digest:
+        raise CheckpointError(
+            f"base: weights {base.info.name!r} have SHA-256 {base.weights_hash or 'none'}; "
+            f"expected {digest} of {name!r}, to which these are changes"
+        )
+    return base
+
+
+def _apply(folder, base, device):
+    """Return the base with changes."""
+    try:
+        settings = json.loads((folder / "config.json").read_text())
+        changes = load_file(folder / "adapter.safetensors")
+        vocabulary = Vocabulary(**settings["vocabulary"])
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
+    model = StellarPerceptron(base.model.config, vocabulary, device)
+    state = {k: v.clone() for k, v in base.model.torch_model.state_dict().items()}
+    for key, tensor in changes.items():
+        kind, _, name = key.partition(":")
+        if kind == "all":
+            state[name] = tensor
+        elif kind == "left":
+            state[name] = state[name] + (tensor.double() @ changes[f"right:{name}"].double()).to(state[name])
+    model.load_state(state)
+    return model
