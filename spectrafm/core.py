@@ -468,8 +468,9 @@ class SpectraFM:
         flag = np.array([a.flags for a in prepared], dtype=np.int64)
         if domain.thresholds:
             flag |= diagnose_batch(self, number, raw, prepared, spectrum_only).flags(domain)
-        distance = self.distances(spectrum_only, domain.name)
-        flag |= np.where(distance > domain.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
+        else:
+            distance = self.distances(spectrum_only, domain.name)
+            flag |= np.where(distance > domain.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
         flag |= [self._spectrum_flags(a, domain) for a in prepared]
         for column in told:
             name = labels[column]

@@ -29,7 +29,7 @@ _DESCRIPTIONS = {
     "reduced_chi2": "Reduced chi square of the model's own spectrum",
     "rv_significance": "Radial velocity over its error",
     "rv_error": "Error of the radial velocity, large where lines are not found",
-    "double_lines": "Contrast of a second set of lines",
+    "double_lines": "One and the contrast of a second set of lines",
     "emission": "Height of the highest pixels over that of the highest tenth",
     "saturation": "Share of pixels in plateaus at the largest value",
     "strangeness": "Largest of the statistics over their thresholds",
@@ -68,15 +68,15 @@ class Diagnosis:
         ``distance`` of the embedding from those of the training stars; ``reduced_chi2`` of
         the data from the model's own spectrum; ``rv_significance``, the velocity over its
         error; ``rv_error`` [km / s], how well the model can tell the velocity: badly where it
-        does not find the lines that it expects; ``double_lines``, contrast of a second set of
-        lines; ``emission``, how far the highest pixels lie above the median, over how far the
+        does not find the lines that it expects; ``double_lines``, 1 and the contrast of a second
+        set of lines; ``emission``, how far the highest pixels lie above the median, over how far the
         highest tenth does; ``saturation``, share of pixels in plateaus at the largest value.
     features : dict of str to numpy.ndarray
         ``(n_star,)`` what the usual values of statistics depend on.
     velocity, velocity_error : numpy.ndarray
         ``(n_star,)`` [km / s]; NaN where not told.
     wavelength : numpy.ndarray
-        ``(n_star,)`` median of the good wavelengths [Angstrom, vacuum]; NaN where there are none.
+        ``(n_star,)`` middle one of the good wavelengths [Angstrom, vacuum]; NaN where there are none.
     """
 
     values: dict
@@ -193,12 +193,13 @@ def diagnose_batch(fm, number, arrays, prepared, perception):
     flux = _padded([a.flux[a.good] for a in prepared])
     noise = _noise(flux)
     n_good = np.array([a.n_good for a in prepared])
-    ends = np.array([np.quantile(a.wavelength[a.good], (0, 0.5, 1)) if a.n_good else (np.nan,) * 3 for a in prepared])
-    told = np.array([_told_noise(a) for a in prepared])
+    places = [a.wavelength[a.good] for a in prepared]
+    low, middle, high = np.array([w[[0, len(w) // 2, -1]] if len(w) else (np.nan,) * 3 for w in places]).T
+    told = _quantile(_padded([a.sigma[a.good] for a in prepared]), 0.5)
     features = {
         "one": np.ones(n_star),
         "ln_noise": np.log(np.clip(np.where(np.isfinite(told), told, noise), 1e-3, 1.0)),
-        "ln_span": np.log(np.clip(ends[:, 2] - ends[:, 0], 30.0, None)),
+        "ln_span": np.log(np.clip(high - low, 30.0, None)),
         "ln_pixels": np.log(np.clip(n_good, 1, None)),
     }
     labels = [name for name in (*_LABELS, "rv_offset") if name in domain.labels and name in fm.model.vocabulary]
@@ -226,7 +227,7 @@ def diagnose_batch(fm, number, arrays, prepared, perception):
         "emission": _emission(flux, noise),
         "saturation": _saturation(_padded([a.flux[p.good] for a, p in zip(arrays, prepared, strict=True)])),
     }
-    return Diagnosis(statistics, features, velocity, velocity_error, ends[:, 1])
+    return Diagnosis(statistics, features, velocity, velocity_error, middle)
 
 
 def diagnosis_table(diagnoses, labels):
@@ -285,12 +286,6 @@ def _noise(flux):
     return 1.482602 / np.sqrt(6) * _quantile(np.abs(difference), 0.5)
 
 
-def _told_noise(star):
-    sigma = star.sigma[star.good]
-    sigma = sigma[np.isfinite(sigma)]
-    return np.median(sigma) if len(sigma) else np.nan
-
-
 def _emission(flux, noise):
     """Return how far the highest pixels of each star lie above its median, over how far its higher ones do."""
     median, high, highest = (_quantile(flux, share) for share in (0.5, _HIGH, 1 - _HIGHEST))
@@ -333,7 +328,7 @@ def _reduced_chi2(fm, domain, prepared, perception, noise):
 
 
 def _double_lines(star):
-    """Return the contrast of the second peak of the autocorrelation; NaN where its lines could not be apart."""
+    """Return 1 and the contrast of the second peak of the autocorrelation; NaN where lines could not be apart."""
     if star.n_good < 200:
         return np.nan
     place = np.log(star.wavelength[star.good])
@@ -346,7 +341,8 @@ def _double_lines(star):
         return np.nan
     depth = 1 - np.interp(place[0] + step * np.arange(n_pixel), place, star.flux[star.good])
     depth = np.clip(depth, -0.5, 1.0)
-    power = np.abs(np.fft.rfft(depth - depth.mean(), 2 * n_pixel)) ** 2
+    # a power of two is much faster than most numbers
+    power = np.abs(np.fft.rfft(depth - depth.mean(), 2 ** int(np.ceil(np.log2(2 * n_pixel))))) ** 2
     correlation = np.fft.irfft(power)[:n_pixel] / (n_pixel - np.arange(n_pixel))
     # noise is in the first only
     scale = max(2 * correlation[1] - correlation[2], correlation[1])
@@ -354,7 +350,8 @@ def _double_lines(star):
         return np.nan
     lowest = np.minimum.accumulate(correlation[1:])
     rise = (correlation[1:] - lowest)[near[1:]].max()
-    return rise / (correlation[far].std() + 0.02 * scale)
+    # from one, so that the ratio of two small contrasts means nothing
+    return 1 + rise / (correlation[far].std() + 0.02 * scale)
 
 
 def set_thresholds(fm, calibration, share=_SHARE):

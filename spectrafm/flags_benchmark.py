@@ -176,8 +176,8 @@ def benchmark_flags(data_folder, model=None, rivals=True, n_star=_N_STAR):
     """Measure how well flags catch spectra that should not be believed.
 
     Good stars are synthetic ones that were in no pool of training, real stars of MILES that
-    nothing was chosen on, and the real stars of APOGEE. Every case is made of the same
-    stars, so that only what is wrong with it can tell it from them; but for the hottest
+    set no threshold (the form of the statistics was chosen on them), and those of APOGEE. Every case is made of
+    the same stars, so that only what is wrong with it can tell it from them; but for the hottest
     and coolest stars of MILES, which are as they are.
 
     Parameters
@@ -282,7 +282,7 @@ def _miles(fm, folder):
         return list(from_arrays(data.wavelength[inside], data.flux[rows][:, inside], resolving_power=2000))
 
     usual = test[(teff[test] > _COOL) & (teff[test] < _HOT)]
-    yield f"MILES: {len(usual)} real stars that nothing was chosen on"
+    yield f"MILES: {len(usual)} real stars; none trained the weights or set a threshold"
     others = {
         f"real, teff > {_HOT:.0f} K": stars(test[teff[test] > _HOT]),
         # there is hardly one that the weights have not seen

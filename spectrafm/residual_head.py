@@ -8,14 +8,14 @@ import torch
 __all__ = ["ResidualHead", "fit_residual_head"]
 
 # hyperparameters, all logarithms, with mean and standard deviation of their priors: amplitude and lengths of
-# the smooth part in predicted labels and in components of the embedding, variance of slopes in both and of the
-# offset, noise of its own, and factor on the predicted error
+# the smooth part in leading features and in all others, variance of slopes in both and of the offset, noise of
+# its own, and factor on the predicted error
 _PRIORS = {
     "amplitude": (-1.0, 1.0),
-    "label_length": (1.5, 0.7),
-    "embedding_length": (2.0, 0.7),
-    "label_slope": (-4.0, 1.5),
-    "embedding_slope": (-5.0, 1.5),
+    "leading_length": (1.0, 0.7),
+    "other_length": (2.0, 0.7),
+    "leading_slope": (-4.0, 1.5),
+    "other_slope": (-4.0, 1.5),
     "offset": (-1.0, 1.5),
     "noise": (-1.0, 1.0),
     "error": (-1.0, 1.5),
@@ -36,7 +36,8 @@ class _Process:
     predicted_error: torch.Tensor  # (n_star,)
     hyper: torch.Tensor  # (len(_PRIORS),)
     scale: float
-    n_label: int
+    n_leading: int
+    is_correction: bool  # of what the model says, and not a label that it does not know
 
     def __post_init__(self):
         covariance = self._kernel(self.features, self.features)
@@ -45,7 +46,7 @@ class _Process:
         self._solved = torch.cholesky_solve(self.target[:, None], self._root)[:, 0]
 
     def _kernel(self, a, b):
-        return _kernel(a, b, dict(zip(_PRIORS, self.hyper, strict=True)), self.n_label)
+        return _kernel(a, b, dict(zip(_PRIORS, self.hyper, strict=True)), self.n_leading, self.is_correction)
 
     def _noise(self, predicted_error):
         hyper = dict(zip(_PRIORS, self.hyper, strict=True))
@@ -66,17 +67,18 @@ class _Process:
         return self._solved / inverse.sqrt()
 
 
-def _kernel(a, b, hyper, n_label):
+def _kernel(a, b, hyper, n_leading, is_correction):
     """Return the covariance of the functions at two sets of features, ``(n, m)``."""
-    a_label, b_label, a_rest, b_rest = a[:, :n_label], b[:, :n_label], a[:, n_label:], b[:, n_label:]
-    square = _square(a_label, b_label) * torch.exp(-2 * hyper["label_length"])
-    square = square + _square(a_rest, b_rest) * torch.exp(-2 * hyper["embedding_length"])
+    a_leading, b_leading, a_other, b_other = a[:, :n_leading], b[:, :n_leading], a[:, n_leading:], b[:, n_leading:]
+    square = _square(a_leading, b_leading) * torch.exp(-2 * hyper["leading_length"])
+    square = square + _square(a_other, b_other) * torch.exp(-2 * hyper["other_length"])
     # Matern of order 5/2 (Rasmussen & Williams 2006, equation 4.17); the root has no slope at zero
     r = (5 * square + 1e-12).sqrt()
     smooth = torch.exp(2 * hyper["amplitude"]) * (1 + r + r**2 / 3) * torch.exp(-r)
-    linear = torch.exp(hyper["label_slope"]) * a_label @ b_label.T + torch.exp(hyper["embedding_slope"]) * (
-        a_rest @ b_rest.T
-    )
+    linear = torch.exp(hyper["leading_slope"]) * a_leading @ b_leading.T
+    if not is_correction:
+        # a correction must not run away along directions that a hundred stars say little of
+        linear = linear + torch.exp(hyper["other_slope"]) * (a_other @ b_other.T)
     return smooth + linear + torch.exp(hyper["offset"])
 
 
@@ -84,7 +86,7 @@ def _square(a, b):
     return ((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T).clamp(min=0)
 
 
-def _fit_process(features, target, error, predicted_error, n_label):
+def _fit_process(features, target, error, predicted_error, n_leading, is_correction):
     """Fit a process to residuals ``(n_star,)``; the most probable hyperparameters decide."""
     from scipy.optimize import minimize
 
@@ -99,7 +101,8 @@ def _fit_process(features, target, error, predicted_error, n_label):
         hyper = torch.from_numpy(np.array(flat)).requires_grad_()
         named = dict(zip(_PRIORS, hyper, strict=True))
         noise = variance + torch.exp(2 * named["noise"]) + torch.exp(2 * named["error"]) * predicted**2 + _JITTER
-        root = torch.linalg.cholesky(_kernel(features, features, named, n_label) + torch.diag(noise))
+        kernel = _kernel(features, features, named, n_leading, is_correction)
+        root = torch.linalg.cholesky(kernel + torch.diag(noise))
         half = torch.linalg.solve_triangular(root, target[:, None], upper=False)
         loss = 0.5 * (half**2).sum() + root.diagonal().log().sum()
         loss = loss + 0.5 * (((hyper - prior[:, 0]) / prior[:, 1]) ** 2).sum()
@@ -112,7 +115,8 @@ def _fit_process(features, target, error, predicted_error, n_label):
         found = minimize(
             objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _N_ITERATION}
         )
-        process = _Process(features, target, variance, predicted, torch.from_numpy(found.x), scale, n_label)
+        hyper = torch.from_numpy(found.x)
+        process = _Process(features, target, variance, predicted, hyper, scale, n_leading, is_correction)
         # a star far from what all others say has a wrong label more often than a strange spectrum
         z = process.leave_one_out().abs()
         if not bool((z > _OUTLIER).any()):
@@ -135,6 +139,9 @@ class ResidualHead:
     ----------
     inputs : sequence of str
         Labels of the model whose predictions are looked at.
+    n_leading : int
+        The first so many of them are those that are corrected: corrections are smooth in
+        all, and linear in these alone.
     log : sequence of str
         Labels whose logarithm is predicted.
     space : dict of str to numpy.ndarray
@@ -146,9 +153,9 @@ class ResidualHead:
         Head whose answers are corrected, instead of those of the model.
     """
 
-    def __init__(self, inputs, log, space, processes, before=None):
-        self.inputs, self.log, self.space, self.processes = tuple(inputs), tuple(log), space, processes
-        self.before = before
+    def __init__(self, inputs, n_leading, log, space, processes, before=None):
+        self.inputs, self.n_leading, self.log = tuple(inputs), n_leading, tuple(log)
+        self.space, self.processes, self.before = space, processes, before
 
     @property
     def labels(self):
@@ -212,7 +219,8 @@ class ResidualHead:
         dict
         """
         before = {} if self.before is None else {"before": self.before.settings()}
-        return {"inputs": list(self.inputs), "log": list(self.log), "labels": list(self.labels)} | before
+        settings = {"inputs": list(self.inputs), "n_leading": self.n_leading, "log": list(self.log)}
+        return settings | {"labels": list(self.labels)} | before
 
     @classmethod
     def from_state(cls, settings, state):
@@ -231,9 +239,10 @@ class ResidualHead:
         """
         space = {k.removeprefix("space."): v.numpy() for k, v in state.items() if k.startswith("space.")}
         names = ("features", "target", "variance", "predicted_error", "hyper")
+        inputs, n_leading = settings["inputs"], settings["n_leading"]
         processes = {
             name: _Process(
-                *(state[f"{name}.{k}"] for k in names), state[f"{name}.scale"].item(), len(settings["inputs"])
+                *(state[f"{name}.{k}"] for k in names), state[f"{name}.scale"].item(), n_leading, name in inputs
             )
             for name in settings["labels"]
         }
@@ -241,7 +250,7 @@ class ResidualHead:
         if "before" in settings:
             inner = {k.removeprefix("before."): v for k, v in state.items() if k.startswith("before.")}
             before = cls.from_state(settings["before"], inner)
-        return cls(settings["inputs"], settings["log"], space, processes, before)
+        return cls(inputs, n_leading, settings["log"], space, processes, before)
 
 
 @dataclass
@@ -299,6 +308,8 @@ def fit_residual_head(model, perception, inputs, truth, *, log=(), before=None):
     -------
     ResidualHead
     """
+    leading = [name for name in inputs if name in truth]
+    inputs, n_leading = (*leading, *(name for name in inputs if name not in truth)), len(leading)
     log = tuple(name for name in log if name in (*inputs, *truth))
     seen = _look(model, perception, tuple(inputs), log, before)
     n_component = min(_N_COMPONENT, max(len(seen.values) // 6, 1))
@@ -320,5 +331,5 @@ def fit_residual_head(model, perception, inputs, truth, *, log=(), before=None):
             errors, values = errors / values, np.log(values)
         known = np.isfinite(values)
         arrays = (features[known], (values - base)[known], errors[known], base_error[known])
-        processes[name] = _fit_process(*arrays, len(inputs))
-    return ResidualHead(inputs, log, space, processes, before)
+        processes[name] = _fit_process(*arrays, n_leading, name in inputs)
+    return ResidualHead(inputs, n_leading, log, space, processes, before)

@@ -123,7 +123,7 @@ def test_double_lines():
         depth = sum(0.3 * np.exp(-0.5 * ((place[:, None] - at - s) / 2e-5) ** 2).sum(axis=1) for s in shifts)
         return from_arrays(np.exp(place)[::keep], (1 - depth / len(shifts))[::keep])[0]
 
-    assert _double_lines(star([0.0, 3e-4])) > 3 * _double_lines(star([0.0]))
+    assert _double_lines(star([0.0, 3e-4])) > 2 * _double_lines(star([0.0])) >= 2
     assert np.isnan(_double_lines(star([0.0], keep=10)))
     assert np.isnan(_double_lines(star([0.0], keep=100)))
 
@@ -372,3 +372,19 @@ def test_packaged_weights():
     assert (table["rv_error"][1:3] > table["rv_error"][0]).all()
     assert table["rv_significance"][3] > 5
     assert (np.array(table["saturation"]) == 0).all()
+
+
+def test_request_of_own_wavelengths(model):
+    """Each star may be asked for flux at wavelengths of its own, with the answers of one by one."""
+    table = tiny_table(2)
+    perception = model.perceive(table.flux, ["flux"] * 60, WAVELENGTH)
+    wavelength = np.array([[4100.0, 5200.0], [6300.0, 7400.0]])
+    together, _ = model.request(perception, ["flux", "flux"], wavelength)
+    for row in range(2):
+        alone, _ = model.request(perception, ["flux", "flux"], wavelength[row])
+        np.testing.assert_allclose(together[row], alone[row], rtol=1e-5)
+    with pytest.raises(InputValueError, match="wavelengths: shape"):
+        model.request(perception, ["flux", "flux"], np.ones((3, 2)))
+    wavelength[1, 0] = np.nan
+    with pytest.raises(InputValueError, match="asked for without a wavelength"):
+        model.request(perception, ["flux", "flux"], wavelength)
