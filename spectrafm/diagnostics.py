@@ -11,7 +11,7 @@ from .flags import Flag
 from .spectral_units import SPEED_OF_LIGHT, air_to_vacuum
 from .tokens import flux_name
 
-__all__ = ["STATISTICS", "Diagnosis", "diagnose_batch", "diagnosis_table", "set_thresholds"]
+__all__ = ["STATISTICS", "Diagnosis", "adapt_thresholds", "diagnose_batch", "diagnosis_table", "set_thresholds"]
 
 #: Flag that each statistic sets where it is larger than its threshold.
 STATISTICS = {
@@ -55,6 +55,8 @@ _CONDITIONAL, _LABELS = ("reduced_chi2", "rv_error", "double_lines"), ("teff", "
 # stars of each source that set thresholds, fewest of a kind, and the share of them that may be flagged
 _N_STAR, _FEWEST, _SHARE = 1000, 20, 0.015
 _SEED = 31
+# few stars do not show how far good ones reach
+_MARGIN = 1.2
 
 
 @dataclass
@@ -391,6 +393,28 @@ def set_thresholds(fm, calibration, share=_SHARE):
         thresholds = _thresholds(kinds, share)
         domain.density_threshold = thresholds.pop("distance", domain.density_threshold)
         domain.thresholds = thresholds
+
+
+def adapt_thresholds(fm, spectra, share=_SHARE):
+    """Let the stars that weights were fine-tuned on count as good ones, in place.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Fine-tuned weights; ``thresholds``, ``expected`` and ``density_threshold`` of their
+        only domain change.
+    spectra : list of SpectrumArrays
+        Good stars, not normalised.
+    share : float, optional
+        Share of them that may be flagged.
+    """
+    [domain] = fm.info.domains
+    # what is usual for stars alike is told by labels that these weights may not know
+    domain.thresholds, domain.expected = {}, {}
+    values = _joined([d.values for d in _diagnose_all(fm, 0, spectra)])
+    thresholds = {name: _MARGIN * limit for name, limit in _thresholds([values], share).items()}
+    domain.density_threshold = thresholds.pop("distance", domain.density_threshold)
+    domain.thresholds = thresholds
 
 
 def _diagnose_all(fm, number, stars, batch_size=128):

@@ -25,6 +25,8 @@ _TEFF_RANGE, _IRON_RICH = (3_800.0, 7_500.0), -1.0
 _FIRST_SHARE = 0.35
 _SEED, _N_DRAW, _N_STAR, _CURVE = 2026, 10, 100, (10, 30, 100, 300)
 _N_CURVE_DRAW, _N_WORLD_DRAW, _N_WORLD = 3, 3, 400
+# draws of methods that train a network: minutes each
+_N_SLOW_DRAW = 3
 # the other world: error of ln(depth) of lines, depth of lines that are missing, and its resolving power
 _LINE_ERROR, _VEIL, _WORLD_POWER = 0.3, 0.03, 22_500.0
 _PAPER_PIXELS = 256
@@ -103,24 +105,28 @@ def _miles(base, data, rivals, n_draw):
 
     first, second = stars(order[:n_first], _FIRST_RANGE), stars(order[n_first:], _SECOND_RANGE)
     start = time.perf_counter()
-    tuned = base.fine_tune(first.spectra, first.table, method="full", steps=480, seed=_SEED)
+    tuned = base.fine_tune(first.spectra, first.table, method="full", n_fold=2, steps=480, seed=_SEED)
     yield (
         f"MILES: {len(first)} stars in {_FIRST_RANGE[0]:.0f}-{_FIRST_RANGE[1]:.0f} Angstrom fine-tune the base "
         f"({time.perf_counter() - start:.0f} s); {len(second)} others in {_SECOND_RANGE[0]:.0f}-{_SECOND_RANGE[1]:.0f}"
     )
-    methods = {
+    quick = {
         "(a) zero-shot": lambda few, rest: _ours(base, rest),
         "(b) real stars, other range": lambda few, rest: _ours(tuned, rest),
-        "(c) (b) and the few stars": lambda few, rest: _tuned(tuned, few, rest),
-        "(a) and the few stars": lambda few, rest: _tuned(base, few, rest),
-    }
-    if rivals:
-        methods |= _rivals(base)
-    yield from _report(second, methods, _N_STAR, n_draw)
-    ours = {k: v for k, v in methods.items() if k.startswith("(c)")}
+        "(c) (b), few stars: head": lambda few, rest: _tuned(tuned, few, rest, "head"),
+        "(a), few stars: head": lambda few, rest: _tuned(base, few, rest, "head"),
+    } | (_quick_rivals() if rivals else {})
+    slow = {
+        "(c) (b), few stars: full": lambda few, rest: _tuned(tuned, few, rest, "full"),
+        "(a), few stars: full": lambda few, rest: _tuned(base, few, rest, "full"),
+    } | (_slow_rivals(base) if rivals else {})
+    yield from _header(_N_STAR)
+    yield from _report(second, quick, _N_STAR, n_draw)
+    yield from _report(second, slow, _N_STAR, min(n_draw, _N_SLOW_DRAW))
+    curve = {k: v for k, v in quick.items() if not k.startswith(("(a) zero", "(b)"))}
     for n_star in _CURVE:
         if n_star != _N_STAR:
-            curve = ours if not rivals else ours | _cheap_rivals()
+            yield from _header(n_star)
             yield from _report(second, curve, n_star, min(n_draw, _N_CURVE_DRAW))
 
 
@@ -135,10 +141,11 @@ def _other_world(fm, rivals):
     yield f"another world, H band: {len(middle)} synthetic stars at S/N 100 whose lines are off by 30 %"
     methods = {
         "(a) zero-shot": lambda few, rest: _ours(fm, rest),
-        "(c) (a) and the few stars": lambda few, rest: _tuned(fm, few, rest, method="head"),
+        "(c) (a), few stars: head": lambda few, rest: _tuned(fm, few, rest, "head"),
     }
     if rivals:
-        methods |= _cheap_rivals()
+        methods |= _quick_rivals()
+    yield from _header(_N_STAR)
     yield from _report(other.take(middle), methods, _N_STAR, _N_WORLD_DRAW)
 
 
@@ -159,6 +166,15 @@ class _World:
         return replace(star, flux=flux, sigma=star.sigma * self.response)
 
 
+def _header(n_few):
+    """Yield the names of the columns."""
+    yield f"{n_few} stars with [Fe/H] > {_IRON_RICH:g}: root mean square error of all others / of those with less iron"
+    yield (
+        f"  {'':<28}{'teff':>14}{'logg':>16}{'fe_h':>16}{'(scatter)':>16}"
+        f"{'in 1, 2 sigma':>17}{'[Fe/H] < -1':>15}{'draws':>7}{'seconds':>9}"
+    )
+
+
 def _report(stars, methods, n_few, n_draw):
     """Yield how every method does on the stars that it was not given, mean over draws."""
     fe_h = stars.labels["fe_h"]
@@ -166,11 +182,6 @@ def _report(stars, methods, n_few, n_draw):
     if n_few > len(rich) - 20:
         yield f"{n_few} stars: there are only {len(rich)} with [Fe/H] > {_IRON_RICH:g}"
         return
-    yield f"{n_few} stars with [Fe/H] > {_IRON_RICH:g}, {n_draw} draws: root mean square error, all others / [Fe/H] < -1"
-    yield (
-        f"  {'':<28}{'teff':>14}{'logg':>16}{'fe_h':>16}{'(scatter)':>14}"
-        f"{'in 1, 2 sigma':>18}{'[Fe/H] < -1':>14}{'seconds':>9}"
-    )
     for name, method in methods.items():
         errors, inside, start = [], [], time.perf_counter()
         for draw in range(n_draw):
@@ -185,7 +196,7 @@ def _report(stars, methods, n_few, n_draw):
         cells += f"  ({scatter[2, 0]:.3f}/{scatter[2, 1]:.3f})"
         told = np.isfinite(share).all()
         cells += f"{share[0]:10.2f} {share[1]:6.2f}{share[2]:9.2f} {share[3]:5.2f}" if told else f"{'-':>17}{'-':>15}"
-        yield f"  {name:<28}{cells}{seconds:9.1f}"
+        yield f"  {name:<28}{cells}{n_draw:7d}{seconds:9.1f}"
 
 
 def _errors(values, stars, rest):
@@ -212,19 +223,20 @@ def _ours(fm, stars):
     return tuple({k: np.asarray(table[f"{e}{k}"].filled(np.nan).value) for k in _LABELS} for e in ("", "e_"))
 
 
-def _tuned(fm, few, rest, method="auto"):
+def _tuned(fm, few, rest, method):
     return _ours(fm.fine_tune(few.spectra, few.table, method=method), rest)
 
 
-def _rivals(base):
-    """Return methods that have nothing but the few stars, by name."""
+def _slow_rivals(base):
+    """Return networks that are trained on nothing but the few stars, by name."""
     return {
-        "network of the paper": lambda few, rest: _network(_paper_config(), few, rest, base),
-        "(c) without pre-training": lambda few, rest: _network(base.model.config, few, rest, base),
-    } | _cheap_rivals()
+        "network of the paper": lambda few, rest: _network(_paper_config(), few, rest),
+        "ours, without pre-training": lambda few, rest: _network(base.model.config, few, rest),
+    }
 
 
-def _cheap_rivals():
+def _quick_rivals():
+    """Return other methods that have nothing but the few stars, by name."""
     return {
         "PCA + ridge": lambda few, rest: (_regression("ridge", few, rest), None),
         "gradient boosting": lambda few, rest: (_regression("boosting", few, rest), None),
@@ -247,7 +259,7 @@ def _paper_config():
     )
 
 
-def _network(config, few, rest, base):
+def _network(config, few, rest):
     """Train a network from scratch on the few stars."""
     n_few = len(few)
     values = np.stack([few.labels[k] for k in _LABELS], axis=1)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .calibration import conformal_factor
+from .diagnostics import adapt_thresholds
 from .exceptions import InputTypeError, InputValueError
 from .known import known_quantities
 from .quantities import QUANTITIES, Quantity, register_quantity
@@ -27,10 +28,8 @@ _AUTO = ("head", "lora", "full")
 # fewer stars tell nothing about errors
 _FEWEST = 10
 _SPLIT, _NEW_ROW = 21, 22
-# a usual error times this is large, as in training; share of stars that count as usual
-_LARGE_ERROR, _USUAL = 5.0, 0.99
-# what a star is told by in the history
-_PIXEL_GAP = 1e-9
+# a usual error times this is large, as in training
+_LARGE_ERROR = 5.0
 
 
 @dataclass(frozen=True)
@@ -240,7 +239,7 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
         training_data=f"{fm.info.training_data}; fine-tuned on {len(stars)} stars",
         quantities=[QUANTITIES[label] for label in truth],
     )
-    _adapt_density(tuned, stars)
+    adapt_thresholds(tuned, [arrays[row] for row in usable])
     return tuned
 
 
@@ -264,8 +263,8 @@ def _domain(fm, arrays, truth):
             f"spectra: of several kinds, {', '.join(names)}; fine-tune on those of one kind at a time"
         )
     before, stars = fm.info.domains[number], [arrays[row] for row in usable]
-    low = min(star.wavelength[star.good][0] for star in stars) - _PIXEL_GAP
-    high = max(star.wavelength[star.good][-1] for star in stars) + _PIXEL_GAP
+    low = min(star.wavelength[star.good][0] for star in stars)
+    high = max(star.wavelength[star.good][-1] for star in stars)
     inside = [np.mean(before.inside(star.wavelength[star.good])) for star in stars]
     spacings = [star.spacing for star in stars if np.isfinite(star.spacing)] or [before.spacing_range[0]]
     # wavelengths that no training star had are a domain of their own, with the normaliser of the nearest kind
@@ -512,11 +511,3 @@ def _describe(domain, stars, trial, log):
         domain.calibration[name] = {"with_sigma": factor, "without_sigma": factor}
         scale = values if name in log else 1.0
         domain.usual_errors[name] = float(_LARGE_ERROR * factor * np.nanmedian(errors / scale))
-
-
-def _adapt_density(fm, stars):
-    """Let the given stars count as usual, whatever the base makes of their kind."""
-    domain = fm.info.domains[0]
-    distance = fm.distances(stars.perceive(fm.model, np.arange(len(stars))), domain.name)
-    if np.isfinite(distance).any():
-        domain.density_threshold = float(max(domain.density_threshold, np.nanquantile(distance, _USUAL)))

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from specutils import Spectrum
 
 from spectrafm.adapters import SpectrumArrays, from_arrays, to_arrays
-from spectrafm.continuum import ContinuumNormalizer, MedianScaler, median_scale, normalizer_from_dict
+from spectrafm.continuum import ContinuumNormalizer, MedianScaler, _convolve, median_scale, normalizer_from_dict
 from spectrafm.exceptions import ConfigError
 from spectrafm.flags import Flag
 
@@ -312,3 +313,13 @@ def test_real_apogee_files(shared_data):
         for low, high in ((15150, 15800), (15870, 16420), (16490, 16950)):
             chip = normal.good & (normal.wavelength > low) & (normal.wavelength < high)
             assert np.median(normal.flux[chip]) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("n_bin", [5, 64, 65, 300])
+def test_convolution(n_bin):
+    """Products of matrices, block by block, are the convolution."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(2, 3, n_bin, generator=generator, dtype=torch.float64)
+    kernels = torch.randn(2, 9, generator=generator, dtype=torch.float64)
+    expected = torch.nn.functional.conv1d(rows.reshape(6, 1, n_bin), kernels[:, None], padding=4)
+    torch.testing.assert_close(_convolve(rows, kernels), expected.reshape(2, 3, 2, n_bin))

@@ -23,6 +23,7 @@ from spectrafm.stellarperceptron import (
     Vocabulary,
     robust_mean_squared_error,
 )
+from spectrafm.stellarperceptron.muon import Muon
 from spectrafm.stellarperceptron.nn_utils import learning_rate_factor, split_by_star
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_model, tiny_table
 
@@ -415,3 +416,37 @@ def test_replicas_stay_equal(tmp_path):
     start = new_model().torch_model.state_dict()
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert not torch.equal(first["torch_decoder.decoder_out.weight"], start["torch_decoder.decoder_out.weight"])
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (64, 40)])
+def test_muon_is_muon(shape):
+    """Ours takes the steps of torch's, which iterates in bfloat16."""
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = []
+    for kind, settings in ((Muon, {}), (torch.optim.Muon, {"adjust_lr_fn": "match_rms_adamw"})):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = kind([parameter], lr=0.1, weight_decay=0.1, **settings)
+        for step in range(3):
+            parameter.grad = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+            optimizer.step()
+        found.append(parameter.detach())
+    moved = (found[1] - start).norm()
+    assert (found[0] - found[1]).norm() < 0.02 * moved
+
+
+def test_watch_ends_training():
+    """Who watches sees the model as it would be kept, and may end the training."""
+    model, table, seen = tiny_model(), tiny_table(), []
+    config = FitConfig(steps=40, batch_size=32, warmup_steps=2, ema_decay=0.9, validation_every=10, log_every=10)
+
+    def watch(step):
+        weights = model.torch_model.torch_decoder.decoder_out.weight.detach().clone()
+        seen.append((step, model.torch_model.training, weights))
+        return step == 20
+
+    stream = TableStream(model, table, ["teff", "logg"], config)
+    log = Trainer(model, stream, config, watch=watch).run()
+    assert [step for step, _, _ in seen] == [10, 20]
+    assert not seen[0][1]
+    assert log[-1]["step"] == 20
+    torch.testing.assert_close(model.torch_model.torch_decoder.decoder_out.weight.detach(), seen[-1][2])

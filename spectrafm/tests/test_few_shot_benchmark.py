@@ -1,0 +1,101 @@
+"""What the benchmark of few stars compares with, on stars whose labels are plain to see."""
+
+import numpy as np
+import pytest
+
+from spectrafm import SpectraFM
+from spectrafm.adapters import from_arrays
+from spectrafm.benchmarks import run_benchmark
+from spectrafm.few_shot_benchmark import (
+    _cannon,
+    _errors,
+    _make_set,
+    _network,
+    _paper_config,
+    _quick_rivals,
+    _report,
+    _World,
+)
+from spectrafm.stellarperceptron import ModelConfig
+
+WAVELENGTH = np.exp(np.linspace(np.log(5600), np.log(5900), 300))
+
+
+@pytest.fixture(scope="module")
+def stars():
+    """Return 140 stars with a line for each label."""
+    rng = np.random.default_rng(3)
+    labels = {
+        "teff": rng.uniform(4200, 6800, 140),
+        "logg": rng.uniform(1, 5, 140),
+        "fe_h": np.where(np.arange(140) < 15, rng.uniform(-2.2, -1.1, 140), rng.uniform(-0.9, 0.4, 140)),
+    }
+    flux = np.ones((140, 300))
+    for place, values in zip((5650, 5750, 5850), labels.values(), strict=True):
+        depth = 0.3 + 0.2 * (values - values.mean()) / np.ptp(values)
+        flux -= depth[:, None] * np.exp(-0.5 * ((WAVELENGTH - place) / 3) ** 2)
+    flux += 0.003 * rng.normal(size=flux.shape)
+    return _make_set(list(from_arrays(WAVELENGTH, flux)), labels, lambda star: star)
+
+
+@pytest.mark.parametrize("name", ["PCA + ridge", "gradient boosting", "quadratic Cannon"])
+def test_quick_rivals_learn(stars, name):
+    """Every rival tells labels of stars that it was not given better than their mean does."""
+    pytest.importorskip("sklearn")
+    few, rest = np.arange(15, 115), np.setdiff1d(np.arange(140), np.arange(15, 115))
+    values, _ = _quick_rivals()[name](stars.take(few), stars.take(rest))
+    for k, limit in (("teff", 0.6), ("logg", 0.6), ("fe_h", 0.7)):
+        truth = stars.labels[k][rest]
+        assert np.sqrt(np.mean((values[k] - truth) ** 2)) < limit * np.std(truth)
+
+
+def test_the_cannon_extrapolates(stars):
+    """Lines that are linear in the labels are so beyond the stars that were given."""
+    values = _cannon(stars.take(np.arange(15, 140)), stars.take(np.arange(15)))
+    assert np.sqrt(np.mean((values["fe_h"] - stars.labels["fe_h"][:15]) ** 2)) < 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patch_size", [1, 64])
+def test_networks_from_scratch(stars, patch_size):
+    """Networks of the paper's kind and of ours learn something from a hundred stars."""
+    patches = {"patch_width": 0.02, "patch_components": 32, "patch_dense": 64, "embedding_dim": 32}
+    config = _paper_config() if patch_size == 1 else ModelConfig(patch_size=64, **patches)
+    few, rest = np.arange(15, 115), np.setdiff1d(np.arange(140), np.arange(15, 115))
+    values, sigmas = _network(config, stars.take(few), stars.take(rest))
+    assert np.corrcoef(values["teff"], stars.labels["teff"][rest])[0, 1] > 0.5
+    assert (sigmas["teff"] > 0).all()
+
+
+def test_report(stars):
+    """Errors are those of the stars that were not given, iron-poor ones apart."""
+    seen = []
+
+    def perfect_but_one(few, rest):
+        seen.append((len(few), len(rest)))
+        values = {k: v.copy() for k, v in rest.labels.items()}
+        values["fe_h"][rest.labels["fe_h"] < -1] += 0.5
+        return values, {k: np.full(len(rest), 0.3) for k in values}
+
+    [line] = _report(stars, {"a method": perfect_but_one}, 100, 2)
+    assert seen == [(100, 40)] * 2
+    assert "0 /    0" in line
+    assert "/ 0.500" in line
+    [too_few] = _report(stars, {"a method": perfect_but_one}, 120, 2)
+    assert "there are only 125" in too_few
+    errors = _errors(stars.take(np.arange(40)).labels, stars, np.arange(40))
+    np.testing.assert_array_equal(errors, 0)
+
+
+def test_another_world():
+    """All stars are changed alike, and lines the most."""
+    flat, lines = (from_arrays(WAVELENGTH, f, np.full(300, 0.01))[0] for f in (np.ones(300), np.full(300, 0.5)))
+    world = _World(WAVELENGTH)
+    np.testing.assert_array_equal(world(flat).flux, world(flat).flux)
+    assert np.std(world(lines).flux / world.response) > 2 * np.std(world(flat).flux / world.response)
+
+
+def test_without_data(tmp_path):
+    """A folder without stars is told."""
+    with pytest.raises(ValueError, match="train.npz"):
+        list(run_benchmark("few-shot", tmp_path, SpectraFM.from_pretrained().info.name))
