@@ -34,7 +34,7 @@ def stars():
     for place, values in zip((5650, 5750, 5850), labels.values(), strict=True):
         depth = 0.3 + 0.2 * (values - values.mean()) / np.ptp(values)
         flux -= depth[:, None] * np.exp(-0.5 * ((WAVELENGTH - place) / 3) ** 2)
-    flux += 0.003 * rng.normal(size=flux.shape)
+    flux += 0.0005 * rng.normal(size=flux.shape)
     return _make_set(list(from_arrays(WAVELENGTH, flux)), labels, lambda star: star)
 
 
