@@ -322,8 +322,9 @@ def _cannon(few, rest):
         return np.stack([np.ones(x.shape[:-1]), *(x[..., i] for i in range(3)), *pairs], axis=-1)
 
     x = design((labels - mean) / std)
-    # a ridge, as ten stars do not hold ten numbers
-    coefficient = np.linalg.solve(x.T @ x + 0.1 * np.eye(10), x.T @ few.flux)
+    # a ridge, as ten stars do not hold ten numbers; not on the mean, of which squares would make up the rest
+    ridge = np.diag([0.0, *[0.1] * 9])
+    coefficient = np.linalg.solve(x.T @ x + ridge, x.T @ few.flux)
     scatter = np.sqrt(np.mean((few.flux - x @ coefficient) ** 2, axis=0) + 0.005**2)
     weighted, found = coefficient / scatter, []
     for flux in rest.flux / scatter:
