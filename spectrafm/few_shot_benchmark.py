@@ -26,7 +26,7 @@ _FIRST_SHARE = 0.35
 _SEED, _N_DRAW, _N_STAR, _CURVE = 2026, 10, 100, (10, 30, 100, 300)
 _N_CURVE_DRAW, _N_WORLD_DRAW, _N_WORLD = 3, 3, 400
 # draws of methods that train a network: minutes each
-_N_SLOW_DRAW = 3
+_N_SLOW_DRAW = 2
 # the other world: error of ln(depth) of lines, depth of lines that are missing, and its resolving power
 _LINE_ERROR, _VEIL, _WORLD_POWER = 0.3, 0.03, 22_500.0
 _PAPER_PIXELS = 256
