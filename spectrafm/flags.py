@@ -46,8 +46,8 @@ _MEANING = {
     Flag.SAMPLING_MISMATCH: "pixel spacing far from that of the training spectra",
     Flag.POOR_RECONSTRUCTION: "the model's own spectrum does not fit the data",
     Flag.WRONG_VELOCITY: "the spectrum is not at rest; give its radial velocity",
-    Flag.WRONG_MEDIUM: "its velocity is that of air wavelengths taken for vacuum, or of the reverse",
-    Flag.EMISSION_OR_SPIKES: "many pixels lie far above the continuum: emission, cosmic rays, bad pixels",
+    Flag.WRONG_MEDIUM: "its velocity is that of air taken for vacuum, or the reverse",
+    Flag.EMISSION_OR_SPIKES: "pixels far above the continuum: emission, cosmic rays",
     Flag.SATURATED: "plateaus of pixels at the same largest value",
 }
 

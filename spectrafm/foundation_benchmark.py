@@ -168,7 +168,20 @@ class SameStars(EmulatorSource):
         return len(self.labels)
 
     def draw(self, n_star, generator):
-        """Return the next stars."""
+        """Return the next stars.
+
+        Parameters
+        ----------
+        n_star : int
+            How many.
+        generator : torch.Generator
+            Not used.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_name)`` what is known of each.
+        """
         self.first += n_star
         return self.labels[self.first - n_star : self.first]
 

@@ -32,9 +32,19 @@ def multiplies_bfloat16(device):
 class Muon(torch.optim.Muon):
     """Muon, with its iteration in single precision where processors cannot multiply in bfloat16.
 
-    Takes the parameters and settings of `torch.optim.Muon`, whose state it has, with
-    Nesterov's momentum and updates scaled to the size of those of AdamW.
+    Otherwise `torch.optim.Muon`, whose state it has, with Nesterov's momentum and updates
+    scaled to the size of those of AdamW.
+
+    Parameters
+    ----------
+    params : iterable of torch.nn.Parameter
+        Matrices.
+    lr, weight_decay, momentum : float
+        Learning rate, decoupled weight decay, and momentum.
     """
+
+    def __init__(self, params, lr=1e-3, weight_decay=0.1, momentum=0.95):
+        super().__init__(params, lr=lr, weight_decay=weight_decay, momentum=momentum)
 
     @torch.no_grad()
     def step(self, closure=None):
