@@ -47,6 +47,8 @@ class SpectraFM:
         n_component)`` of the embeddings of the training stars of each domain.
     head : ResidualHead, optional
         Tells the labels in the model's stead, see `fine_tune`.
+    lines : LineCorrection, optional
+        Puts lines of normalised spectra right before the model sees them, see `fine_tune`.
 
     Examples
     --------
@@ -58,8 +60,8 @@ class SpectraFM:
     ['identifier', 'teff', 'e_teff']
     """
 
-    def __init__(self, model, info, density=None, head=None):
-        self.model, self.info, self._head = model, info, head
+    def __init__(self, model, info, density=None, head=None, lines=None):
+        self.model, self.info, self._head, self._lines = model, info, head, lines
         self._density = {k: v.numpy() for k, v in (density or {}).items()}
         self._normalizers = [normalizer_from_dict(domain.normalizer) for domain in info.domains]
         self._hash, self._base = "", None
@@ -96,6 +98,11 @@ class SpectraFM:
     def head(self):
         """What tells the labels instead of the network; None where nothing does."""
         return self._head
+
+    @property
+    def lines(self):
+        """What puts lines of spectra right before the model sees them; None where nothing does."""
+        return self._lines
 
     @property
     def history(self):
@@ -171,8 +178,8 @@ class SpectraFM:
         """
         from .weights_files import load_weights
 
-        info, model, density, head, digest = load_weights(Path(folder), device, base, cls.from_pretrained)
-        loaded = cls(model, info, density, head)
+        info, model, density, head, lines, digest = load_weights(Path(folder), device, base, cls.from_pretrained)
+        loaded = cls(model, info, density, head, lines)
         loaded._hash = digest
         return loaded
 
@@ -192,9 +199,10 @@ class SpectraFM:
         from .weights_files import save_weights
 
         density = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self._density.items()}
-        save_weights(Path(folder), self.info, self.model, density, self._head, base=self._base, half=half)
+        parts = {"head": self._head, "lines": self._lines}
+        save_weights(Path(folder), self.info, self.model, density, **parts, base=self._base, half=half)
 
-    def adapted(self, model, domain, *, base_domain=None, head=None, **changes):
+    def adapted(self, model, domain, *, base_domain=None, head=None, lines=None, **changes):
         """Return weights of one domain that go back to these.
 
         Parameters
@@ -207,6 +215,8 @@ class SpectraFM:
             Domain of these weights whose density they take over; that of the same name when left out.
         head : ResidualHead, optional
             Tells their labels.
+        lines : LineCorrection, optional
+            Puts lines right before their network sees them.
         **changes
             Fields of `WeightsInfo` that differ.
 
@@ -220,7 +230,7 @@ class SpectraFM:
             for kind in ("mean", "whiten")
             if f"{kind}.{before}" in self._density
         }
-        new = SpectraFM(model, replace(self.info, domains=(domain,), **changes), density, head)
+        new = SpectraFM(model, replace(self.info, domains=(domain,), **changes), density, head, lines)
         new._base = self if self._hash else None
         return new
 
@@ -384,7 +394,8 @@ class SpectraFM:
         flags = arrays.flags
         if arrays.n_good and not good.any():
             flags |= int(Flag.NO_OVERLAP)
-        return self._normalizers[number](replace(arrays, good=good, flags=flags))
+        prepared = self._normalizers[number](replace(arrays, good=good, flags=flags))
+        return prepared if self._lines is None else self._lines(prepared)
 
     def _perceive(self, prepared, number, known=None):
         return self.model.perceive_tokens(self.tokens(prepared, number, known))
@@ -747,6 +758,8 @@ class SpectraFM:
         power = np.broadcast_to(np.asarray(np.nan if resolving_power is None else resolving_power, float), (n_star,))
         nothing = [replace(SpectrumArrays.unusable(""), resolving_power=float(p)) for p in power]
         values, errors = self._request_flux(self._perceive(nothing, number, known), number, wavelength)
+        if self._lines is not None:
+            values, errors = self._lines.undo(wavelength, values, errors)
         one = not lengths
         return Spectrum(
             flux=(values[0] if one else values) * u.one,
@@ -787,6 +800,8 @@ class SpectraFM:
             wavelength, flux, sigma = arrays.wavelength[inside], *np.empty((2, 0))
             if prepared.n_good:
                 values, errors = self._request_flux(self._perceive([prepared], number), number, wavelength)
+                if self._lines is not None:
+                    values, errors = self._lines.undo(wavelength, values, errors)
                 row = (arrays.wavelength[None], arrays.flux[None], prepared.good[None])
                 by = np.broadcast_to(self._normalizers[number].divisor(*row), arrays.flux[None].shape)[0, inside]
                 flux, sigma = values[0] * by, errors[0] * by

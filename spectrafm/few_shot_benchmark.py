@@ -117,7 +117,6 @@ def _miles(base, data, rivals, n_draw):
         "(a), few stars: head": lambda few, rest: _tuned(base, few, rest, "head"),
     } | (_quick_rivals() if rivals else {})
     slow = {
-        "(c) (b), few stars: full": lambda few, rest: _tuned(tuned, few, rest, "full"),
         "(a), few stars: full": lambda few, rest: _tuned(base, few, rest, "full"),
     } | (_slow_rivals(base) if rivals else {})
     yield from _header(_N_STAR)

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .arrays import SpectrumArrays
 from .calibration import conformal_factor
 from .diagnostics import adapt_thresholds
 from .exceptions import InputTypeError, InputValueError
 from .known import known_quantities
+from .line_correction import LineCorrection, depth_ratio
 from .quantities import QUANTITIES, Quantity, register_quantity
 from .residual_head import fit_residual_head
 from .stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron, TokenTable, Vocabulary
@@ -28,6 +30,8 @@ _AUTO = ("head", "lora", "full")
 # fewer stars tell nothing about errors
 _FEWEST = 10
 _SPLIT, _NEW_ROW = 21, 22
+# by how much the depths of lines are corrected, in per cent
+_STRENGTHS = (0, 50, 100)
 # a usual error times this is large, as in training
 _LARGE_ERROR = 5.0
 
@@ -39,11 +43,12 @@ class FineTuneConfig(Config):
     Attributes
     ----------
     method : str
-        ``"head"``: the network stays, a Gaussian process on its answers and its embedding
-        corrects them. ``"lora"``: changes of low rank in all of its matrices.
-        ``"decoder"``, ``"encoder"``, ``"last_block"`` (of the encoder, and the decoder),
-        ``"full"``: these parts are trained. ``"auto"``: the one of head, lora and full that
-        cross-validation within the given stars likes best.
+        ``"head"``: the network stays; the lines of spectra are brought to the depths that it
+        expects, and a Gaussian process on its answers and its embedding corrects these.
+        ``"lora"``: changes of low rank in all of its matrices. ``"decoder"``, ``"encoder"``,
+        ``"last_block"`` (of the encoder, and the decoder), ``"full"``: these parts are
+        trained. ``"auto"``: the one of head, lora and full that cross-validation within the
+        given stars likes best.
     n_fold : int
         Folds of that cross-validation, which also decides when to stop and how large errors are.
     steps : int
@@ -95,13 +100,24 @@ class _Stars:
     truth: dict
     flux_kind: str
     normalizer: object
+    wavelength: np.ndarray  # (n_pixel,) where lines are corrected
+    flux: np.ndarray  # (n_star, n_pixel) normalised, NaN where there is none
+    expected: np.ndarray | None  # what the model expects of stars with their labels; None where it tells no flux
 
     def __len__(self):
         return len(self.prepared)
 
-    def perceive(self, model, rows):
-        tokens = spectra_to_tokens([self.prepared[row] for row in rows], model.vocabulary, None, self.flux_kind)
-        return model.perceive_tokens(tokens)
+    def correction(self, rows, strength):
+        """Return what brings the lines of stars to what the model expects, as some of them say."""
+        if self.expected is None or not strength:
+            return None
+        factor = depth_ratio(self.flux[rows], self.expected[rows], strength / 100)
+        return LineCorrection(self.wavelength, factor)
+
+    def perceive(self, model, rows, correction=None):
+        stars = [self.prepared[row] for row in rows]
+        stars = stars if correction is None else [correction(star) for star in stars]
+        return model.perceive_tokens(spectra_to_tokens(stars, model.vocabulary, None, self.flux_kind))
 
 
 @dataclass
@@ -112,7 +128,7 @@ class _Trial:
     score: float
     values: dict
     errors: dict
-    step: int
+    step: int  # of training; for a head, the strength of the correction of lines [per cent]
     history: list
 
 
@@ -199,7 +215,7 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
     usable, number, domain = _domain(fm, arrays, truth)
     vocabulary = _vocabulary(fm.model.vocabulary, truth, usable)
     model = _copy(fm.model, vocabulary, config.seed)
-    base = fm.adapted(model, domain)
+    base = fm.adapted(model, domain, lines=fm.lines)
     stars = _stars(base, [arrays[row] for row in usable], {k: (v[usable], e[usable]) for k, (v, e) in truth.items()})
     inputs = [label for label in fm.info.domains[number].labels if label in vocabulary]
     before = fm.head
@@ -211,10 +227,12 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
     methods = (config.method,) if config.method != "auto" else _AUTO if before is None else ("head",)
     trials = [_try(method, model, stars, inputs, config, before, progress) for method in methods]
     best = min(trials, key=lambda trial: trial.score)
-    head = None
+    head, lines = None, fm.lines
     rows = np.arange(len(stars))
     if best.method == "head":
-        head = _fit_head(model, stars, rows, inputs, before)
+        correction = stars.correction(rows, best.step)
+        head = _fit_head(model, stars, rows, inputs, before, correction)
+        lines = lines if correction is None else correction.after(lines)
     else:
         model, _ = _train(best.method, model, stars, rows, config, stop=best.step, progress=progress)
     _describe(domain, stars, best, vocabulary.log)
@@ -234,6 +252,7 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
         domain,
         base_domain=fm.info.domains[number].name,
         head=head,
+        lines=lines,
         name=name or f"{fm.info.name}-{best.method}",
         fine_tuning=record,
         training_data=f"{fm.info.training_data}; fine-tuned on {len(stars)} stars",
@@ -337,7 +356,31 @@ def _stars(fm, arrays, truth):
     flux, sigma = single
     table = TokenTable(flux, wavelength, sigma, values, errors, names, kind)
     prepared = [fm._prepare(star, 0) for star in arrays]
-    return _Stars(prepared, table, truth, domain.flux_kind, fm.normalizer_of(domain.name))
+    return _Stars(
+        prepared, table, truth, domain.flux_kind, fm.normalizer_of(domain.name), *_expected(fm, prepared, truth)
+    )
+
+
+def _expected(fm, prepared, truth):
+    """Return wavelengths, fluxes there, and what the model expects of stars with their labels."""
+    longest = max(prepared, key=lambda star: star.n_good)
+    grid = longest.wavelength[fm.info.domains[0].inside(longest.wavelength)]
+    flux = np.full((len(prepared), len(grid)), np.nan)
+    for row, star in enumerate(prepared):
+        spacing = star.spacing if star.n_good > 1 else 0.0
+        at, value = star.wavelength[star.good], star.flux[star.good]
+        right = np.clip(np.searchsorted(at, grid), 1, len(at) - 1) if len(at) > 1 else np.zeros(len(grid), dtype=int)
+        near = (grid >= at[0]) & (grid <= at[-1]) & (np.log(at[right] / at[right - 1]) < 4 * spacing)
+        flux[row, near] = np.interp(grid[near], at, value)
+    told = {k: v for k, v in truth.items() if k in fm.info.known and k in fm.model.vocabulary}
+    domain = fm.info.domains[0]
+    if not domain.predicts_flux or domain.flux_kind != "continuum_normalized" or "teff" not in told:
+        return grid, flux, None
+    if "rv_offset" in fm.info.known:
+        told["rv_offset"] = (np.zeros(len(prepared)), np.full(len(prepared), np.nan))
+    nothing = [replace(SpectrumArrays.unusable(""), resolving_power=star.resolving_power) for star in prepared]
+    expected, _ = fm._request_flux(fm._perceive(nothing, 0, told), 0, grid)
+    return grid, flux, np.where(np.isfinite(truth["teff"][0])[:, None], expected, flux)
 
 
 def _folds(n_star, n_fold, seed):
@@ -346,9 +389,9 @@ def _folds(n_star, n_fold, seed):
     return [np.sort(order[i::n_fold]) for i in range(n_fold)]
 
 
-def _fit_head(model, stars, rows, inputs, before):
+def _fit_head(model, stars, rows, inputs, before, correction):
     truth = {k: (values[rows], errors[rows]) for k, (values, errors) in stars.truth.items()}
-    perception = stars.perceive(model, rows)
+    perception = stars.perceive(model, rows, correction)
     return fit_residual_head(model, perception, inputs, truth, log=model.vocabulary.log, before=before)
 
 
@@ -360,8 +403,11 @@ def _try(method, model, stars, inputs, config, before, progress):
     for number, held_out in enumerate(_folds(n_star, config.n_fold, config.seed)):
         rest = np.setdiff1d(everyone, held_out)
         if method == "head":
-            head = _fit_head(model, stars, rest, inputs, before)
-            answers = {0: head(model, stars.perceive(model, held_out), labels)}
+            answers = {}
+            for strength in _STRENGTHS if stars.expected is not None else (0,):
+                correction = stars.correction(rest, strength)
+                head = _fit_head(model, stars, rest, inputs, before, correction)
+                answers[strength] = head(model, stars.perceive(model, held_out, correction), labels)
         else:
             answers = _train(method, model, stars, rest, config, held_out=held_out, progress=progress)[1]
         for step, (values, errors) in answers.items():

@@ -3,11 +3,13 @@
 import hashlib
 import json
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .exceptions import CheckpointError
+from .line_correction import LineCorrection
 from .residual_head import ResidualHead
 from .stellarperceptron import StellarPerceptron, Vocabulary
 from .stellarperceptron.model_core import FORMAT, atomic_write
@@ -16,12 +18,12 @@ from .weights_info import WeightsInfo
 __all__ = ["load_weights", "save_weights"]
 
 # files whose bytes are the weights, in the order in which they are hashed
-_HASHED = ("model.safetensors", "adapter.safetensors", "head.safetensors")
+_HASHED = ("model.safetensors", "adapter.safetensors", "head.safetensors", "lines.safetensors")
 # singular values of a change below this, relative to the largest, are rounding
 _ROUNDING = 1e-5
 
 
-def save_weights(folder, info, model, density, head, *, base=None, half=False):
+def save_weights(folder, info, model, density, head=None, lines=None, *, base=None, half=False):
     """Write weights into a folder.
 
     Parameters
@@ -36,6 +38,8 @@ def save_weights(folder, info, model, density, head, *, base=None, half=False):
         Of the embeddings.
     head : ResidualHead or None
         What tells the labels.
+    lines : LineCorrection or None
+        What puts lines right.
     base : SpectraFM, optional
         Weights on disk that these come from.
     half : bool, optional
@@ -55,6 +59,9 @@ def save_weights(folder, info, model, density, head, *, base=None, half=False):
         state = head.state()
         atomic_write(folder / "head.safetensors", lambda path: save_file(state, path))
         atomic_write(folder / "head.json", lambda path: path.write_text(json.dumps(head.settings(), indent=1) + "\n"))
+    if lines is not None:
+        state = {k: torch.from_numpy(np.ascontiguousarray(getattr(lines, k))) for k in ("wavelength", "factor")}
+        atomic_write(folder / "lines.safetensors", lambda path: save_file(state, path))
     if density:
         atomic_write(folder / "density.safetensors", lambda path: save_file(density, path))
     atomic_write(folder / "spectrafm.json", info.write)
@@ -80,6 +87,7 @@ def load_weights(folder, device, base, find_base):
     model : StellarPerceptron
     density : dict of str to torch.Tensor or None
     head : ResidualHead or None
+    lines : LineCorrection or None
     digest : str
         First digits of the SHA-256 of the weights.
 
@@ -93,11 +101,14 @@ def load_weights(folder, device, base, find_base):
         model = _apply(folder, _checked_base(info, base, find_base), device)
     else:
         model = StellarPerceptron.load(folder, device)
-    head, density = None, folder / "density.safetensors"
+    head, lines, density = None, None, folder / "density.safetensors"
     try:
         if (folder / "head.safetensors").exists():
             settings = json.loads((folder / "head.json").read_text())
             head = ResidualHead.from_state(settings, load_file(folder / "head.safetensors"))
+        if (folder / "lines.safetensors").exists():
+            state = load_file(folder / "lines.safetensors")
+            lines = LineCorrection(state["wavelength"].numpy(), state["factor"].numpy())
         density = load_file(density) if density.exists() else None
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
@@ -105,7 +116,7 @@ def load_weights(folder, device, base, find_base):
     for name in _HASHED:
         if (folder / name).exists():
             digest.update((folder / name).read_bytes())
-    return info, model, density, head, digest.hexdigest()[:16]
+    return info, model, density, head, lines, digest.hexdigest()[:16]
 
 
 def _size(state):
