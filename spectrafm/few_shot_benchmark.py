@@ -9,7 +9,7 @@ from .adapters import from_arrays
 from .core import SpectraFM
 from .exceptions import MissingDependencyError
 from .fine_tuning import FineTuneConfig
-from .foundation_benchmark import SameStars, observed_spectra
+from .foundation_benchmark import SameStars, label_columns, observed_spectra
 from .stellarperceptron import AugmentationConfig, FitConfig, ModelConfig, StellarPerceptron, TokenTable, Vocabulary
 from .stellarperceptron.trainer import TableStream
 from .training.train import read_data
@@ -23,8 +23,8 @@ _FIRST_RANGE, _SECOND_RANGE = (3_540.0, 5_400.0), (5_600.0, 7_400.0)
 _TEFF_RANGE, _IRON_RICH = (3_800.0, 7_500.0), -1.0
 # share of the stars that the base is fine-tuned on; none of these is tested on
 _FIRST_SHARE = 0.35
-_SEED, _N_DRAW, _N_STAR, _CURVE = 2026, 10, 100, (10, 30, 100, 300)
-_N_CURVE_DRAW, _N_WORLD_DRAW, _N_WORLD = 3, 3, 400
+_SEED, _N_DRAW, _N_STAR, _CURVE = 2026, 10, 100, (10, 30, 300)
+_N_CURVE_DRAW, _N_WORLD_DRAW, _N_WORLD = 2, 1, 400
 # draws of methods that train a network: minutes each
 _N_SLOW_DRAW = 2
 # the other world: error of ln(depth) of lines, depth of lines that are missing, and its resolving power
@@ -47,10 +47,6 @@ class _Set:
     def take(self, rows):
         labels = {k: v[rows] for k, v in self.labels.items()}
         return _Set([self.spectra[row] for row in rows], self.wavelength, self.flux[rows], labels)
-
-    @property
-    def table(self):
-        return dict(self.labels)
 
 
 def _make_set(spectra, labels, normalizer):
@@ -105,7 +101,7 @@ def _miles(base, data, rivals, n_draw):
 
     first, second = stars(order[:n_first], _FIRST_RANGE), stars(order[n_first:], _SECOND_RANGE)
     start = time.perf_counter()
-    tuned = base.fine_tune(first.spectra, first.table, method="full", n_fold=2, steps=480, seed=_SEED)
+    tuned = base.fine_tune(first.spectra, first.labels, method="full", n_fold=2, steps=480, seed=_SEED)
     yield (
         f"MILES: {len(first)} stars in {_FIRST_RANGE[0]:.0f}-{_FIRST_RANGE[1]:.0f} Angstrom fine-tune the base "
         f"({time.perf_counter() - start:.0f} s); {len(second)} others in {_SECOND_RANGE[0]:.0f}-{_SECOND_RANGE[1]:.0f}"
@@ -124,9 +120,8 @@ def _miles(base, data, rivals, n_draw):
     yield from _report(second, slow, _N_STAR, min(n_draw, _N_SLOW_DRAW))
     curve = {k: v for k, v in quick.items() if not k.startswith(("(a) zero", "(b)"))}
     for n_star in _CURVE:
-        if n_star != _N_STAR:
-            yield from _header(n_star)
-            yield from _report(second, curve, n_star, min(n_draw, _N_CURVE_DRAW))
+        yield from _header(n_star)
+        yield from _report(second, curve, n_star, min(n_draw, _N_CURVE_DRAW))
 
 
 def _other_world(fm, rivals):
@@ -218,12 +213,11 @@ def _coverage(values, sigmas, stars, rest):
 
 
 def _ours(fm, stars):
-    table = fm.infer(stars.spectra, labels=_LABELS)
-    return tuple({k: np.asarray(table[f"{e}{k}"].filled(np.nan).value) for k in _LABELS} for e in ("", "e_"))
+    return label_columns(fm.infer(stars.spectra, labels=_LABELS), _LABELS)
 
 
 def _tuned(fm, few, rest, method):
-    return _ours(fm.fine_tune(few.spectra, few.table, method=method), rest)
+    return _ours(fm.fine_tune(few.spectra, few.labels, method=method), rest)
 
 
 def _slow_rivals(base):

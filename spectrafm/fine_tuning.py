@@ -1,6 +1,7 @@
 """Weights adapted to few real stars of an instrument, a wavelength range or a label."""
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch.nn.utils import parametrize
 from .arrays import SpectrumArrays
 from .calibration import conformal_factor
 from .diagnostics import adapt_thresholds
-from .exceptions import InputTypeError, InputValueError
+from .exceptions import InputTypeError, InputValueError, SpectraFMWarning
 from .known import known_quantities
 from .line_correction import LineCorrection, depth_ratio
 from .quantities import QUANTITIES, Quantity, register_quantity
@@ -187,7 +188,7 @@ def label_truth(labels_table, n_star, labels=None):
                         f"labels_table[{column!r}]: shape {np.shape(columns[column])} for {n_star} spectra; "
                         "give one row a spectrum, in their order"
                     )
-    return known_quantities(columns, n_star, labels)
+    return known_quantities(columns, n_star, labels, "labels_table")
 
 
 def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
@@ -212,12 +213,6 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
     -------
     SpectraFM
     """
-    usable, number, domain = _domain(fm, arrays, truth)
-    vocabulary = _vocabulary(fm.model.vocabulary, truth, usable)
-    model = _copy(fm.model, vocabulary, config.seed)
-    base = fm.adapted(model, domain, lines=fm.lines)
-    stars = _stars(base, [arrays[row] for row in usable], {k: (v[usable], e[usable]) for k, (v, e) in truth.items()})
-    inputs = [label for label in fm.info.domains[number].labels if label in vocabulary]
     before = fm.head
     if before is not None and config.method not in ("auto", "head"):
         raise InputValueError(
@@ -225,6 +220,15 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
             "as they are; use method='head', or start from weights without one"
         )
     methods = (config.method,) if config.method != "auto" else _AUTO if before is None else ("head",)
+    usable, number, domain = _domain(fm, arrays, truth)
+    vocabulary = _vocabulary(fm.model.vocabulary, truth, usable)
+    model = _copy(fm.model, vocabulary, config.seed)
+    base = fm.adapted(model, domain, lines=fm.lines)
+    given = [arrays[row] for row in usable]
+    truth = {k: (values[usable], errors[usable]) for k, (values, errors) in truth.items()}
+    # what the model expects of all pixels takes seconds, and only a head makes use of it
+    stars = _stars(base, given, truth, correct_lines="head" in methods)
+    inputs = [label for label in fm.info.domains[number].labels if label in vocabulary]
     trials = [_try(method, model, stars, inputs, config, before, progress) for method in methods]
     best = min(trials, key=lambda trial: trial.score)
     head, lines = None, fm.lines
@@ -258,13 +262,21 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
         training_data=f"{fm.info.training_data}; fine-tuned on {len(stars)} stars",
         quantities=[QUANTITIES[label] for label in truth],
     )
-    adapt_thresholds(tuned, [arrays[row] for row in usable])
+    adapt_thresholds(tuned, given)
     return tuned
 
 
 def _domain(fm, arrays, truth):
     """Return rows that can be used, the number of the domain of these spectra, and it as it will be."""
     known = np.any([np.isfinite(values) for values, _ in truth.values()], axis=0)
+    lost = [row for row, star in enumerate(arrays) if not (star.n_good > 0 and known[row])]
+    if lost:
+        rows = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+        warnings.warn(
+            f"{len(lost)} of {len(arrays)} stars have no good pixel or no label and are left out: rows {rows}",
+            SpectraFMWarning,
+            stacklevel=4,
+        )
     usable = np.array([row for row, star in enumerate(arrays) if star.n_good > 0 and known[row]], dtype=int)
     few = {name: int(np.isfinite(values[usable]).sum()) for name, (values, _) in truth.items()}
     few = {name: count for name, count in few.items() if count < _FEWEST}
@@ -305,6 +317,10 @@ def _domain(fm, arrays, truth):
     return usable, number, domain
 
 
+def _generator(*key):
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+
 def _vocabulary(before, truth, usable):
     """Return the vocabulary with tokens for new labels, standardised by the given stars."""
     new = [name for name in truth if name not in before]
@@ -326,7 +342,7 @@ def _copy(model, vocabulary, seed):
     if n_new:
         labels = [k for k in model.vocabulary.names if k in QUANTITIES and QUANTITIES[k].kind == "label"]
         rows = torch.from_numpy(model.vocabulary.rows[model.vocabulary.tokens(labels)])
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((_NEW_ROW, seed)).generate_state(1)[0]))
+        generator = _generator(_NEW_ROW, seed)
         for key in ("embedding_layer.embeddings", "embedding_layer.bias"):
             some = state[key][rows.to(state[key].device)]
             spread = torch.randn(n_new, some.shape[1], generator=generator).to(some) * some.std(dim=0)
@@ -335,7 +351,7 @@ def _copy(model, vocabulary, seed):
     return copied
 
 
-def _stars(fm, arrays, truth):
+def _stars(fm, arrays, truth, correct_lines):
     """Lay stars out for inference and for training."""
     domain = fm.info.domains[0]
     n_pixel = max(len(star.wavelength) for star in arrays)
@@ -352,16 +368,19 @@ def _stars(fm, arrays, truth):
     names = tuple(truth)
     values, errors = (np.stack([truth[name][i] for name in names], axis=1) for i in (0, 1))
     kind = flux_name(fm.model.vocabulary, domain.flux_kind)
-    single = (array.astype(np.float32) for array in (flux, sigma))
-    flux, sigma = single
-    table = TokenTable(flux, wavelength, sigma, values, errors, names, kind)
+    table = TokenTable(flux.astype(np.float32), wavelength, sigma.astype(np.float32), values, errors, names, kind)
     prepared = [fm._prepare(star, 0) for star in arrays]
     return _Stars(
-        prepared, table, truth, domain.flux_kind, fm.normalizer_of(domain.name), *_expected(fm, prepared, truth)
+        prepared,
+        table,
+        truth,
+        domain.flux_kind,
+        fm.normalizer_of(domain.name),
+        *_expected(fm, prepared, truth, correct_lines),
     )
 
 
-def _expected(fm, prepared, truth):
+def _expected(fm, prepared, truth, correct_lines):
     """Return wavelengths, fluxes there, and what the model expects of stars with their labels."""
     longest = max(prepared, key=lambda star: star.n_good)
     grid = longest.wavelength[fm.info.domains[0].inside(longest.wavelength)]
@@ -374,7 +393,12 @@ def _expected(fm, prepared, truth):
         flux[row, near] = np.interp(grid[near], at, value)
     told = {k: v for k, v in truth.items() if k in fm.info.known and k in fm.model.vocabulary}
     domain = fm.info.domains[0]
-    if not domain.predicts_flux or domain.flux_kind != "continuum_normalized" or "teff" not in told:
+    if (
+        not correct_lines
+        or not domain.predicts_flux
+        or domain.flux_kind != "continuum_normalized"
+        or "teff" not in told
+    ):
         return grid, flux, None
     if "rv_offset" in fm.info.known:
         told["rv_offset"] = (np.zeros(len(prepared)), np.full(len(prepared), np.nan))
@@ -479,7 +503,6 @@ def _train(method, base, stars, rows, config, *, held_out=None, stop=None, progr
     def watch(step):
         if held_out is not None:
             answers[step] = model.request(stars.perceive(model, held_out), labels)
-            network.train()
         return step == stop
 
     Trainer(model, stream, settings, progress=progress, watch=watch).run()
@@ -506,9 +529,7 @@ def _choose_parameters(network, method, config):
         for parameter in module.parameters():
             parameter.requires_grad_(True)
     if method == "lora":
-        generator = torch.Generator().manual_seed(
-            int(np.random.SeedSequence((_SPLIT, config.seed)).generate_state(1)[0])
-        )
+        generator = _generator(_SPLIT, config.seed)
         for module in list(network.modules()):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 if parameter.ndim == 2 and min(parameter.shape) > config.rank and module is not network.embedding_layer:

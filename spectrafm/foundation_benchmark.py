@@ -20,7 +20,7 @@ from .training import EmulatorSource, ObservationConfig, ObservedSource, Request
 from .training.recipes import load_recipe, recipe_names
 from .training.train import read_data
 
-__all__ = ["SameStars", "benchmark_foundation", "benchmark_networks", "observed_spectra"]
+__all__ = ["SameStars", "benchmark_foundation", "benchmark_networks", "label_columns", "observed_spectra"]
 
 _LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
 # no star of a pool of training has this seed
@@ -107,7 +107,7 @@ def benchmark_networks(data_folder, model=None, rivals=True, n_star=_N_STAR, ste
     yield f"  {'':<26}" + "".join(f"{k:>22}" for k in labels)
     yield f"  spectrafm, weights {fm.info.name!r}:"
     for told, spectra in views.items():
-        yield f"  {told:<26}" + _cells(labels, stars.truth, *_columns(fm.infer(spectra, labels=labels), labels))
+        yield f"  {told:<26}" + _cells(labels, stars.truth, *label_columns(fm.infer(spectra, labels=labels), labels))
     if not rivals:
         return
     recipe = load_recipe(fm.info.name if fm.info.name in recipe_names() else "small")
@@ -249,8 +249,21 @@ def _cells(labels, truth, values, errors):
     return "".join(cells)
 
 
-def _columns(table, labels):
-    """Return values and errors of a table as plain arrays by label."""
+def label_columns(table, labels):
+    """Return labels and their errors as plain arrays.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        From `SpectraFM.infer`.
+    labels : sequence of str
+        Names.
+
+    Returns
+    -------
+    values, errors : dict of str to numpy.ndarray
+        ``(n_star,)`` by label, NaN where masked.
+    """
     return tuple({k: np.asarray(table[f"{e}{k}"].filled(np.nan).value) for k in labels} for e in ("", "e_"))
 
 
@@ -268,7 +281,7 @@ def _synthetic(fm, stars, views, name, power):
     yield "  error (1.4826 times the median of its size), share within 1 and 2 predicted sigma:"
     yield f"  {'':<26}" + "".join(f"{k:>22}" for k in labels)
     for told, spectra in views.items():
-        values, errors = _columns(fm.infer(spectra, labels=labels), labels)
+        values, errors = label_columns(fm.infer(spectra, labels=labels), labels)
         yield f"  {told:<26}" + _cells(labels, truth, values, errors)
         if told == "S/N 100":
             ratios = [_robust((values[k] - truth[k]) / np.asarray(bound[k])) for k in labels]
@@ -294,7 +307,7 @@ def _least_squares(fm, stars, views, power):
     table = fm.infer(views["S/N 100"], labels=labels)
     seconds = (time.perf_counter() - start) / len(stars)
     yield f"  spectrafm, the same {len(spectra)} stars, {seconds:.4f} s a star:"
-    yield f"  {'S/N 100':<26}" + _cells(labels, some, *_columns(table[: len(spectra)], labels))
+    yield f"  {'S/N 100':<26}" + _cells(labels, some, *label_columns(table[: len(spectra)], labels))
 
 
 def _fitted(fits):

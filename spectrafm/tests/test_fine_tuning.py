@@ -219,7 +219,8 @@ def test_missing_labels_and_bad_spectra(base):
     table, stars = labels(), spectra(FEW)
     table["logg"] = MaskedColumn(LOGG[FEW], mask=np.arange(40) < 5)
     stars[7] = Spectrum(np.full(60, np.nan) * u.one, WAVELENGTH * u.AA)
-    new = base.fine_tune(stars, table, method="head", **SETTINGS)
+    with pytest.warns(SpectraFMWarning, match="1 of 40 stars have no good pixel or no label and are left out: rows 7"):
+        new = base.fine_tune(stars, table, method="head", **SETTINGS)
     assert new.info.fine_tuning["n_star"] == 39
     np.testing.assert_allclose(residuals(new), residuals(base.fine_tune(spectra(FEW), labels(), method="head")), rtol=1)
 
