@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from .exceptions import InputTypeError, InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS
-from .known import known_quantities, split_mask
+from .known import known_labels, split_mask, table_columns
 from .quantities import get_quantity
 
 __all__ = [
@@ -314,7 +314,7 @@ def calibration_table(table, truth_table):
     from astropy.stats import mad_std
     from astropy.table import MaskedColumn, Table
 
-    given = {"table": _columns("table", table), "truth_table": _columns("truth_table", truth_table)}
+    given = {"table": table_columns(table, "table"), "truth_table": table_columns(truth_table, "truth_table")}
     labels = [name for name in given["table"] if f"e_{name}" in given["table"] and name in given["truth_table"]]
     if not labels:
         raise InputValueError(
@@ -322,7 +322,7 @@ def calibration_table(table, truth_table):
             f"{', '.join(name for name in given['table'] if f'e_{name}' in given['table']) or 'none'}"
         )
     n_star = len(given["table"][labels[0]])
-    predicted, truth = (_labels_of(argument, columns, labels, n_star) for argument, columns in given.items())
+    predicted, truth = (known_labels(columns, labels, n_star, argument) for argument, columns in given.items())
     rows = []
     for name in labels:
         stars = *predicted[name], *truth[name]
@@ -383,12 +383,12 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     methods = {"temperature": temperature, "conformal": conformal_factor}
     if method not in methods:
         raise InputValueError(f"method: unknown {method!r}; known are {', '.join(methods)}")
-    columns = _columns("labels_table", labels_table)
+    columns = table_columns(labels_table, "labels_table")
     labels = [name for name in fm.labels if name in columns]
     if not labels:
         raise InputValueError(f"labels_table: no column of a label; these weights tell {', '.join(fm.labels)}")
-    truth = _labels_of("labels_table", columns, labels, len(spectra))
-    domains = np.array([fm.info.domain_of(star) for star in spectra], dtype=int)
+    truth = known_labels(columns, labels, len(spectra), "labels_table")
+    domains = fm.info.domains_of(spectra)
     # who tells errors may withhold them too
     has_sigma = np.array([star.has_sigma for star in spectra], dtype=bool)
     bare = [replace(star, sigma=np.full_like(star.flux, np.nan)) for star in spectra]
@@ -445,7 +445,7 @@ def _infer_quietly(fm, stars, labels, which):
         warnings.filterwarnings("ignore", message=".* rows are masked", category=SpectraFMWarning)
         table = fm.infer(stars, labels=labels)
     predicted = {name: np.full((2, len(which)), np.nan) for name in labels}
-    for name, found in _labels_of("table", _columns("table", table), labels, len(stars)).items():
+    for name, found in known_labels(table_columns(table, "table"), labels, len(stars), "table").items():
         predicted[name][:, which] = found
     return predicted, int(np.count_nonzero(np.asarray(table["flag"]) & int(MASKING_FLAGS)))
 
@@ -502,18 +502,3 @@ def _checked_levels(levels):
     if not array.size or not ((array > 0) & (array < 1)).all():
         raise InputValueError(f"level: {levels}, expected numbers between 0 and 1, for example 0.6827")
     return array
-
-
-def _columns(argument, table):
-    """Return the columns of a table by name."""
-    if not hasattr(table, "colnames") and not isinstance(table, dict):
-        raise InputTypeError(
-            f"{argument}: {type(table).__name__}, expected a Table with columns such as teff and e_teff"
-        )
-    return {name: table[name] for name in getattr(table, "colnames", table)}
-
-
-def _labels_of(argument, columns, labels, n_star):
-    """Return label -> values and errors in our units, of the columns that are wanted."""
-    wanted = {name: columns[name] for name in columns if name.removeprefix("e_") in labels}
-    return known_quantities(wanted, n_star, labels, argument)

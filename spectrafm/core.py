@@ -1,34 +1,24 @@
 """`SpectraFM`: from spectra to a table of labels with errors and flags."""
 
 import copy
-import logging
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from astropy import units as u
-from astropy.nddata import StdDevUncertainty
 
-from ._progress import progress as progress_bar
-from .adapters import from_arrays, to_arrays
-from .arrays import SpectrumArrays
+from ._inference import infer_stars
+from ._model_spectra import reconstructed_spectra, spectra_of_labels
+from ._similarity import similar_stars
+from .adapters import to_arrays
 from .continuum import normalizer_from_dict
-from .diagnostics import diagnose_batch, diagnosis_table
-from .exceptions import InputValueError, MissingDependencyError, SpectraFMWarning
-from .flags import MASKING_FLAGS, Flag
-from .known import known_quantities
-from .results import label_table
-from .spectral_units import check_spectral_axis
-from .tokens import flux_name, spectra_to_tokens
+from .diagnostics import diagnosis_table
+from .exceptions import InputValueError
+from .flags import Flag
+from .tokens import flux_name, spectra_to_tokens, star_batches
+from .weights_files import DEFAULT, find_weights, load_weights, save_weights
 
 __all__ = ["SpectraFM"]
-
-logger = logging.getLogger("spectrafm")
-
-_PRETRAINED = Path(__file__).parent / "pretrained"
-_DEFAULT = "small"
 
 
 class SpectraFM:
@@ -133,25 +123,7 @@ class SpectraFM:
         CheckpointError
             The files are damaged.
         """
-        name = _DEFAULT if name is None else name
-        packaged = sorted(path.parent.name for path in _PRETRAINED.glob("*/spectrafm.json"))
-        if str(name) in packaged:
-            return cls.load(_PRETRAINED / str(name), device)
-        if Path(name).is_dir():
-            return cls.load(name, device)
-        if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
-            try:
-                from huggingface_hub import snapshot_download
-            except ImportError as error:
-                raise MissingDependencyError(
-                    f"name: {name!r} is neither packaged nor a folder; to look for it on the hub, "
-                    "pip install huggingface_hub"
-                ) from error
-            return cls.load(snapshot_download(name), device)
-        raise InputValueError(
-            f"name: no weights {name!r}; expected one of the packaged ({', '.join(packaged)}), "
-            "a folder written by SpectraFM.save, or an 'owner/name' of the hub"
-        )
+        return cls.load(find_weights(DEFAULT if name is None else name), device)
 
     @classmethod
     def load(cls, folder, device="cpu", base=None):
@@ -176,8 +148,6 @@ class SpectraFM:
         CheckpointError
             Missing or damaged files, or another base.
         """
-        from .weights_files import load_weights
-
         info, model, density, head, lines, digest = load_weights(Path(folder), device, base, cls.from_pretrained)
         loaded = cls(model, info, density, head, lines)
         loaded._hash = digest
@@ -196,8 +166,6 @@ class SpectraFM:
         half : bool, optional
             Store the trained parameters in half precision.
         """
-        from .weights_files import save_weights
-
         density = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self._density.items()}
         parts = {"head": self._head, "lines": self._lines}
         save_weights(Path(folder), self.info, self.model, density, **parts, base=self._base, half=half)
@@ -241,28 +209,7 @@ class SpectraFM:
         -------
         str
         """
-        info = self.info
-        lines = [
-            f"SpectraFM weights {info.name!r}, {self.model.n_parameter:,} parameters, sha256 {self._hash or '-'}",
-            f"  labels: {', '.join(info.labels)}",
-            f"  may be given (known=): {', '.join(info.known) or 'nothing'}",
-        ]
-        for domain in info.domains:
-            (low, high), (fine, coarse) = domain.wavelength_range, domain.spacing_range
-            lines += [
-                f"  {domain.name}: {domain.flux_kind.replace('_', ' ')}, {low:.0f}-{high:.0f} Angstrom, vacuum, "
-                f"rest frame, pixels of {fine:.2g}-{coarse:.2g} in ln(wavelength)",
-                f"    normaliser: {domain.normalizer}",
-                "    range of the training labels:",
-            ]
-            lines += [
-                f"      {name}: {domain.label_ranges[name][0]:.5g} to {domain.label_ranges[name][1]:.5g}"
-                if name in domain.label_ranges
-                else f"      {name}"
-                for name in domain.labels
-            ]
-        lines += [f"  trained on: {info.training_data}", f"  license: {info.license}", f"  cite: {info.citation}"]
-        return "\n".join(lines)
+        return self.info.describe(self.model.n_parameter, self._hash)
 
     def infer(
         self,
@@ -321,107 +268,9 @@ class SpectraFM:
         SpectraFMWarning
             Some rows are masked.
         """
-        arrays = to_arrays(
-            spectra,
-            medium=medium,
-            radial_velocity=radial_velocity,
-            resolving_power=resolving_power,
-            mask_policy=mask_policy,
-        )
-        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise InputValueError(f"batch_size: {batch_size!r}, expected a positive integer")
-        known = known_quantities(known, len(arrays), self.info.known)
-        domains = self._domains(arrays)
-        usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
-        labels = self._wanted(labels, known, set(domains[usable]))
-        n_star = len(arrays)
-        values, errors = np.full((2, n_star, len(labels)), np.nan)
-        flag, n_used = np.zeros((2, n_star), dtype=np.int64)
-        snr = np.full(n_star, np.nan)
-        batches = list(self._batches(arrays, domains, batch_size))
-        for number, rows in progress_bar(batches, progress, description="infer"):
-            prepared = [self._prepare(arrays[row], number) for row in rows]
-            some = {name: (v[rows], e[rows]) for name, (v, e) in known.items()}
-            raw = [arrays[row] for row in rows]
-            values[rows], errors[rows], flag[rows] = self._infer_batch(prepared, number, labels, some, raw)
-            n_used[rows], snr[rows] = [a.n_good for a in prepared], [a.snr for a in prepared]
-        masked = (flag & MASKING_FLAGS) != 0
-        values[masked], errors[masked] = np.nan, np.nan
-        if masked.any():
-            problems = [f"row {i}: {arrays[i].problem}" for i in np.flatnonzero(masked) if arrays[i].problem]
-            warnings.warn(
-                f"{masked.sum()} of {n_star} rows are masked, see their flags"
-                + "".join(f"; {p}" for p in problems[:3]),
-                SpectraFMWarning,
-                stacklevel=2,
-            )
-        meta = self._meta(medium)
-        identifiers = [a.identifier for a in arrays]
-        return label_table(
-            labels, values, errors, flag=flag, n_pixels_used=n_used, snr=snr, identifier=identifiers, meta=meta
-        )
-
-    def _wanted(self, labels, known, domains):
-        if labels is None:
-            # where no star can be used, nothing is left out
-            kinds = [self.info.domains[number] for number in domains] or self.info.domains
-            told = {name for kind in kinds for name in kind.labels}
-            return tuple(name for name in self.labels if name in told and name not in known)
-        labels = (labels,) if isinstance(labels, str) else tuple(labels)
-        unknown = [name for name in labels if name not in self.labels]
-        if unknown or not labels:
-            raise InputValueError(f"labels: {unknown or 'none'} asked for; these weights know {', '.join(self.labels)}")
-        both = [name for name in labels if name in known]
-        if both:
-            raise InputValueError(f"labels: {both} asked for and given in known; leave them out of one of the two")
-        return labels
-
-    def _domains(self, arrays):
-        """Return the number of the domain of each star."""
-        return np.array([self.info.domain_of(a) for a in arrays], dtype=int)
-
-    def _batches(self, arrays, domains, batch_size):
-        """Yield number of the domain and rows of each batch: stars of one kind, of similar length."""
-        order = np.lexsort(([a.n_good for a in arrays], domains))
-        for number in range(len(self.info.domains)):
-            rows = order[domains[order] == number]
-            for start in range(0, len(rows), batch_size):
-                yield number, rows[start : start + batch_size]
-
-    def _prepare(self, arrays, number):
-        """Cut to the range of a domain, then normalise as in training."""
-        good = arrays.good & self.info.domains[number].inside(arrays.wavelength)
-        flags = arrays.flags
-        if arrays.n_good and not good.any():
-            flags |= int(Flag.NO_OVERLAP)
-        prepared = self._normalizers[number](replace(arrays, good=good, flags=flags))
-        return prepared if self._lines is None else self._lines(prepared)
-
-    def _perceive(self, prepared, number, known=None):
-        return self.model.perceive_tokens(self.tokens(prepared, number, known))
-
-    def tokens(self, prepared, number, known=None):
-        """Return what the model sees of spectra.
-
-        Parameters
-        ----------
-        prepared : sequence of SpectrumArrays
-            Stars of one kind, normalised.
-        number : int
-            Number of their domain.
-        known : dict of str to (numpy.ndarray, numpy.ndarray), optional
-            What else is known, as `spectrafm.known.known_quantities` returns it.
-
-        Returns
-        -------
-        Tokens
-            A padded batch, pixels first.
-        """
-        flux_kind, config = self.info.domains[number].flux_kind, self.model.config
-        if config.patch_size == 1:
-            # every pixel is a token, and the rest of the context is for what is known
-            prepared = [a.thinned(config.context_length - len(known or ()) - 1) for a in prepared]
-        return spectra_to_tokens(prepared, self.model.vocabulary, known, flux_kind)
+        door = _door(medium, radial_velocity, resolving_power, mask_policy)
+        table, _ = infer_stars(self, spectra, labels, known, batch_size=batch_size, progress=progress, **door)
+        return table
 
     def diagnose(self, spectra, **options):
         """Say of each star how far its spectrum can be believed, and why.
@@ -450,96 +299,64 @@ class SpectraFM:
         SpectraFMWarning
             As `infer`.
         """
-        door = {
-            k: options.pop(k) for k in ("medium", "radial_velocity", "resolving_power", "mask_policy") if k in options
-        }
-        arrays = to_arrays(spectra, **door)
-        table = self.infer(arrays, **options)
-        numbers = self._domains(arrays)
-        found = []
-        for number, rows in self._batches(arrays, numbers, options.get("batch_size", 256)):
-            some = [arrays[row] for row in rows]
-            prepared = [self._prepare(a, number) for a in some]
-            diagnosis = diagnose_batch(self, number, some, prepared, self._perceive(prepared, number))
-            found.append((rows, self.info.domains[number], diagnosis))
-        return diagnosis_table(found, table)
+        table, diagnoses = infer_stars(self, spectra, statistics=True, **options)
+        return diagnosis_table(diagnoses, table)
 
-    def _infer_batch(self, prepared, number, labels, known, raw):
-        """Return values and errors ``(n_star, n_label)``, NaN where the domain does not tell, and flags."""
-        domain, n_star = self.info.domains[number], len(prepared)
-        spectrum_only = perception = self._perceive(prepared, number)
-        if known:
-            # the density of embeddings is that of spectra alone
-            perception = self._perceive(prepared, number, known)
-        values, errors = np.full((2, n_star, len(labels)), np.nan)
-        told = [column for column, name in enumerate(labels) if name in domain.labels]
-        if told:
-            values[:, told], errors[:, told] = self._tell(perception, [labels[column] for column in told])
-        has_sigma = np.array([a.has_sigma for a in prepared])
-        flag = np.array([a.flags for a in prepared], dtype=np.int64)
-        if domain.thresholds:
-            flag |= diagnose_batch(self, number, raw, prepared, spectrum_only).flags(domain)
-        else:
-            distance = self.distances(spectrum_only, domain.name)
-            flag |= np.where(distance > domain.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
-        flag |= [self._spectrum_flags(a, domain) for a in prepared]
-        for column in told:
-            name = labels[column]
-            factor = domain.calibration.get(name, {"with_sigma": 1.0, "without_sigma": 1.0})
-            errors[:, column] *= np.where(has_sigma, factor["with_sigma"], factor["without_sigma"])
-            low, high = domain.label_ranges.get(name, (-np.inf, np.inf))
-            outside = (values[:, column] < low) | (values[:, column] > high)
-            flag |= np.where(outside, int(Flag.OUTSIDE_LABEL_RANGE), 0)
-            scale = values[:, column] if name in self.model.vocabulary.log else 1.0
-            large = errors[:, column] > domain.usual_errors.get(name, np.inf) * scale
-            flag |= np.where(large, int(Flag.LARGE_UNCERTAINTY), 0)
-        return values, errors, flag
-
-    def _tell(self, perception, labels):
-        """Return values and errors of labels, ``(n_star, n_label)`` each, errors not yet calibrated."""
-        if self._head is None:
-            return self.model.request(perception, labels)
-        return self._head(self.model, perception, labels)
-
-    def distances(self, perception, domain):
-        """Return how far the embeddings lie from those of the training stars.
+    def recalibrate(
+        self,
+        spectra,
+        labels_table,
+        method="temperature",
+        medium="vacuum",
+        radial_velocity=None,
+        resolving_power=None,
+        mask_policy=None,
+    ):
+        """Return the same weights with errors that hold for held-out stars of yours.
 
         Parameters
         ----------
-        perception : Perception
-            From ``model.perceive``, of spectra without anything else known.
-        domain : str
-            Name of the domain of these spectra.
+        spectra : `~specutils.Spectrum` or collection
+            ``n_star`` stars with known labels, not among those of the training; as for
+            `infer`.
+        labels_table : `~astropy.table.Table` or dict
+            Their true labels, a row a star: columns ``<label>`` and, where there are
+            any, errors ``e_<label>``, with units or in the usual ones; masked or NaN
+            where not known. Other columns do not matter.
+        method : {"temperature", "conformal"}, optional
+            What sets the factors: `~spectrafm.calibration.temperature` by coverage, or
+            `~spectrafm.calibration.conformal_factor`, which guarantees the coverage of
+            one standard deviation for stars like these.
+        medium, radial_velocity, resolving_power, mask_policy
+            As for `infer`.
 
         Returns
         -------
-        numpy.ndarray
-            ``(n_star,)`` Mahalanobis distance divided by the square root of
-            its dimension: about 1 for training stars; NaN for empty stars and
-            where the weights carry no density.
-        """
-        if f"mean.{domain}" not in self._density:
-            return np.full(len(perception), np.nan)
-        z = (perception.pooled - self._density[f"mean.{domain}"]) @ self._density[f"whiten.{domain}"]
-        return np.sqrt((z**2).mean(axis=1))
+        SpectraFM
+            With the same model, which is shared. The errors of each label of ``labels_table``
+            are multiplied with a factor for each domain these stars are of, for spectra
+            with flux errors and without: the latter from all stars, whose flux errors are
+            withheld. Labels stay what they are, and so does what is flagged as a large
+            error. Labels that are not in the table keep their factors.
 
-    def _spectrum_flags(self, arrays, domain):
-        if not arrays.n_good:
-            return 0
-        flags = 0
-        if arrays.n_good < domain.min_pixels:
-            flags |= Flag.FEW_PIXELS
-        if arrays.snr < domain.min_snr:
-            flags |= Flag.LOW_SNR
-        typical = arrays.spacing
-        if not domain.spacing_range[0] <= typical <= domain.spacing_range[1]:
-            flags |= Flag.SAMPLING_MISMATCH
-        spacing = np.diff(np.log(arrays.wavelength[arrays.good]))
-        covered = np.minimum(spacing, 4 * typical).sum() + typical
-        low, high = np.log(domain.wavelength_range)
-        if not covered >= domain.min_coverage * (high - low):
-            flags |= Flag.PARTIAL_COVERAGE
-        return int(flags)
+        Raises
+        ------
+        InputTypeError, InputValueError
+            As `infer`; a table that does not fit the stars; or no label of which the
+            truth is known for 20 stars.
+
+        Warns
+        -----
+        SpectraFMWarning
+            Factors that are kept, since fewer than 20 stars have a known truth; stars
+            that cannot be used; factors so far from 1 that something else must be wrong.
+        """
+        from .calibration import recalibrated_info
+
+        arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
+        recalibrated = copy.copy(self)
+        recalibrated.info = recalibrated_info(self, arrays, labels_table, method)
+        return recalibrated
 
     def fine_tune(
         self,
@@ -611,20 +428,12 @@ class SpectraFM:
         from .fine_tuning import FineTuneConfig, fine_tune, label_truth
 
         config = FineTuneConfig(method, n_fold, steps, batch_size, learning_rate, rank, seed)
-        given = {"medium": medium, "radial_velocity": radial_velocity, "resolving_power": resolving_power}
-        arrays = to_arrays(spectra, mask_policy=mask_policy, **given)
+        arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         truth = label_truth(labels_table, len(arrays), labels)
         return fine_tune(self, arrays, truth, config, name=name, progress=progress)
 
     def attention(
-        self,
-        spectrum,
-        label,
-        known=None,
-        medium="vacuum",
-        radial_velocity=None,
-        resolving_power=None,
-        mask_policy=None,
+        self, spectrum, label, known=None, medium="vacuum", radial_velocity=None, resolving_power=None, mask_policy=None
     ):
         """Return where in a spectrum the model looks for a label.
 
@@ -654,19 +463,11 @@ class SpectraFM:
         """
         from .explanation import explain
 
-        door = {"medium": medium, "radial_velocity": radial_velocity}
-        door |= {"resolving_power": resolving_power, "mask_policy": mask_policy}
-        return explain(self, spectrum, label, "attention", known, door)
+        door = _door(medium, radial_velocity, resolving_power, mask_policy)
+        return explain(self, "attention", spectrum, label, known, **door)
 
     def sensitivity(
-        self,
-        spectrum,
-        label,
-        known=None,
-        medium="vacuum",
-        radial_velocity=None,
-        resolving_power=None,
-        mask_policy=None,
+        self, spectrum, label, known=None, medium="vacuum", radial_velocity=None, resolving_power=None, mask_policy=None
     ):
         """Return how a label would change with the flux of each pixel of a spectrum.
 
@@ -690,28 +491,8 @@ class SpectraFM:
         """
         from .explanation import explain
 
-        door = {"medium": medium, "radial_velocity": radial_velocity}
-        door |= {"resolving_power": resolving_power, "mask_policy": mask_policy}
-        return explain(self, spectrum, label, "sensitivity", known, door)
-
-    def embed(self, spectra, medium="vacuum", radial_velocity=None, mask_policy=None, batch_size=256):
-        """Return the embedding of each star: the mean of the encoder's output.
-
-        Parameters
-        ----------
-        spectra, medium, radial_velocity, mask_policy, batch_size
-            As for `infer`.
-
-        Returns
-        -------
-        numpy.ndarray
-            ``(n_star, embedding_dim)`` float32; NaN for stars that cannot be used.
-        """
-        arrays = to_arrays(spectra, medium=medium, radial_velocity=radial_velocity, mask_policy=mask_policy)
-        vectors = np.full((len(arrays), self.model.config.embedding_dim), np.nan, dtype=np.float32)
-        for number, rows in self._batches(arrays, self._domains(arrays), batch_size):
-            vectors[rows] = self._perceive([self._prepare(arrays[row], number) for row in rows], number).pooled
-        return vectors
+        door = _door(medium, radial_velocity, resolving_power, mask_policy)
+        return explain(self, "sensitivity", spectrum, label, known, **door)
 
     def predict_spectrum(self, labels, spectral_axis, *, resolving_power=None, domain=None):
         """Return the spectra that the model expects of stars with these labels.
@@ -743,30 +524,7 @@ class SpectraFM:
             Labels that cannot be given, no label at all, wavelengths outside of the
             domain, or weights that were not trained to predict flux.
         """
-        from specutils import Spectrum
-
-        columns = {name: labels[name] for name in getattr(labels, "colnames", labels)}
-        if columns and "rv_offset" in self.info.known:
-            columns.setdefault("rv_offset", 0.0)
-        lengths = {len(v) for v in columns.values() if np.ndim(v)}
-        n_star = max(lengths, default=1)
-        known = known_quantities(columns, n_star, self.info.known)
-        if not known or not all(np.isfinite([v for v, _ in known.values()]).any(axis=0)):
-            raise InputValueError("labels: a star of which nothing is known; give labels such as teff and logg")
-        wavelength = check_spectral_axis(spectral_axis)
-        number = self._domain_for(wavelength, domain)
-        power = np.broadcast_to(np.asarray(np.nan if resolving_power is None else resolving_power, float), (n_star,))
-        nothing = [replace(SpectrumArrays.unusable(""), resolving_power=float(p)) for p in power]
-        values, errors = self._request_flux(self._perceive(nothing, number, known), number, wavelength)
-        if self._lines is not None:
-            values, errors = self._lines.undo(wavelength, values, errors)
-        one = not lengths
-        return Spectrum(
-            flux=(values[0] if one else values) * u.one,
-            spectral_axis=spectral_axis,
-            uncertainty=StdDevUncertainty(errors[0] if one else errors),
-            meta={"labels": columns, "model": self.info.name, "domain": self.info.domains[number].name},
-        )
+        return spectra_of_labels(self, labels, spectral_axis, resolving_power, domain)
 
     def reconstruct(self, spectra, medium="vacuum", radial_velocity=None, resolving_power=None, mask_policy=None):
         """Return the spectra that the model sees behind noise, bad pixels and gaps.
@@ -789,58 +547,27 @@ class SpectraFM:
         InputTypeError, InputValueError
             As `infer`; and weights that were not trained to predict flux.
         """
-        from specutils import Spectrum, SpectrumList
+        arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
+        return reconstructed_spectra(self, arrays)
 
-        given = {"medium": medium, "radial_velocity": radial_velocity, "resolving_power": resolving_power}
-        found = SpectrumList()
-        for arrays in to_arrays(spectra, mask_policy=mask_policy, **given):
-            number = self.info.domain_of(arrays)
-            prepared = self._prepare(arrays, number)
-            inside = self.info.domains[number].inside(arrays.wavelength)
-            wavelength, flux, sigma = arrays.wavelength[inside], *np.empty((2, 0))
-            if prepared.n_good:
-                values, errors = self._request_flux(self._perceive([prepared], number), number, wavelength)
-                if self._lines is not None:
-                    values, errors = self._lines.undo(wavelength, values, errors)
-                row = (arrays.wavelength[None], arrays.flux[None], prepared.good[None])
-                by = np.broadcast_to(self._normalizers[number].divisor(*row), arrays.flux[None].shape)[0, inside]
-                flux, sigma = values[0] * by, errors[0] * by
-            unit = u.Unit(arrays.flux_unit)
-            found.append(
-                Spectrum(
-                    flux=flux * unit,
-                    spectral_axis=wavelength[: len(flux)] * u.AA,
-                    uncertainty=StdDevUncertainty(sigma),
-                    meta={"identifier": arrays.identifier, "model": self.info.name},
-                )
-            )
-        return found
+    def embed(self, spectra, medium="vacuum", radial_velocity=None, mask_policy=None, batch_size=256):
+        """Return the embedding of each star: the mean of the encoder's output.
 
-    def _request_flux(self, perception, number, wavelength):
-        """Return flux and its errors at wavelengths, each ``(n_star, n_pixel)``."""
-        domain = self.info.domains[number]
-        if not domain.predicts_flux:
-            raise InputValueError(
-                f"domain: these weights predict no flux of {domain.name}; they tell {', '.join(domain.labels)}"
-            )
-        name = flux_name(self.model.vocabulary, domain.flux_kind)
-        return self.model.request(perception, np.full(len(wavelength), name), wavelength)
+        Parameters
+        ----------
+        spectra, medium, radial_velocity, mask_policy, batch_size
+            As for `infer`.
 
-    def _domain_for(self, wavelength, name):
-        """Return the number of the domain for wavelengths that are wanted."""
-        names = [domain.name for domain in self.info.domains]
-        if name is not None and name not in names:
-            raise InputValueError(f"domain: unknown {name!r}; these weights know {', '.join(names)}")
-        wanted = from_arrays(np.sort(wavelength), np.ones_like(wavelength))[0]
-        number = self.info.domain_of(wanted) if name is None else names.index(name)
-        domain = self.info.domains[number]
-        if not domain.inside(wavelength).all():
-            low, high = domain.wavelength_range
-            raise InputValueError(
-                f"spectral_axis: from {wavelength.min():.0f} to {wavelength.max():.0f} Angstrom; "
-                f"{domain.name} covers {low:.0f} to {high:.0f} Angstrom"
-            )
-        return number
+        Returns
+        -------
+        numpy.ndarray
+            ``(n_star, embedding_dim)`` float32; NaN for stars that cannot be used.
+        """
+        arrays = to_arrays(spectra, medium=medium, radial_velocity=radial_velocity, mask_policy=mask_policy)
+        vectors = np.full((len(arrays), self.model.config.embedding_dim), np.nan, dtype=np.float32)
+        for number, rows in star_batches(arrays, self.info.domains_of(arrays), batch_size):
+            vectors[rows] = self._perceive([self._prepare(arrays[row], number) for row in rows], number).pooled
+        return vectors
 
     def similar(self, spectra, library, n=5, **options):
         """Find the stars of a library whose spectra are most alike.
@@ -873,92 +600,83 @@ class SpectraFM:
             A library with fewer than two stars that can be used, or embeddings of
             another length.
         """
-        from astropy.table import Table
+        return similar_stars(self, spectra, library, n, **options)
 
-        theirs = library if isinstance(library, np.ndarray) else self.embed(library, **options)
-        if theirs.ndim != 2 or theirs.shape[1] != self.model.config.embedding_dim:
-            raise InputValueError(
-                f"library: embeddings of shape {theirs.shape}; expected (n_library, {self.model.config.embedding_dim})"
-            )
-        usable = np.flatnonzero(np.isfinite(theirs).all(axis=1))
-        if len(usable) < 2:
-            raise InputValueError(f"library: {len(usable)} stars that can be used; expected two at least")
-        scatter = theirs[usable].std(axis=0)
-        scale = np.where(scatter > 0, scatter, 1.0)
-        ours = self.embed(spectra, **options)
-        rows = []
-        for row in np.flatnonzero(np.isfinite(ours).all(axis=1)):
-            distance = np.sqrt((((theirs[usable] - ours[row]) / scale) ** 2).mean(axis=1))
-            rows += [(row, usable[i], distance[i]) for i in np.argsort(distance, kind="stable")[:n]]
-        return Table(rows=rows, names=("row", "match", "distance"), dtype=(int, int, float))
+    def _prepare(self, arrays, number):
+        """Cut to the range of a domain, then normalise as in training."""
+        good = arrays.good & self.info.domains[number].inside(arrays.wavelength)
+        flags = arrays.flags
+        if arrays.n_good and not good.any():
+            flags |= int(Flag.NO_OVERLAP)
+        prepared = self._normalizers[number](replace(arrays, good=good, flags=flags))
+        return prepared if self._lines is None else self._lines(prepared)
 
-    def recalibrate(
-        self,
-        spectra,
-        labels_table,
-        method="temperature",
-        medium="vacuum",
-        radial_velocity=None,
-        resolving_power=None,
-        mask_policy=None,
-    ):
-        """Return the same weights with errors that hold for held-out stars of yours.
+    def tokens(self, prepared, number, known=None):
+        """Return what the model sees of spectra.
 
         Parameters
         ----------
-        spectra : `~specutils.Spectrum` or collection
-            ``n_star`` stars with known labels, not among those of the training; as for
-            `infer`.
-        labels_table : `~astropy.table.Table` or dict
-            Their true labels, a row a star: columns ``<label>`` and, where there are
-            any, errors ``e_<label>``, with units or in the usual ones; masked or NaN
-            where not known. Other columns do not matter.
-        method : {"temperature", "conformal"}, optional
-            What sets the factors: `~spectrafm.calibration.temperature` by coverage, or
-            `~spectrafm.calibration.conformal_factor`, which guarantees the coverage of
-            one standard deviation for stars like these.
-        medium, radial_velocity, resolving_power, mask_policy
-            As for `infer`.
+        prepared : sequence of SpectrumArrays
+            Stars of one kind, normalised.
+        number : int
+            Number of their domain.
+        known : dict of str to (numpy.ndarray, numpy.ndarray), optional
+            What else is known, as `spectrafm.known.known_quantities` returns it.
 
         Returns
         -------
-        SpectraFM
-            With the same model, which is shared. The errors of each label of ``labels_table``
-            are multiplied with a factor for each domain these stars are of, for spectra
-            with flux errors and without: the latter from all stars, whose flux errors are
-            withheld. Labels stay what they are, and so does what is flagged as a large
-            error. Labels that are not in the table keep their factors.
-
-        Raises
-        ------
-        InputTypeError, InputValueError
-            As `infer`; a table that does not fit the stars; or no label of which the
-            truth is known for 20 stars.
-
-        Warns
-        -----
-        SpectraFMWarning
-            Factors that are kept, since fewer than 20 stars have a known truth; stars
-            that cannot be used; factors so far from 1 that something else must be wrong.
+        Tokens
+            A padded batch, pixels first.
         """
-        from .calibration import recalibrated_info
+        flux_kind, config = self.info.domains[number].flux_kind, self.model.config
+        if config.patch_size == 1:
+            # every pixel is a token, and the rest of the context is for what is known
+            prepared = [a.thinned(config.context_length - len(known or ()) - 1) for a in prepared]
+        return spectra_to_tokens(prepared, self.model.vocabulary, known, flux_kind)
 
-        given = {"medium": medium, "radial_velocity": radial_velocity, "resolving_power": resolving_power}
-        arrays = to_arrays(spectra, mask_policy=mask_policy, **given)
-        recalibrated = copy.copy(self)
-        recalibrated.info = recalibrated_info(self, arrays, labels_table, method)
-        return recalibrated
+    def _perceive(self, prepared, number, known=None):
+        return self.model.perceive_tokens(self.tokens(prepared, number, known))
 
-    def _meta(self, medium):
-        from astropy.time import Time
+    def _tell(self, perception, labels):
+        """Return values and errors of labels, ``(n_star, n_label)`` each, errors not yet calibrated."""
+        if self._head is None:
+            return self.model.request(perception, labels)
+        return self._head(self.model, perception, labels)
 
-        from . import __version__
+    def _request_flux(self, perception, number, wavelength):
+        """Return flux and its errors at wavelengths, each ``(n_star, n_pixel)``."""
+        domain = self.info.domains[number]
+        if not domain.predicts_flux:
+            raise InputValueError(
+                f"domain: these weights predict no flux of {domain.name}; they tell {', '.join(domain.labels)}"
+            )
+        name = flux_name(self.model.vocabulary, domain.flux_kind)
+        return self.model.request(perception, np.full(len(wavelength), name), wavelength)
 
-        return {
-            "model": self.info.name,
-            "weights_sha256": self._hash,
-            "spectrafm_version": __version__,
-            "date": Time.now().isot,
-            "medium": medium if isinstance(medium, str) else "one a star",
-            "frame": "rest",
-        }
+    def distances(self, perception, domain):
+        """Return how far the embeddings lie from those of the training stars.
+
+        Parameters
+        ----------
+        perception : Perception
+            From ``model.perceive``, of spectra without anything else known.
+        domain : str
+            Name of the domain of these spectra.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n_star,)`` Mahalanobis distance divided by the square root of
+            its dimension: about 1 for training stars; NaN for empty stars and
+            where the weights carry no density.
+        """
+        if f"mean.{domain}" not in self._density:
+            return np.full(len(perception), np.nan)
+        z = (perception.pooled - self._density[f"mean.{domain}"]) @ self._density[f"whiten.{domain}"]
+        return np.sqrt((z**2).mean(axis=1))
+
+
+def _door(medium, radial_velocity, resolving_power, mask_policy):
+    """Return what is told of all spectra, as arguments of `~spectrafm.adapters.to_arrays`."""
+    told = {"medium": medium, "radial_velocity": radial_velocity, "resolving_power": resolving_power}
+    return told | {"mask_policy": mask_policy}

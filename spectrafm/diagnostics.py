@@ -9,7 +9,7 @@ from astropy.table import MaskedColumn, Table
 
 from .flags import Flag
 from .spectral_units import SPEED_OF_LIGHT, air_to_vacuum
-from .tokens import flux_name
+from .tokens import flux_name, star_batches
 
 __all__ = ["STATISTICS", "Diagnosis", "adapt_thresholds", "diagnose_batch", "diagnosis_table", "set_thresholds"]
 
@@ -209,13 +209,11 @@ def diagnose_batch(fm, number, arrays, prepared, perception):
     velocity, velocity_error = nothing, nothing
     # labels cost time: not where nothing is made of them
     if "rv_offset" in labels or domain.expected:
-        values, errors = (a.T for a in fm.model.request(perception, labels)) if labels else ((), ())
-        for name, value, error in zip(labels, values, errors, strict=True):
+        values, errors = fm.model.request(perception, labels) if labels else np.empty((2, n_star, 0))
+        errors = domain.calibrated_errors(labels, values, errors, np.array([a.has_sigma for a in prepared]))
+        for name, value, error in zip(labels, values.T, errors.T, strict=True):
             if name == "rv_offset":
-                factor = domain.calibration.get(name, {"with_sigma": 1.0, "without_sigma": 1.0})
-                has_sigma = np.array([a.has_sigma for a in prepared])
-                velocity = value
-                velocity_error = error * np.where(has_sigma, factor["with_sigma"], factor["without_sigma"])
+                velocity, velocity_error = value, error
             else:
                 value = np.clip(value, *domain.label_ranges.get(name, (-np.inf, np.inf)))
                 is_log = name in fm.model.vocabulary.log
@@ -419,10 +417,9 @@ def adapt_thresholds(fm, spectra, share=_SHARE):
 
 def _diagnose_all(fm, number, stars, batch_size=128):
     """Return a diagnosis of each batch; stars of similar length go together."""
-    order = np.argsort([a.n_good for a in stars], kind="stable")
     found = []
-    for start in range(0, len(stars), batch_size):
-        some = [stars[i] for i in order[start : start + batch_size]]
+    for _, rows in star_batches(stars, np.full(len(stars), number), batch_size):
+        some = [stars[row] for row in rows]
         prepared = [fm._prepare(a, number) for a in some]
         found.append(diagnose_batch(fm, number, some, prepared, fm._perceive(prepared, number)))
     return found

@@ -7,6 +7,7 @@ import torch
 from astropy import units as u
 from astropy.table import QTable
 
+from ._inference import provenance, wanted_labels
 from .adapters import to_arrays
 from .exceptions import InputTypeError, InputValueError
 from .known import known_quantities
@@ -23,22 +24,22 @@ _DESCRIPTIONS = {
 }
 
 
-def explain(fm, spectrum, label, column, known, door):
+def explain(fm, column, spectrum, label, known, **door):
     """Return the table of `SpectraFM.attention` or of `SpectraFM.sensitivity`.
 
     Parameters
     ----------
     fm : SpectraFM
         Weights.
+    column : {"attention", "sensitivity"}
+        What is wanted.
     spectrum : `~specutils.Spectrum` or `~spectrafm.adapters.SpectrumArrays`
         One star.
     label : str
         Name of the label.
-    column : {"attention", "sensitivity"}
-        What is wanted.
     known : dict or None
         As for `SpectraFM.infer`.
-    door : dict
+    **door
         Arguments of `~spectrafm.adapters.to_arrays`.
 
     Returns
@@ -46,6 +47,21 @@ def explain(fm, spectrum, label, column, known, door):
     `~astropy.table.QTable`
         A row a pixel that the model sees: ``wavelength``, ``flux`` and the column.
     """
+    prepared, number, known = _one_star(fm, spectrum, label, known, door)
+    look = {"attention": label_attention, "sensitivity": label_sensitivity}[column]
+    [(wavelength, flux, found)] = look(fm, [prepared], number, [label], known)
+    unit = get_quantity(label).error_unit if column == "sensitivity" else ""
+    columns = {"wavelength": wavelength * u.AA, "flux": flux * u.one, column: found[0] * u.Unit(unit)}
+    domain = fm.info.domains[number].name
+    table = QTable(columns, meta={"identifier": prepared.identifier, "label": label, "domain": domain})
+    table.meta |= provenance(fm, door)
+    for name in table.colnames:
+        table[name].info.description = _DESCRIPTIONS[name].format(label=label)
+    return table
+
+
+def _one_star(fm, spectrum, label, known, door):
+    """Return a star prepared, the number of its domain and what is known of it; or say why its label has no view."""
     if not isinstance(label, str):
         raise InputTypeError(f"label: {type(label).__name__}, expected the name of one label, for example 'mg_fe'")
     stars = to_arrays(spectrum, **door)
@@ -55,7 +71,7 @@ def explain(fm, spectrum, label, column, known, door):
         raise InputValueError(f"spectrum: {stars[0].problem}")
     number = fm.info.domain_of(stars[0])
     domain, known = fm.info.domains[number], known_quantities(known, 1, fm.info.known)
-    fm._wanted(label, known, {number})
+    wanted_labels(fm, label, known, {number})
     if label not in domain.labels:
         raise InputValueError(
             f"label: {label!r} is not told by spectra of {domain.name}; they tell {', '.join(domain.labels)}"
@@ -72,15 +88,7 @@ def explain(fm, spectrum, label, column, known, door):
             f"spectrum: no good pixel of positive continuum from {low:.0f} to {high:.0f} Angstrom, "
             f"where these weights see {domain.name}"
         )
-    look = {"attention": label_attention, "sensitivity": label_sensitivity}[column]
-    [(wavelength, flux, found)] = look(fm, [prepared], number, [label], known)
-    unit = get_quantity(label).error_unit if column == "sensitivity" else ""
-    columns = {"wavelength": wavelength * u.AA, "flux": flux * u.one, column: found[0] * u.Unit(unit)}
-    table = QTable(columns, meta={"identifier": prepared.identifier, "label": label, "domain": domain.name})
-    table.meta |= fm._meta(door["medium"])
-    for name in table.colnames:
-        table[name].info.description = _DESCRIPTIONS[name].format(label=label)
-    return table
+    return prepared, number, known
 
 
 def label_attention(fm, prepared, number, labels, known=None):

@@ -1,4 +1,4 @@
-"""Quantities that the user knows already, checked and brought to our units."""
+"""Quantities that the user knows already, and true labels, checked and brought to our units."""
 
 import numpy as np
 from astropy import units as u
@@ -6,7 +6,68 @@ from astropy import units as u
 from .exceptions import InputTypeError, InputValueError
 from .quantities import get_quantity
 
-__all__ = ["known_quantities"]
+__all__ = ["known_labels", "known_quantities", "table_columns"]
+
+
+def table_columns(table, argument):
+    """Return the columns of a table by name.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table` or dict
+        The table.
+    argument : str
+        Name of the user's argument, for the error message.
+
+    Returns
+    -------
+    dict
+        A new one.
+
+    Raises
+    ------
+    InputTypeError
+        It is neither.
+    """
+    if not hasattr(table, "colnames") and not isinstance(table, dict):
+        raise InputTypeError(
+            f"{argument}: {type(table).__name__}, expected a dictionary or an astropy Table with columns such as "
+            "teff and e_teff"
+        )
+    return {name: table[name] for name in getattr(table, "colnames", table)}
+
+
+def known_labels(columns, labels, n_star, argument):
+    """Return labels of stars that a table holds, one row a star, and their errors.
+
+    Parameters
+    ----------
+    columns : dict
+        From `table_columns`; those of other names do not matter.
+    labels : sequence of str
+        Columns to take, with their errors ``e_<label>`` where there are any.
+    n_star : int
+        Number of stars.
+    argument : str
+        Name of the user's argument, for the error messages.
+
+    Returns
+    -------
+    dict of str to (numpy.ndarray, numpy.ndarray)
+        As from `known_quantities`.
+
+    Raises
+    ------
+    InputValueError
+        A column that does not have one row a star, or has a unit that does not fit.
+    """
+    wanted = {name: columns[name] for label in labels for name in (label, f"e_{label}") if name in columns}
+    for name, column in wanted.items():
+        if np.shape(column) != (n_star,):
+            raise InputValueError(
+                f"{argument}[{name!r}]: shape {np.shape(column)}, expected ({n_star},): one row a star, in their order"
+            )
+    return known_quantities(wanted, n_star, labels, argument)
 
 
 def known_quantities(known, n_star, allowed, argument="known"):
@@ -39,13 +100,7 @@ def known_quantities(known, n_star, allowed, argument="known"):
     """
     if known is None:
         return {}
-    if hasattr(known, "colnames"):
-        known = {name: known[name] for name in known.colnames}
-    if not isinstance(known, dict):
-        raise InputTypeError(
-            f"{argument}: {type(known).__name__}, expected a dictionary or a Table, "
-            f"for example {argument}={{'logg': 4.4}}"
-        )
+    known = table_columns(known, argument)
     names = [name for name in known if name in allowed]
     strange = [name for name in known if name not in names and name.removeprefix("e_") not in names]
     if strange:

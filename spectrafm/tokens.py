@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["flux_name", "spectra_to_tokens"]
+__all__ = ["flux_name", "spectra_to_tokens", "star_batches"]
 
 
 def flux_name(vocabulary, flux_kind):
@@ -21,6 +21,32 @@ def flux_name(vocabulary, flux_kind):
         The kind, where the model tells kinds of flux apart, or ``"flux"``.
     """
     return flux_kind if flux_kind in vocabulary.flux else "flux"
+
+
+def star_batches(spectra, domains, batch_size):
+    """Yield stars to be packed together: of one kind, and of similar length.
+
+    Parameters
+    ----------
+    spectra : sequence of SpectrumArrays
+        All stars.
+    domains : numpy.ndarray
+        ``(n_star,)`` number of the domain of each.
+    batch_size : int
+        Most stars in a batch.
+
+    Yields
+    ------
+    number : int
+        Of the domain.
+    rows : numpy.ndarray
+        Of the stars.
+    """
+    order = np.lexsort(([star.n_good for star in spectra], domains))
+    for number in np.unique(domains).tolist():
+        rows = order[domains[order] == number]
+        for start in range(0, len(rows), batch_size):
+            yield number, rows[start : start + batch_size]
 
 
 def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind=""):

@@ -2,25 +2,70 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .exceptions import CheckpointError
+from .exceptions import CheckpointError, InputValueError, MissingDependencyError
 from .line_correction import LineCorrection
 from .residual_head import ResidualHead
 from .stellarperceptron import StellarPerceptron, Vocabulary
 from .stellarperceptron.model_core import FORMAT, atomic_write
 from .weights_info import WeightsInfo
 
-__all__ = ["load_weights", "save_weights"]
+__all__ = ["DEFAULT", "PRETRAINED", "find_weights", "load_weights", "save_weights"]
+
+#: Folder of the weights in the package, and the name of those that are loaded where none is given.
+PRETRAINED = Path(__file__).parent / "pretrained"
+DEFAULT = "small"
 
 # files whose bytes are the weights, in the order in which they are hashed
 _HASHED = ("model.safetensors", "adapter.safetensors", "head.safetensors", "lines.safetensors")
 # singular values of a change below this, relative to the largest, are rounding
 _ROUNDING = 1e-5
+
+
+def find_weights(name):
+    """Return the folder of weights.
+
+    Parameters
+    ----------
+    name : str or pathlib.Path
+        As for `SpectraFM.from_pretrained`.
+
+    Returns
+    -------
+    pathlib.Path
+        Downloaded first, where the name is one of the hub.
+
+    Raises
+    ------
+    InputValueError
+        There are no such weights.
+    MissingDependencyError
+        They can only be on the hub, and its client is not installed.
+    """
+    packaged = sorted(path.parent.name for path in PRETRAINED.glob("*/spectrafm.json"))
+    if str(name) in packaged:
+        return PRETRAINED / str(name)
+    if Path(name).is_dir():
+        return Path(name)
+    if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        try:
+            from huggingface_hub import snapshot_download
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"name: {name!r} is neither packaged nor a folder; to look for it on the hub, "
+                "pip install huggingface_hub"
+            ) from error
+        return Path(snapshot_download(name))
+    raise InputValueError(
+        f"name: no weights {name!r}; expected one of the packaged ({', '.join(packaged)}), "
+        "a folder written by SpectraFM.save, or an 'owner/name' of the hub"
+    )
 
 
 def save_weights(folder, info, model, density, head=None, lines=None, *, base=None, half=False):

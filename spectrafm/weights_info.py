@@ -114,6 +114,29 @@ class Domain:
         low, high = self.wavelength_range
         return (wavelength >= low) & (wavelength <= high)
 
+    def calibrated_errors(self, labels, values, errors, has_sigma):
+        """Return predicted errors with what held-out stars say of them.
+
+        Parameters
+        ----------
+        labels : sequence of str
+            Names of the labels; one without an entry in ``calibration`` keeps its errors.
+        values, errors : numpy.ndarray
+            ``(n_star, n_label)`` as predicted, in the units of the registry.
+        has_sigma : numpy.ndarray
+            ``(n_star,)`` bool, whether the spectra came with flux errors.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n_star, n_label)`` errors.
+        """
+        factors = np.ones(np.shape(errors))
+        for column, name in enumerate(labels):
+            factor = self.calibration.get(name, {"with_sigma": 1.0, "without_sigma": 1.0})
+            factors[:, column] = np.where(has_sigma, factor["with_sigma"], factor["without_sigma"])
+        return errors * factors
+
 
 @dataclass
 class WeightsInfo:
@@ -175,6 +198,58 @@ class WeightsInfo:
             all where there is none.
         """
         return max(range(len(self.domains)), key=lambda i: self.domains[i].fits(arrays))
+
+    def domains_of(self, spectra):
+        """Return the number of the domain of each spectrum.
+
+        Parameters
+        ----------
+        spectra : sequence of SpectrumArrays
+            The spectra.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(n_star,)`` int.
+        """
+        return np.array([self.domain_of(arrays) for arrays in spectra], dtype=int)
+
+    def describe(self, n_parameter, weights_hash=""):
+        """Say in words what the weights are and where they hold.
+
+        Parameters
+        ----------
+        n_parameter : int
+            Number of parameters of their network.
+        weights_hash : str, optional
+            First digits of the SHA-256 of their files.
+
+        Returns
+        -------
+        str
+            Several lines.
+        """
+        lines = [
+            f"SpectraFM weights {self.name!r}, {n_parameter:,} parameters, sha256 {weights_hash or '-'}",
+            f"  labels: {', '.join(self.labels)}",
+            f"  may be given (known=): {', '.join(self.known) or 'nothing'}",
+        ]
+        for domain in self.domains:
+            (low, high), (fine, coarse) = domain.wavelength_range, domain.spacing_range
+            lines += [
+                f"  {domain.name}: {domain.flux_kind.replace('_', ' ')}, {low:.0f}-{high:.0f} Angstrom, vacuum, "
+                f"rest frame, pixels of {fine:.2g}-{coarse:.2g} in ln(wavelength)",
+                f"    normaliser: {domain.normalizer}",
+                "    range of the training labels:",
+            ]
+            lines += [
+                f"      {name}: {domain.label_ranges[name][0]:.5g} to {domain.label_ranges[name][1]:.5g}"
+                if name in domain.label_ranges
+                else f"      {name}"
+                for name in domain.labels
+            ]
+        lines += [f"  trained on: {self.training_data}", f"  license: {self.license}", f"  cite: {self.citation}"]
+        return "\n".join(lines)
 
     def write(self, path):
         """Write as JSON.

@@ -271,9 +271,13 @@ def test_calibration_table_honours_units_and_masks():
 @pytest.mark.parametrize(
     ("truth", "error", "message"),
     [
-        ([1, 2], InputTypeError, "truth_table: list, expected a Table with columns such as teff"),
+        (
+            [1, 2],
+            InputTypeError,
+            "truth_table: list, expected a dictionary or an astropy Table with columns such as teff",
+        ),
         ({"vsini": np.ones(300)}, InputValueError, r"truth_table: none of its columns \(vsini\) is a label .* teff"),
-        ({"teff": np.ones(7)}, InputValueError, r"truth_table\['teff'\]: shape \(7,\), expected .* \(300,\)"),
+        ({"teff": np.ones(7)}, InputValueError, r"truth_table\['teff'\]: shape \(7,\), expected \(300,\): one row"),
         ({"teff": np.ones(300) * u.m}, InputValueError, r"truth_table\['teff'\]: unit m, expected K"),
         ({"teff": np.full(300, np.nan)}, InputValueError, "truth_table: no star has prediction, error and truth"),
     ],
@@ -440,7 +444,7 @@ def test_recalibrate_tells_of_a_wrong_truth(fm):
 @pytest.mark.parametrize(
     ("labels_table", "options", "error", "message"),
     [
-        (3.0, {}, InputTypeError, "labels_table: float, expected a Table with columns such as teff"),
+        (3.0, {}, InputTypeError, "labels_table: float, expected a dictionary or an astropy Table with columns"),
         ({"fe_h": np.ones(60)}, {}, InputValueError, "labels_table: no column of a label; .* tell teff, logg"),
         ({"teff": np.ones(3)}, {}, InputValueError, r"labels_table\['teff'\]: shape \(3,\)"),
         (

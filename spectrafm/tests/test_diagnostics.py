@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from astropy import units as u
+from specutils import Spectrum
 
 from spectrafm import Flag, SpectraFM, SpectraFMWarning
 from spectrafm.adapters import from_arrays
@@ -239,6 +240,25 @@ def test_infer_has_the_flags(model):
     np.testing.assert_array_equal(fm.diagnose(stars())["flag"], found)
     np.testing.assert_array_equal(fm.infer(stars(), labels="logg")["flag"], found)
     np.testing.assert_array_equal(fm.infer(stars(), batch_size=2)["flag"], found)
+
+
+def test_stars_are_encoded_once(model, monkeypatch):
+    """Labels, flags and statistics come from one pass; a second one only sees what is known besides."""
+    fm = weights(model, thresholds={"emission": 3.0})
+    fm.info.known = ("logg",)
+    n_encoded, perceive = [], fm.model.perceive_tokens
+    monkeypatch.setattr(fm.model, "perceive_tokens", lambda tokens: n_encoded.append(len(tokens)) or perceive(tokens))
+    fm.diagnose(stars(), labels="teff")
+    assert sum(n_encoded) == len(stars())
+    fm.diagnose(stars(), labels="teff", known={"logg": 4.0})
+    assert sum(n_encoded) == 3 * len(stars())
+
+
+def test_says_what_the_wavelengths_were_in(model):
+    """What is told of the spectra is kept with the statistics."""
+    star = stars()[0]
+    spectrum = Spectrum(star.flux * u.one, star.wavelength * u.AA)
+    assert weights(model).diagnose(spectrum, medium="air").meta["medium"] == "air"
 
 
 def test_refuses_what_infer_refuses(model):

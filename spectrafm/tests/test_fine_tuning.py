@@ -7,7 +7,8 @@ from astropy.nddata import StdDevUncertainty
 from astropy.table import MaskedColumn, QTable, Table
 from specutils import Spectrum
 
-from spectrafm import SpectraFM, SpectraFMWarning
+from spectrafm import SpectraFM, SpectraFMWarning, fine_tuning
+from spectrafm.calibration import conformal_factor
 from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
 from spectrafm.fine_tuning import METHODS, FineTuneConfig, label_truth
 from spectrafm.quantities import QUANTITIES as REGISTRY
@@ -231,13 +232,14 @@ def test_label_truth():
     truth = label_truth(table, 2)
     assert list(truth) == ["teff"]
     np.testing.assert_allclose(truth["teff"], [[5000, 6000], [50, 60]])
-    with pytest.raises(InputTypeError, match="labels_table: list, expected an astropy Table"):
+    assert list(label_truth({"teff": [5000], "logg": [4]}, 1, ["logg", "teff"])) == ["logg", "teff"]
+    with pytest.raises(InputTypeError, match="labels_table: list, expected a dictionary or an astropy Table"):
         label_truth([1, 2], 2)
     with pytest.raises(InputValueError, match="no column that is a label; it has ra"):
         label_truth(Table({"ra": [1.0]}), 1)
     with pytest.raises(InputValueError, match="no column fe_h; it has teff"):
         label_truth(Table({"teff": [1.0]}), 1, ["fe_h"])
-    with pytest.raises(InputValueError, match=r"labels_table\['teff'\]: shape \(2,\) for 3 spectra"):
+    with pytest.raises(InputValueError, match=r"labels_table\['teff'\]: shape \(2,\), expected \(3,\): one row"):
         label_truth(table, 3)
     with pytest.raises(InputValueError, match="unit deg, expected K"):
         label_truth(QTable({"teff": [1.0] * u.deg}), 1)
@@ -256,3 +258,15 @@ def test_nothing_warns_twice(base, tuned):
     with pytest.warns(SpectraFMWarning, match="1 of 1 rows are masked"):
         table = tuned.infer(Spectrum(np.full(60, np.nan) * u.one, WAVELENGTH * u.AA))
     assert table["teff"].mask.all()
+
+
+def test_error_factor():
+    """Right errors keep their size; longer tails end up between what one and two sigma want; few stars do, too."""
+    rng = np.random.default_rng(8)
+    ones, zeros = np.ones(4000), np.zeros(4000)
+    assert fine_tuning._error_factor(rng.normal(size=4000), ones, zeros, zeros) == pytest.approx(1, abs=0.05)
+    tails = rng.standard_t(2, size=4000)
+    one, two = (conformal_factor(tails, ones, zeros, zeros, level=level) for level in (0.6827, 0.9545))
+    assert one < fine_tuning._error_factor(tails, ones, zeros, zeros) < two
+    few = fine_tuning._error_factor(np.linspace(-1, 1, 10), np.ones(10), np.zeros(10), np.zeros(10))
+    assert 0.5 < few < 1.0

@@ -15,6 +15,7 @@ from spectrafm.stellarperceptron import (
     StellarPerceptron,
     TransformerBlock,
     Vocabulary,
+    layers,
 )
 from spectrafm.stellarperceptron.embedding import _ascending, assign_patches, interpolation
 from spectrafm.stellarperceptron.layers import Attention
@@ -258,6 +259,20 @@ def test_bfloat16_training_agrees_with_inference():
     exact, _ = attention(tokens, *attention.keys_values(tokens), pad)
     torch.testing.assert_close(trained, inferred, atol=0.01, rtol=0.02)
     torch.testing.assert_close(trained.float(), exact, atol=0.02, rtol=0.05)
+
+
+@pytest.mark.parametrize("n_head", [2, 8])
+def test_ways_of_attention_agree(n_head, monkeypatch):
+    """Narrow heads take another way on a CPU than wide ones, to the same answer."""
+    torch.manual_seed(0)
+    attention = Attention(64, n_head)
+    tokens, pad = torch.randn(3, 20, 64), torch.zeros(3, 20, dtype=torch.bool)
+    pad[1, 5:] = True
+    found = []
+    for explicit in (True, False):
+        monkeypatch.setattr(layers, "_explicit_is_faster", lambda keys, explicit=explicit: explicit)
+        found.append(attention(tokens, *attention.keys_values(tokens), pad)[0])
+    torch.testing.assert_close(*found)
 
 
 def test_order_of_pixels():

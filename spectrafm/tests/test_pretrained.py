@@ -9,8 +9,8 @@ from specutils import Spectrum
 from spectrafm import Flag, SpectraFM
 from spectrafm.adapters import from_arrays
 from spectrafm.benchmarks import mad_std, stars_apart
-from spectrafm.core import _PRETRAINED
 from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
+from spectrafm.weights_files import PRETRAINED
 
 # a little above what the model cards say
 _XP_MAD_STD = {"small": (63, 0.19, 0.107, 0.037, 0.033), "gaia_xp": (55, 0.15, 0.095, 0.037, 0.036)}
@@ -104,12 +104,12 @@ def test_inverted_stars_are_flagged(fm, held_out):
 
 def test_size():
     """All weights together stay small."""
-    assert sum(path.stat().st_size for path in _PRETRAINED.rglob("*") if path.is_file()) < 40e6
+    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*") if path.is_file()) < 40e6
 
 
 def test_model_cards():
     """Every set of weights has a model card with the facts that a user needs."""
-    for folder in {path.parent for path in _PRETRAINED.glob("*/spectrafm.json")}:
+    for folder in {path.parent for path in PRETRAINED.glob("*/spectrafm.json")}:
         card = (folder / "README.md").read_text()
         for part in ("Training data", "Validation", "License", "Known failures", "spectrafm train"):
             assert part in card

@@ -12,7 +12,7 @@ from spectrafm import SpectraFM
 from spectrafm.adapters import from_arrays
 from spectrafm.continuum import ContinuumNormalizer
 from spectrafm.datasets import LabelledSpectra
-from spectrafm.exceptions import ConfigError, InputValueError
+from spectrafm.exceptions import ConfigError, InputTypeError, InputValueError
 from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, ModelConfig, Vocabulary
 from spectrafm.stellarperceptron.tokens import Tokens
 from spectrafm.tests.fake_grid import LABELS, fake_emulator, fake_flux, fake_grid, fake_wavelength
@@ -399,7 +399,9 @@ def test_predict_spectrum(trained):
         fm.predict_spectrum({"teff": 5000}, axis, domain="radio")
     with pytest.raises(InputValueError, match="labels: a star of which nothing is known"):
         fm.predict_spectrum({}, axis)
-    with pytest.raises(InputValueError, match=r"known: \['age'\] cannot be given"):
+    with pytest.raises(InputTypeError, match="labels: list, expected a dictionary or an astropy Table"):
+        fm.predict_spectrum([5000], axis)
+    with pytest.raises(InputValueError, match=r"labels: \['age'\] cannot be given"):
         fm.predict_spectrum({"age": 3}, axis)
 
 

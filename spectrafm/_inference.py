@@ -1,0 +1,203 @@
+"""From spectra to labels with errors and flags, a batch of stars of one kind at a time."""
+
+import warnings
+
+import numpy as np
+
+from ._progress import progress as progress_bar
+from .adapters import to_arrays
+from .diagnostics import diagnose_batch
+from .exceptions import InputValueError, SpectraFMWarning
+from .flags import MASKING_FLAGS, Flag
+from .known import known_quantities
+from .results import label_table
+from .tokens import star_batches
+
+__all__ = ["infer_stars", "provenance", "wanted_labels"]
+
+
+def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progress=False, statistics=False, **door):
+    """Return the table of `SpectraFM.infer`, and what says how far it can be believed.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    spectra, labels, known, batch_size, progress
+        As for `SpectraFM.infer`.
+    statistics : bool, optional
+        Whether the statistics of all stars are wanted, and not only their flags.
+    **door
+        Arguments of `~spectrafm.adapters.to_arrays`.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        A row a star.
+    diagnoses : list of (numpy.ndarray, Domain, Diagnosis)
+        Rows of the stars of each batch, and what was found; empty where not wanted.
+    """
+    arrays = to_arrays(spectra, **door)
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise InputValueError(f"batch_size: {batch_size!r}, expected a positive integer")
+    n_star = len(arrays)
+    known = known_quantities(known, n_star, fm.info.known)
+    domains = fm.info.domains_of(arrays)
+    usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
+    labels = wanted_labels(fm, labels, known, set(domains[usable]))
+    values, errors = np.full((2, n_star, len(labels)), np.nan)
+    flag, n_used = np.zeros((2, n_star), dtype=np.int64)
+    snr = np.full(n_star, np.nan)
+    diagnoses = []
+    batches = list(star_batches(arrays, domains, batch_size))
+    for number, rows in progress_bar(batches, progress, description="infer"):
+        some = [arrays[row] for row in rows]
+        prepared = [fm._prepare(a, number) for a in some]
+        its = {name: (v[rows], e[rows]) for name, (v, e) in known.items()}
+        found = _infer_batch(fm, number, some, prepared, labels, its, statistics)
+        values[rows], errors[rows], flag[rows], diagnosis = found
+        n_used[rows], snr[rows] = [a.n_good for a in prepared], [a.snr for a in prepared]
+        if statistics:
+            diagnoses.append((rows, fm.info.domains[number], diagnosis))
+    masked = (flag & MASKING_FLAGS) != 0
+    values[masked], errors[masked] = np.nan, np.nan
+    if masked.any():
+        problems = [f"row {i}: {arrays[i].problem}" for i in np.flatnonzero(masked) if arrays[i].problem]
+        warnings.warn(
+            f"{masked.sum()} of {n_star} rows are masked, see their flags" + "".join(f"; {p}" for p in problems[:3]),
+            SpectraFMWarning,
+            stacklevel=3,
+        )
+    columns = {"flag": flag, "n_pixels_used": n_used, "snr": snr, "identifier": [a.identifier for a in arrays]}
+    return label_table(labels, values, errors, **columns, meta=provenance(fm, door)), diagnoses
+
+
+def wanted_labels(fm, labels, known, domains):
+    """Check which labels are asked for.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    labels : str or sequence of str or None
+        As for `SpectraFM.infer`.
+    known : dict
+        By name, what is given.
+    domains : set of int
+        Numbers of the domains of the stars that can be used.
+
+    Returns
+    -------
+    tuple of str
+        Those asked for, or, when left out, all that such stars tell and that are not given.
+
+    Raises
+    ------
+    InputValueError
+        None, one that these weights do not know, or one that is given.
+    """
+    if labels is None:
+        # where no star can be used, nothing is left out
+        kinds = [fm.info.domains[number] for number in domains] or fm.info.domains
+        told = {name for kind in kinds for name in kind.labels}
+        return tuple(name for name in fm.labels if name in told and name not in known)
+    labels = (labels,) if isinstance(labels, str) else tuple(labels)
+    unknown = [name for name in labels if name not in fm.labels]
+    if unknown or not labels:
+        raise InputValueError(f"labels: {unknown or 'none'} asked for; these weights know {', '.join(fm.labels)}")
+    both = [name for name in labels if name in known]
+    if both:
+        raise InputValueError(f"labels: {both} asked for and given in known; leave them out of one of the two")
+    return labels
+
+
+def provenance(fm, door):
+    """Return what made a table, and in what its wavelengths came.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    door : dict
+        Arguments of `~spectrafm.adapters.to_arrays`.
+
+    Returns
+    -------
+    dict
+        Strings by name.
+    """
+    from astropy.time import Time
+
+    from . import __version__
+
+    medium = door.get("medium", "vacuum")
+    return {
+        "model": fm.info.name,
+        "weights_sha256": fm.weights_hash,
+        "spectrafm_version": __version__,
+        "date": Time.now().isot,
+        "medium": medium if isinstance(medium, str) else "one a star",
+        "frame": "rest",
+    }
+
+
+def _infer_batch(fm, number, arrays, prepared, labels, known, statistics):
+    """Return values and errors ``(n_star, n_label)``, NaN where the domain does not tell, flags, and a diagnosis.
+
+    The diagnosis is None where nobody needs it.
+    """
+    domain, n_star = fm.info.domains[number], len(prepared)
+    spectrum_only = perception = fm._perceive(prepared, number)
+    if known:
+        # the density of embeddings is that of spectra alone
+        perception = fm._perceive(prepared, number, known)
+    values, errors = np.full((2, n_star, len(labels)), np.nan)
+    flag = np.array([a.flags | _spectrum_flags(a, domain) for a in prepared], dtype=np.int64)
+    told = [column for column, name in enumerate(labels) if name in domain.labels]
+    if told:
+        names, has_sigma = [labels[column] for column in told], np.array([a.has_sigma for a in prepared])
+        found, predicted = fm._tell(perception, names)
+        calibrated = domain.calibrated_errors(names, found, predicted, has_sigma)
+        values[:, told], errors[:, told] = found, calibrated
+        flag |= _label_flags(domain, fm.model.vocabulary.log, names, found, calibrated)
+    diagnosis = None
+    if statistics or domain.thresholds:
+        diagnosis = diagnose_batch(fm, number, arrays, prepared, spectrum_only)
+    if domain.thresholds:
+        flag |= diagnosis.flags(domain)
+    else:
+        distance = fm.distances(spectrum_only, domain.name)
+        flag |= np.where(distance > domain.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
+    return values, errors, flag, diagnosis
+
+
+def _label_flags(domain, log, labels, values, errors):
+    """Return the flags ``(n_star,)`` of labels out of range and of large errors."""
+    flag = np.zeros(len(values), dtype=np.int64)
+    for name, value, error in zip(labels, values.T, errors.T, strict=True):
+        low, high = domain.label_ranges.get(name, (-np.inf, np.inf))
+        flag |= np.where((value < low) | (value > high), int(Flag.OUTSIDE_LABEL_RANGE), 0)
+        scale = value if name in log else 1.0
+        large = error > domain.usual_errors.get(name, np.inf) * scale
+        flag |= np.where(large, int(Flag.LARGE_UNCERTAINTY), 0)
+    return flag
+
+
+def _spectrum_flags(arrays, domain):
+    """Return the flags of a spectrum that is cut, noisy or sampled as no training spectrum was."""
+    if not arrays.n_good:
+        return 0
+    flags = 0
+    if arrays.n_good < domain.min_pixels:
+        flags |= Flag.FEW_PIXELS
+    if arrays.snr < domain.min_snr:
+        flags |= Flag.LOW_SNR
+    typical = arrays.spacing
+    if not domain.spacing_range[0] <= typical <= domain.spacing_range[1]:
+        flags |= Flag.SAMPLING_MISMATCH
+    spacing = np.diff(np.log(arrays.wavelength[arrays.good]))
+    covered = np.minimum(spacing, 4 * typical).sum() + typical
+    low, high = np.log(domain.wavelength_range)
+    if not covered >= domain.min_coverage * (high - low):
+        flags |= Flag.PARTIAL_COVERAGE
+    return int(flags)

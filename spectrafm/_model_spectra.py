@@ -1,0 +1,117 @@
+"""Spectra that a model expects: of stars with given labels, and behind the noise of observed ones."""
+
+from dataclasses import replace
+
+import numpy as np
+from astropy import units as u
+from astropy.nddata import StdDevUncertainty
+
+from .adapters import from_arrays
+from .arrays import SpectrumArrays
+from .exceptions import InputValueError
+from .known import known_quantities, table_columns
+from .spectral_units import check_spectral_axis
+
+__all__ = ["reconstructed_spectra", "spectra_of_labels"]
+
+
+def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=None):
+    """Return what `SpectraFM.predict_spectrum` returns.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    labels, spectral_axis, resolving_power, domain
+        As for `SpectraFM.predict_spectrum`.
+
+    Returns
+    -------
+    `~specutils.Spectrum`
+        Flux ``(n_pixel,)``, or ``(n_star, n_pixel)`` where a label is an array.
+    """
+    from specutils import Spectrum
+
+    columns = table_columns(labels, "labels")
+    if columns and "rv_offset" in fm.info.known:
+        columns.setdefault("rv_offset", 0.0)
+    lengths = {len(v) for v in columns.values() if np.ndim(v)}
+    n_star = max(lengths, default=1)
+    known = known_quantities(columns, n_star, fm.info.known, "labels")
+    if not known or not all(np.isfinite([v for v, _ in known.values()]).any(axis=0)):
+        raise InputValueError("labels: a star of which nothing is known; give labels such as teff and logg")
+    wavelength = check_spectral_axis(spectral_axis)
+    number = _domain_for(fm, wavelength, domain)
+    power = np.broadcast_to(np.asarray(np.nan if resolving_power is None else resolving_power, float), (n_star,))
+    nothing = [replace(SpectrumArrays.unusable(""), resolving_power=float(p)) for p in power]
+    values, errors = _flux(fm, fm._perceive(nothing, number, known), number, wavelength)
+    one = not lengths
+    return Spectrum(
+        flux=(values[0] if one else values) * u.one,
+        spectral_axis=spectral_axis,
+        uncertainty=StdDevUncertainty(errors[0] if one else errors),
+        meta={"labels": columns, "model": fm.info.name, "domain": fm.info.domains[number].name},
+    )
+
+
+def reconstructed_spectra(fm, stars):
+    """Return what `SpectraFM.reconstruct` returns.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    stars : sequence of SpectrumArrays
+        Not normalised.
+
+    Returns
+    -------
+    `~specutils.SpectrumList`
+        One a star, in the unit of its flux.
+    """
+    from specutils import Spectrum, SpectrumList
+
+    found = SpectrumList()
+    for arrays in stars:
+        number = fm.info.domain_of(arrays)
+        domain = fm.info.domains[number]
+        prepared = fm._prepare(arrays, number)
+        inside = domain.inside(arrays.wavelength)
+        wavelength, flux, sigma = arrays.wavelength[inside], *np.empty((2, 0))
+        if prepared.n_good:
+            values, errors = _flux(fm, fm._perceive([prepared], number), number, wavelength)
+            row = (arrays.wavelength[None], arrays.flux[None], prepared.good[None])
+            by = np.broadcast_to(fm.normalizer_of(domain.name).divisor(*row), arrays.flux[None].shape)[0, inside]
+            flux, sigma = values[0] * by, errors[0] * by
+        found.append(
+            Spectrum(
+                flux=flux * u.Unit(arrays.flux_unit),
+                spectral_axis=wavelength[: len(flux)] * u.AA,
+                uncertainty=StdDevUncertainty(sigma),
+                meta={"identifier": arrays.identifier, "model": fm.info.name},
+            )
+        )
+    return found
+
+
+def _flux(fm, perception, number, wavelength):
+    """Return normalised flux and its errors as stars have them, each ``(n_star, n_pixel)``."""
+    values, errors = fm._request_flux(perception, number, wavelength)
+    return (values, errors) if fm.lines is None else fm.lines.undo(wavelength, values, errors)
+
+
+def _domain_for(fm, wavelength, name):
+    """Return the number of the domain for wavelengths that are wanted."""
+    names = [domain.name for domain in fm.info.domains]
+    if name is not None and name not in names:
+        raise InputValueError(f"domain: unknown {name!r}; these weights know {', '.join(names)}")
+    wanted = from_arrays(np.sort(wavelength), np.ones_like(wavelength))[0]
+    number = fm.info.domain_of(wanted) if name is None else names.index(name)
+    domain = fm.info.domains[number]
+    if not domain.inside(wavelength).all():
+        low, high = domain.wavelength_range
+        raise InputValueError(
+            f"spectral_axis: from {wavelength.min():.0f} to {wavelength.max():.0f} Angstrom; "
+            f"{domain.name} covers {low:.0f} to {high:.0f} Angstrom"
+        )
+    return number
