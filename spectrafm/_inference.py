@@ -38,8 +38,6 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
         Rows of the stars of each batch, and what was found; empty where not wanted.
     """
     arrays = to_arrays(spectra, **door)
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise InputValueError(f"batch_size: {batch_size!r}, expected a positive integer")
     n_star = len(arrays)
     known = known_quantities(known, n_star, fm.info.known)
     domains = fm.info.domains_of(arrays)

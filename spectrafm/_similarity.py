@@ -25,6 +25,8 @@ def similar_stars(fm, spectra, library, n, **options):
     `~astropy.table.Table`
         ``n`` rows a star, the nearest first: ``row``, ``match``, ``distance``.
     """
+    if not isinstance(n, (int, np.integer)) or n < 1:
+        raise InputValueError(f"n: {n!r}, expected a positive integer")
     theirs = library if isinstance(library, np.ndarray) else fm.embed(library, **options)
     if theirs.ndim != 2 or theirs.shape[1] != fm.model.config.embedding_dim:
         raise InputValueError(

@@ -321,7 +321,7 @@ def calibration_table(table, truth_table):
             f"truth_table: none of its columns ({', '.join(given['truth_table'])}) is a label of the table, which has "
             f"{', '.join(name for name in given['table'] if f'e_{name}' in given['table']) or 'none'}"
         )
-    n_star = len(given["table"][labels[0]])
+    n_star = len(np.atleast_1d(given["table"][labels[0]]))
     predicted, truth = (known_labels(columns, labels, n_star, argument) for argument, columns in given.items())
     rows = []
     for name in labels:

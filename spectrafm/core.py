@@ -550,20 +550,33 @@ class SpectraFM:
         arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         return reconstructed_spectra(self, arrays)
 
-    def embed(self, spectra, medium="vacuum", radial_velocity=None, mask_policy=None, batch_size=256):
+    def embed(
+        self,
+        spectra,
+        medium="vacuum",
+        radial_velocity=None,
+        resolving_power=None,
+        mask_policy=None,
+        batch_size=256,
+    ):
         """Return the embedding of each star: the mean of the encoder's output.
 
         Parameters
         ----------
-        spectra, medium, radial_velocity, mask_policy, batch_size
+        spectra, medium, radial_velocity, resolving_power, mask_policy, batch_size
             As for `infer`.
 
         Returns
         -------
         numpy.ndarray
             ``(n_star, embedding_dim)`` float32; NaN for stars that cannot be used.
+
+        Raises
+        ------
+        InputTypeError, InputValueError
+            As `infer`.
         """
-        arrays = to_arrays(spectra, medium=medium, radial_velocity=radial_velocity, mask_policy=mask_policy)
+        arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         vectors = np.full((len(arrays), self.model.config.embedding_dim), np.nan, dtype=np.float32)
         for number, rows in star_batches(arrays, self.info.domains_of(arrays), batch_size):
             vectors[rows] = self._perceive([self._prepare(arrays[row], number) for row in rows], number).pooled
@@ -597,8 +610,8 @@ class SpectraFM:
         Raises
         ------
         InputValueError
-            A library with fewer than two stars that can be used, or embeddings of
-            another length.
+            A library with fewer than two stars that can be used, embeddings of
+            another length, or a number of stars that is not positive.
         """
         return similar_stars(self, spectra, library, n, **options)
 

@@ -209,7 +209,7 @@ def diagnose_batch(fm, number, arrays, prepared, perception):
     velocity, velocity_error = nothing, nothing
     # labels cost time: not where nothing is made of them
     if "rv_offset" in labels or domain.expected:
-        values, errors = fm.model.request(perception, labels) if labels else np.empty((2, n_star, 0))
+        values, errors = fm._tell(perception, labels) if labels else np.empty((2, n_star, 0))
         errors = domain.calibrated_errors(labels, values, errors, np.array([a.has_sigma for a in prepared]))
         for name, value, error in zip(labels, values.T, errors.T, strict=True):
             if name == "rv_offset":

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .exceptions import InputValueError
+
 __all__ = ["flux_name", "spectra_to_tokens", "star_batches"]
 
 
@@ -41,7 +43,14 @@ def star_batches(spectra, domains, batch_size):
         Of the domain.
     rows : numpy.ndarray
         Of the stars.
+
+    Raises
+    ------
+    InputValueError
+        A size that is not a positive integer.
     """
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise InputValueError(f"batch_size: {batch_size!r}, expected a positive integer")
     order = np.lexsort(([star.n_good for star in spectra], domains))
     for number in np.unique(domains).tolist():
         rows = order[domains[order] == number]

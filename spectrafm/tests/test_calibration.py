@@ -288,6 +288,12 @@ def test_tables_that_cannot_be_used(truth, error, message):
         calibration_table(results()[0], truth)
 
 
+def test_table_of_one_number():
+    """A number where one row a star is expected is refused, not a failure of `len`."""
+    with pytest.raises(InputValueError, match=r"table\['teff'\]: shape \(\), expected \(1,\)"):
+        calibration_table({"teff": 5000.0, "e_teff": 50.0}, {"teff": np.ones(1)})
+
+
 @pytest.fixture
 def _agg():
     """Draw without a screen, and close what was drawn."""

@@ -434,3 +434,10 @@ def test_similar(trained):
     np.testing.assert_allclose(again["distance"], table["distance"])
     with pytest.raises(InputValueError, match=r"library: embeddings of shape \(4, 5\); expected \(n_library, 32\)"):
         fm.similar(library, np.zeros((4, 5)))
+    with pytest.raises(InputValueError, match="n: 0, expected a positive integer"):
+        fm.similar(library, library, n=0)
+    with pytest.raises(InputValueError, match="batch_size: -1, expected a positive integer"):
+        fm.embed(library, batch_size=-1)
+    # told resolving power is seen, as in infer
+    told = fm.embed([line_star()], resolving_power=500)
+    assert not np.allclose(told, fm.embed([line_star()]))
