@@ -260,6 +260,9 @@ class TrainingGenerator:
             good = self._limit(good, self.context_length - given.sum(axis=1), rng)
 
         tokens = self._tokens(flux, sigma, wavelength, good, values, errors, given)
+        if self.patch_size == 1:
+            # attention pays for every token, padding or not
+            tokens = tokens.compact()
         request = self._requests(values, errors, given)
         n_flux = self.augmentation.flux_requests if rng is not None else 0
         if n_flux:

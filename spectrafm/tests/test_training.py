@@ -156,12 +156,15 @@ def test_ranks_share_a_batch():
 
 
 def test_subsets_differ_by_star():
-    """With more pixels than context, every star gets its own random subset, anew at every step."""
+    """With more pixels than context, every star gets its own random subset, anew at every step, and no padding."""
     drawn = generator(patch_size=1, context_length=20)
-    masks = [(drawn.batch(s).tokens.token != 0).numpy() for s in (0, 1)]
-    assert (masks[0].sum(axis=1) == 20).all()
-    assert len({m.tobytes() for m in masks[0]}) == 32
-    assert (masks[0] != masks[1]).any()
+    tokens = [drawn.batch(step).tokens for step in (0, 1)]
+    assert tokens[0].token.shape == (32, 20)
+    assert (tokens[0].token != 0).all()
+    pixels = [t.wavelength.numpy() for t in tokens]
+    assert (np.diff(pixels[0], axis=1) > 0).all()
+    assert len({row.tobytes() for row in pixels[0]}) == 32
+    assert (pixels[0] != pixels[1]).any()
 
 
 def test_requested_is_not_given():
