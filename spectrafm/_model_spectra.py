@@ -12,7 +12,7 @@ from .exceptions import InputValueError
 from .known import known_quantities, table_columns
 from .spectral_units import check_spectral_axis
 
-__all__ = ["reconstructed_spectra", "spectra_of_labels"]
+__all__ = ["expected_flux", "reconstructed_spectra", "spectra_of_labels"]
 
 
 def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=None):
@@ -43,8 +43,7 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
     wavelength = check_spectral_axis(spectral_axis)
     number = _domain_for(fm, wavelength, domain)
     power = np.broadcast_to(np.asarray(np.nan if resolving_power is None else resolving_power, float), (n_star,))
-    nothing = [replace(SpectrumArrays.unusable(""), resolving_power=float(p)) for p in power]
-    values, errors = _flux(fm, fm._perceive(nothing, number, known), number, wavelength)
+    values, errors = _as_observed(fm, wavelength, *expected_flux(fm, known, number, wavelength, power))
     one = not lengths
     return Spectrum(
         flux=(values[0] if one else values) * u.one,
@@ -52,6 +51,31 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
         uncertainty=StdDevUncertainty(errors[0] if one else errors),
         meta={"labels": columns, "model": fm.info.name, "domain": fm.info.domains[number].name},
     )
+
+
+def expected_flux(fm, known, number, wavelength, resolving_power):
+    """Return the flux that the network expects of stars of which no pixel is known.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    known : dict of str to (numpy.ndarray, numpy.ndarray)
+        Labels, as from `~spectrafm.known.known_quantities`.
+    number : int
+        Number of the domain.
+    wavelength : numpy.ndarray
+        ``(n_pixel,)`` [Angstrom, vacuum].
+    resolving_power : sequence of float
+        ``(n_star,)``; NaN where not known.
+
+    Returns
+    -------
+    flux, sigma : numpy.ndarray
+        ``(n_star, n_pixel)`` normalised, before lines are put right.
+    """
+    nothing = [replace(SpectrumArrays.unusable(""), resolving_power=float(p)) for p in resolving_power]
+    return fm._request_flux(fm._perceive(nothing, number, known), number, wavelength)
 
 
 def reconstructed_spectra(fm, stars):
@@ -79,7 +103,8 @@ def reconstructed_spectra(fm, stars):
         inside = domain.inside(arrays.wavelength)
         wavelength, flux, sigma = arrays.wavelength[inside], *np.empty((2, 0))
         if prepared.n_good:
-            values, errors = _flux(fm, fm._perceive([prepared], number), number, wavelength)
+            found_flux = fm._request_flux(fm._perceive([prepared], number), number, wavelength)
+            values, errors = _as_observed(fm, wavelength, *found_flux)
             row = (arrays.wavelength[None], arrays.flux[None], prepared.good[None])
             by = np.broadcast_to(fm.normalizer_of(domain.name).divisor(*row), arrays.flux[None].shape)[0, inside]
             flux, sigma = values[0] * by, errors[0] * by
@@ -94,9 +119,8 @@ def reconstructed_spectra(fm, stars):
     return found
 
 
-def _flux(fm, perception, number, wavelength):
+def _as_observed(fm, wavelength, values, errors):
     """Return normalised flux and its errors as stars have them, each ``(n_star, n_pixel)``."""
-    values, errors = fm._request_flux(perception, number, wavelength)
     return (values, errors) if fm.lines is None else fm.lines.undo(wavelength, values, errors)
 
 

@@ -427,7 +427,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     info = copy.deepcopy(fm.info)
     for (number, name), by_kind in factors.items():
         domain = info.domains[number]
-        old = {"with_sigma": 1.0, "without_sigma": 1.0} | domain.calibration.get(name, {})
+        old = domain.error_factors(name)
         new = {kind: float(factor * by_kind.get(kind, 1.0)) for kind, factor in old.items()}
         # new dictionaries, as domains may share theirs
         domain.calibration = domain.calibration | {name: new}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .arrays import SpectrumArrays
+from ._model_spectra import expected_flux
 from .calibration import conformal_factor
 from .diagnostics import adapt_thresholds
 from .exceptions import InputValueError, SpectraFMWarning
@@ -104,9 +104,11 @@ class _Stars:
     truth: dict
     flux_kind: str
     normalizer: object
-    wavelength: np.ndarray  # (n_pixel,) where lines are corrected
-    flux: np.ndarray  # (n_star, n_pixel) normalised, NaN where there is none
-    expected: np.ndarray | None  # what the model expects of stars with their labels; None where it tells no flux
+    # where lines are corrected, (n_pixel,); fluxes there, (n_star, n_pixel), NaN where there is none; and what the
+    # model expects of stars with their labels. None where lines are not corrected
+    wavelength: np.ndarray | None
+    flux: np.ndarray | None
+    expected: np.ndarray | None
 
     def __len__(self):
         return len(self.prepared)
@@ -370,9 +372,18 @@ def _stars(fm, arrays, truth, correct_lines):
 
 
 def _expected(fm, prepared, truth, correct_lines):
-    """Return wavelengths, fluxes there, and what the model expects of stars with their labels."""
+    """Return wavelengths, fluxes there, and what the model expects of stars with their labels; or nothing of these."""
+    domain = fm.info.domains[0]
+    told = {k: v for k, v in truth.items() if k in fm.info.known and k in fm.model.vocabulary}
+    if (
+        not correct_lines
+        or not domain.predicts_flux
+        or domain.flux_kind != "continuum_normalized"
+        or "teff" not in told
+    ):
+        return None, None, None
     longest = max(prepared, key=lambda star: star.n_good)
-    grid = longest.wavelength[fm.info.domains[0].inside(longest.wavelength)]
+    grid = longest.wavelength[domain.inside(longest.wavelength)]
     flux = np.full((len(prepared), len(grid)), np.nan)
     for row, star in enumerate(prepared):
         spacing = star.spacing if star.n_good > 1 else 0.0
@@ -380,19 +391,9 @@ def _expected(fm, prepared, truth, correct_lines):
         right = np.clip(np.searchsorted(at, grid), 1, len(at) - 1) if len(at) > 1 else np.zeros(len(grid), dtype=int)
         near = (grid >= at[0]) & (grid <= at[-1]) & (np.log(at[right] / at[right - 1]) < 4 * spacing)
         flux[row, near] = np.interp(grid[near], at, value)
-    told = {k: v for k, v in truth.items() if k in fm.info.known and k in fm.model.vocabulary}
-    domain = fm.info.domains[0]
-    if (
-        not correct_lines
-        or not domain.predicts_flux
-        or domain.flux_kind != "continuum_normalized"
-        or "teff" not in told
-    ):
-        return grid, flux, None
     if "rv_offset" in fm.info.known:
         told["rv_offset"] = (np.zeros(len(prepared)), np.full(len(prepared), np.nan))
-    nothing = [replace(SpectrumArrays.unusable(""), resolving_power=star.resolving_power) for star in prepared]
-    expected, _ = fm._request_flux(fm._perceive(nothing, 0, told), 0, grid)
+    expected, _ = expected_flux(fm, told, 0, grid, [star.resolving_power for star in prepared])
     return grid, flux, np.where(np.isfinite(truth["teff"][0])[:, None], expected, flux)
 
 
@@ -574,4 +575,4 @@ def _error_factor(*stars):
     # the highest coverage that so few stars can tell of
     highest = (n_star - 1e-6) / (n_star + 1)
     factors = [conformal_factor(*stars, level=min(level, highest)) for level in _LEVELS]
-    return float(np.exp(np.clip(np.log(factors), *np.log((0.1, 10.0))) @ list(_LEVELS.values())))
+    return float(np.exp(np.log(np.minimum(factors, 10.0)) @ list(_LEVELS.values())))

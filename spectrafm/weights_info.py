@@ -114,6 +114,21 @@ class Domain:
         low, high = self.wavelength_range
         return (wavelength >= low) & (wavelength <= high)
 
+    def error_factors(self, label):
+        """Return the factors on the predicted errors of a label.
+
+        Parameters
+        ----------
+        label : str
+            Its name.
+
+        Returns
+        -------
+        dict of str to float
+            ``with_sigma`` and ``without_sigma``; 1 where nothing is known.
+        """
+        return {"with_sigma": 1.0, "without_sigma": 1.0} | self.calibration.get(label, {})
+
     def calibrated_errors(self, labels, values, errors, has_sigma):
         """Return predicted errors with what held-out stars say of them.
 
@@ -133,7 +148,7 @@ class Domain:
         """
         factors = np.ones(np.shape(errors))
         for column, name in enumerate(labels):
-            factor = self.calibration.get(name, {"with_sigma": 1.0, "without_sigma": 1.0})
+            factor = self.error_factors(name)
             factors[:, column] = np.where(has_sigma, factor["with_sigma"], factor["without_sigma"])
         return errors * factors
 
