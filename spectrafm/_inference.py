@@ -50,7 +50,7 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
     batches = list(star_batches(arrays, domains, batch_size))
     for number, rows in progress_bar(batches, progress, description="infer"):
         some = [arrays[row] for row in rows]
-        prepared = [fm._prepare(a, number) for a in some]
+        prepared = [fm.prepare(a, number) for a in some]
         its = {name: (v[rows], e[rows]) for name, (v, e) in known.items()}
         found = _infer_batch(fm, number, some, prepared, labels, its, statistics)
         values[rows], errors[rows], flag[rows], diagnosis = found
@@ -145,10 +145,10 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics):
     The diagnosis is None where nobody needs it.
     """
     domain, n_star = fm.info.domains[number], len(prepared)
-    spectrum_only = perception = fm._perceive(prepared, number)
+    spectrum_only = perception = fm.perceive(prepared, number)
     if known:
         # the density of embeddings is that of spectra alone
-        perception = fm._perceive(prepared, number, known)
+        perception = fm.perceive(prepared, number, known)
     values, errors = np.full((2, n_star, len(labels)), np.nan)
     flag = np.array([a.flags | _spectrum_flags(a, domain) for a in prepared], dtype=np.int64)
     told = [column for column, name in enumerate(labels) if name in domain.labels]

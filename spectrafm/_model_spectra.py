@@ -75,7 +75,7 @@ def expected_flux(fm, known, number, wavelength, resolving_power):
         ``(n_star, n_pixel)`` normalised, before lines are put right.
     """
     nothing = [replace(SpectrumArrays.unusable(""), resolving_power=float(p)) for p in resolving_power]
-    return fm._request_flux(fm._perceive(nothing, number, known), number, wavelength)
+    return fm.request_flux(fm.perceive(nothing, number, known), number, wavelength)
 
 
 def reconstructed_spectra(fm, stars):
@@ -99,11 +99,11 @@ def reconstructed_spectra(fm, stars):
     for arrays in stars:
         number = fm.info.domain_of(arrays)
         domain = fm.info.domains[number]
-        prepared = fm._prepare(arrays, number)
+        prepared = fm.prepare(arrays, number)
         inside = domain.inside(arrays.wavelength)
         wavelength, flux, sigma = arrays.wavelength[inside], *np.empty((2, 0))
         if prepared.n_good:
-            found_flux = fm._request_flux(fm._perceive([prepared], number), number, wavelength)
+            found_flux = fm.request_flux(fm.perceive([prepared], number), number, wavelength)
             values, errors = _as_observed(fm, wavelength, *found_flux)
             row = (arrays.wavelength[None], arrays.flux[None], prepared.good[None])
             by = np.broadcast_to(fm.normalizer_of(domain.name).divisor(*row), arrays.flux[None].shape)[0, inside]

@@ -579,7 +579,7 @@ class SpectraFM:
         arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         vectors = np.full((len(arrays), self.model.config.embedding_dim), np.nan, dtype=np.float32)
         for number, rows in star_batches(arrays, self.info.domains_of(arrays), batch_size):
-            vectors[rows] = self._perceive([self._prepare(arrays[row], number) for row in rows], number).pooled
+            vectors[rows] = self.perceive([self.prepare(arrays[row], number) for row in rows], number).pooled
         return vectors
 
     def similar(self, spectra, library, n=5, **options):
@@ -615,8 +615,21 @@ class SpectraFM:
         """
         return similar_stars(self, spectra, library, n, **options)
 
-    def _prepare(self, arrays, number):
-        """Cut to the range of a domain, then normalise as in training."""
+    def prepare(self, arrays, number):
+        """Cut a spectrum to the range of a domain, and normalise it as in training.
+
+        Parameters
+        ----------
+        arrays : SpectrumArrays
+            One star.
+        number : int
+            Number of its domain.
+
+        Returns
+        -------
+        SpectrumArrays
+            With the flag ``NO_OVERLAP`` where nothing good is inside.
+        """
         good = arrays.good & self.info.domains[number].inside(arrays.wavelength)
         flags = arrays.flags
         if arrays.n_good and not good.any():
@@ -630,7 +643,7 @@ class SpectraFM:
         Parameters
         ----------
         prepared : sequence of SpectrumArrays
-            Stars of one kind, normalised.
+            Stars of one kind, from `prepare`.
         number : int
             Number of their domain.
         known : dict of str to (numpy.ndarray, numpy.ndarray), optional
@@ -647,7 +660,19 @@ class SpectraFM:
             prepared = [a.thinned(config.context_length - len(known or ()) - 1) for a in prepared]
         return spectra_to_tokens(prepared, self.model.vocabulary, known, flux_kind)
 
-    def _perceive(self, prepared, number, known=None):
+    def perceive(self, prepared, number, known=None):
+        """Encode spectra, and what else is known of them.
+
+        Parameters
+        ----------
+        prepared, number, known
+            As for `tokens`.
+
+        Returns
+        -------
+        Perception
+            What the model can be asked about.
+        """
         return self.model.perceive_tokens(self.tokens(prepared, number, known))
 
     def _tell(self, perception, labels):
@@ -656,8 +681,28 @@ class SpectraFM:
             return self.model.request(perception, labels)
         return self._head(self.model, perception, labels)
 
-    def _request_flux(self, perception, number, wavelength):
-        """Return flux and its errors at wavelengths, each ``(n_star, n_pixel)``."""
+    def request_flux(self, perception, number, wavelength):
+        """Ask for normalised flux.
+
+        Parameters
+        ----------
+        perception : Perception
+            From `perceive`.
+        number : int
+            Number of the domain of these stars.
+        wavelength : numpy.ndarray
+            ``(n_pixel,)`` vacuum wavelengths at rest [Angstrom].
+
+        Returns
+        -------
+        flux, error : numpy.ndarray
+            ``(n_star, n_pixel)``, relative to what the normaliser of the domain divides by.
+
+        Raises
+        ------
+        InputValueError
+            Weights that predict no flux of this domain.
+        """
         domain = self.info.domains[number]
         if not domain.predicts_flux:
             raise InputValueError(

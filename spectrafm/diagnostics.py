@@ -420,8 +420,8 @@ def _diagnose_all(fm, number, stars, batch_size=128):
     found = []
     for _, rows in star_batches(stars, np.full(len(stars), number), batch_size):
         some = [stars[row] for row in rows]
-        prepared = [fm._prepare(a, number) for a in some]
-        found.append(diagnose_batch(fm, number, some, prepared, fm._perceive(prepared, number)))
+        prepared = [fm.prepare(a, number) for a in some]
+        found.append(diagnose_batch(fm, number, some, prepared, fm.perceive(prepared, number)))
     return found
 
 

@@ -81,7 +81,7 @@ def _one_star(fm, spectrum, label, known, door):
             f"label: {label!r} is told by a head beside the network of these weights, whose view is not to be had; "
             "ask the weights that they were fine-tuned from"
         )
-    prepared = fm._prepare(stars[0], number)
+    prepared = fm.prepare(stars[0], number)
     if not prepared.n_good:
         low, high = domain.wavelength_range
         raise InputValueError(

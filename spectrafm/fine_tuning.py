@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ._model_spectra import expected_flux
-from .calibration import conformal_factor
+from .calibration import error_factor
 from .diagnostics import adapt_thresholds
 from .exceptions import InputValueError, SpectraFMWarning
 from .known import known_labels, table_columns
@@ -35,9 +35,6 @@ _SPLIT, _NEW_ROW = 21, 22
 _STRENGTHS = (0, 50, 100)
 # a usual error times this is large, as in training
 _LARGE_ERROR = 5.0
-# coverages that errors are scaled for, and their weights: real residuals have longer tails than a Gaussian, so
-# that no factor is right for both. Weights were chosen on stars of MILES that no benchmark tests on
-_LEVELS = {0.6827: 0.6, 0.9545: 0.4}
 
 
 @dataclass(frozen=True)
@@ -360,7 +357,7 @@ def _stars(fm, arrays, truth, correct_lines):
     values, errors = (np.stack([truth[name][i] for name in names], axis=1) for i in (0, 1))
     kind = flux_name(fm.model.vocabulary, domain.flux_kind)
     table = TokenTable(flux.astype(np.float32), wavelength, sigma.astype(np.float32), values, errors, names, kind)
-    prepared = [fm._prepare(star, 0) for star in arrays]
+    prepared = [fm.prepare(star, 0) for star in arrays]
     return _Stars(
         prepared,
         table,
@@ -563,16 +560,7 @@ def _describe(domain, stars, trial, log):
         before = domain.label_ranges.get(name, ends)
         domain.label_ranges[name] = [min(before[0], ends[0]), max(before[1], ends[1])]
         values, errors = trial.values[name], trial.errors[name]
-        factor = _error_factor(values[known], errors[known], true[known], true_errors[known])
+        factor = error_factor(values[known], errors[known], true[known], true_errors[known])
         domain.calibration[name] = {"with_sigma": factor, "without_sigma": factor}
         scale = values if name in log else 1.0
         domain.usual_errors[name] = float(_LARGE_ERROR * factor * np.nanmedian(errors / scale))
-
-
-def _error_factor(*stars):
-    """Return the factor on errors that does best for one and for two standard deviations together."""
-    n_star = len(stars[0])
-    # the highest coverage that so few stars can tell of
-    highest = (n_star - 1e-6) / (n_star + 1)
-    factors = [conformal_factor(*stars, level=min(level, highest)) for level in _LEVELS]
-    return float(np.exp(np.log(np.minimum(factors, 10.0)) @ list(_LEVELS.values())))

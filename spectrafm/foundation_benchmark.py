@@ -14,7 +14,7 @@ from .core import SpectraFM
 from .exceptions import InputValueError, MissingDependencyError
 from .rivals import train_rival
 from .stellarperceptron import FitConfig
-from .synthesis import cramer_rao_bound, fit_labels
+from .synthesis import cramer_rao_bound, fit_labels, load_emulator
 from .synthesis.benchmark import read_apstar
 from .training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig, StarStream, StreamPart
 from .training.recipes import load_recipe, recipe_names
@@ -72,7 +72,7 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
     if "optical" in domains:
         yield from _miles(fm, folder, rivals)
     if "apogee" in domains:
-        yield from _apogee(fm, folder)
+        yield from _apogee(fm, folder, rivals)
 
 
 def benchmark_networks(data_folder, model=None, rivals=True, n_star=_N_STAR, steps=_RIVAL_STEPS):
@@ -127,24 +127,6 @@ def benchmark_networks(data_folder, model=None, rivals=True, n_star=_N_STAR, ste
         yield f"  {kind} network on the same stream, {steps * _RIVAL_BATCH:,} stars, {minutes:.0f} minutes:"
         for told, spectra in views.items():
             yield f"  {told:<26}" + _cells(labels, stars.truth, *rival.infer(spectra))
-
-
-def _observed(name, **changes):
-    """Return synthetic stars as a benchmark wants them, all alike."""
-    config = ObservationConfig(
-        resolving_power=_NOMINAL[name],
-        nominal=1.0,
-        power_spread=0.0,
-        pixels_per_fwhm=(3.0, 3.0),
-        uneven_noise=0.0,
-        withhold_sigma=0.0,
-        whole_range=1.0,
-        gaps=0.0,
-        bad_pixels=0.0,
-        tilt=0.0,
-        velocity=0.0,
-    )
-    return replace(config, **changes)
 
 
 class SameStars(EmulatorSource):
@@ -204,9 +186,10 @@ def observed_spectra(fm, stars, damage=None, **changes):
     -------
     list of SpectrumArrays
     """
-    config = _observed(stars.emulator.info.name, **changes)
-    stars.first = 0
     name = stars.emulator.info.name
+    stars.first = 0
+    instrument = ObservationConfig(resolving_power=_NOMINAL[name], pixels_per_fwhm=(3.0, 3.0), withhold_sigma=0.0)
+    config = instrument.undisturbed(**changes)
     request = RequestConfig(flux_requests=0)
     observed = ObservedSource(stars, fm.model.vocabulary, fm.normalizer_of(name), config, request)
     spectra, _, _ = observed.examples(len(stars), torch.Generator().manual_seed(1))
@@ -384,19 +367,23 @@ def _miles_rivals(flux, data, train, test, labels):
         yield name, predicted
 
 
-def _apogee(fm, folder):
-    """Yield labels of the real stars of APOGEE."""
-    files = sorted((folder / "apogee").glob("apStar-*.fits"))
-    for path in files:
+def _apogee(fm, folder, rivals):
+    """Yield labels of the real stars of APOGEE, and what least squares with the emulator make of them."""
+    labels = [k for k in _LABELS if k in fm.info.labels]
+    for path in sorted((folder / "apogee").glob("apStar-*.fits")):
         star = read_apstar(path)
-        row = fm.infer(star)[0]
-        told = ", ".join(
-            f"{k} {row[k].value:.{0 if k == 'teff' else 2}f} +- {row[f'e_{k}'].value:.{0 if k == 'teff' else 2}f}"
-            for k in _LABELS
-            if k in fm.info.labels
-        )
-        yield f"{star.identifier}: {told}, flag {row['flag']}"
+        table = fm.infer(star)
+        values, errors = ({k: v[0] for k, v in column.items()} for column in label_columns(table, labels))
+        yield f"{star.identifier}: {_told(labels, values, errors)}, flag {table['flag'][0]}"
+        if rivals:
+            # who reads the same synthetic spectra in another way
+            fit = fit_labels(load_emulator("apogee"), star, resolving_power=_NOMINAL["apogee"], model_error=0.03)
+            yield f"  least squares with the emulator: {_told(labels, fit.labels, fit.errors)}"
         [model] = fm.reconstruct(star)
         flux = np.interp(model.spectral_axis.value, star.wavelength, np.where(star.good, star.flux, np.nan))
-        ratio = flux / model.flux.value
-        yield f"  its spectrum over the model's: mad_std {mad_std(ratio):.4f}"
+        yield f"  its spectrum over the model's: mad_std {mad_std(flux / model.flux.value):.4f}"
+
+
+def _told(labels, values, errors):
+    digits = {k: 0 if k == "teff" else 2 for k in labels}
+    return ", ".join(f"{k} {values[k]:.{n}f} +- {errors[k]:.{n}f}" for k, n in digits.items())

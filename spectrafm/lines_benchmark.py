@@ -105,7 +105,7 @@ def _domain(fm, name, n_star):
     flux = flux + np.random.default_rng(_SEED).normal(size=flux.shape) / _SNR
     sigma = np.full(flux.shape, 1 / _SNR)
     observed = from_arrays(wavelength, flux, sigma, resolving_power=power)
-    prepared = [fm._prepare(star, number) for star in observed]
+    prepared = [fm.prepare(star, number) for star in observed]
     told = fm.info.domains[number].labels
     labels = [k for k in _LABELS if k in told and k not in _LEFT_OUT.get(name, ())]
     sensitivity, attention = (

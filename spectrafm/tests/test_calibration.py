@@ -22,6 +22,7 @@ from spectrafm.calibration import (
     conformal_factor,
     coverage,
     crps,
+    error_factor,
     negative_log_likelihood,
     pit,
     temperature,
@@ -35,7 +36,17 @@ from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_table
 from spectrafm.weights_info import Domain, WeightsInfo
 
-MEASURES = (z_scores, pit, coverage, calibration_error, negative_log_likelihood, crps, temperature, conformal_factor)
+MEASURES = (
+    z_scores,
+    pit,
+    coverage,
+    calibration_error,
+    negative_log_likelihood,
+    crps,
+    temperature,
+    conformal_factor,
+    error_factor,
+)
 SEEDS = st.integers(0, 2**32 - 1)
 HELD_OUT = tiny_table(60, seed=9)
 
@@ -122,6 +133,18 @@ def test_conformal_factor_covers():
         covered.append(coverage(residual[30:], np.full(200, factor), np.zeros(200), levels=level))
     # the guarantee is level to level + 1 / (n + 1)
     assert level - 0.01 < np.mean(covered) < level + 1 / 31 + 0.01
+
+
+def test_error_factor():
+    """Right errors keep their size; longer tails end up between what one and two sigma want; few stars do, too."""
+    rng = np.random.default_rng(8)
+    ones, zeros = np.ones(4000), np.zeros(4000)
+    assert error_factor(rng.normal(size=4000), ones, zeros, zeros) == pytest.approx(1, abs=0.05)
+    tails = rng.standard_t(2, size=4000)
+    one, two = (conformal_factor(tails, ones, zeros, zeros, level=level) for level in (0.6827, 0.9545))
+    assert one < error_factor(tails, ones, zeros, zeros) < two
+    few = error_factor(np.linspace(-1, 1, 10), np.ones(10), np.zeros(10), np.zeros(10))
+    assert 0.5 < few < 1.0
 
 
 @given(seed=SEEDS)

@@ -66,12 +66,12 @@ def prepared(fm, n_star=1, number=0):
     mask = np.zeros((n_star, 60), dtype=bool)
     mask[1:, 7:30] = True
     stars = from_arrays(WAVELENGTH, TABLE.flux[:n_star], np.full((n_star, 60), 0.01), mask)
-    return [fm._prepare(star, number) for star in stars]
+    return [fm.prepare(star, number) for star in stars]
 
 
 def told(fm, stars, label, known=None):
     """Return what the model says of a label, ``(n_star,)``."""
-    return fm.model.request(fm._perceive(stars, 0, known), [label])[0][:, 0]
+    return fm.model.request(fm.perceive(stars, 0, known), [label])[0][:, 0]
 
 
 @pytest.mark.parametrize("label", ["teff", "logg"])
@@ -97,12 +97,12 @@ def test_gradient_of_packaged_weights(small):
         wavelength = np.exp(np.arange(np.log(low), np.log(high), 1 / (3 * power)))
         flux = 1 - 0.2 * np.random.default_rng(0).random(len(wavelength))
         [star] = from_arrays(wavelength, flux[None], np.full((1, len(wavelength)), 0.01))
-        star = small._prepare(star, number)
+        star = small.prepare(star, number)
         for label in ("teff", "mg_fe"):
             [(_, _, [slope])] = label_sensitivity(small, [star], number, [label])
             step = 2e-3 * slope / np.abs(slope).max()
             ends = [replace(star, flux=star.flux + sign * step) for sign in (1, -1)]
-            values = small.model.request(small._perceive(ends, number), [label])[0][:, 0]
+            values = small.model.request(small.perceive(ends, number), [label])[0][:, 0]
             np.testing.assert_allclose((values[0] - values[1]) / 2, step @ slope, rtol=0.03)
 
 

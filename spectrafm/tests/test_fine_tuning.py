@@ -7,8 +7,7 @@ from astropy.nddata import StdDevUncertainty
 from astropy.table import MaskedColumn, QTable, Table
 from specutils import Spectrum
 
-from spectrafm import SpectraFM, SpectraFMWarning, fine_tuning
-from spectrafm.calibration import conformal_factor
+from spectrafm import SpectraFM, SpectraFMWarning
 from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
 from spectrafm.fine_tuning import METHODS, FineTuneConfig, label_truth
 from spectrafm.quantities import QUANTITIES as REGISTRY
@@ -258,15 +257,3 @@ def test_nothing_warns_twice(base, tuned):
     with pytest.warns(SpectraFMWarning, match="1 of 1 rows are masked"):
         table = tuned.infer(Spectrum(np.full(60, np.nan) * u.one, WAVELENGTH * u.AA))
     assert table["teff"].mask.all()
-
-
-def test_error_factor():
-    """Right errors keep their size; longer tails end up between what one and two sigma want; few stars do, too."""
-    rng = np.random.default_rng(8)
-    ones, zeros = np.ones(4000), np.zeros(4000)
-    assert fine_tuning._error_factor(rng.normal(size=4000), ones, zeros, zeros) == pytest.approx(1, abs=0.05)
-    tails = rng.standard_t(2, size=4000)
-    one, two = (conformal_factor(tails, ones, zeros, zeros, level=level) for level in (0.6827, 0.9545))
-    assert one < fine_tuning._error_factor(tails, ones, zeros, zeros) < two
-    few = fine_tuning._error_factor(np.linspace(-1, 1, 10), np.ones(10), np.zeros(10), np.zeros(10))
-    assert 0.5 < few < 1.0

@@ -85,6 +85,24 @@ def test_observation_is_within_its_limits(seed):
     assert torch.isfinite(seen.response).all()
 
 
+def test_undisturbed(synthetic, vocabulary):
+    """All of the range, at the nominal resolving power, with noise alone; the source itself stays as it is."""
+    config = replace(SEEN, resolving_power=15_000.0, line_error=0.5, fast=0.5, tilt=1.0).undisturbed(snr=(50.0, 50.0))
+    seen = draw_observation(config, 16, (16_000.0, 16_100.0), torch.Generator().manual_seed(0))
+    assert seen.good.all()
+    assert (seen.response == 1).all()
+    assert (seen.radial_velocity == 0).all()
+    np.testing.assert_allclose(seen.resolving_power, 15_000)
+    np.testing.assert_allclose(seen.sigma, 1 / 50, rtol=1e-5)
+    assert (seen.wavelength[:, -1] - seen.wavelength[:, 0] > 99).all()
+    source = source_of(synthetic, vocabulary)
+    [view] = source.undisturbed()
+    spectra, values, _ = view.examples(8, torch.Generator().manual_seed(0))
+    assert all(star.good.all() for star in spectra)
+    assert source.observation == SEEN
+    assert values.keys() == source.examples(8, torch.Generator().manual_seed(0))[1].keys()
+
+
 def test_observation_errors():
     """Settings that contradict each other are all named."""
     with pytest.raises(ConfigError, match=r"(?s)gaps must be in \[0, 1\], not 2.*snr must be two positive numbers"):

@@ -1,6 +1,6 @@
 """How a star of a training stream is observed: drawn anew for every star and step, on any device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -109,6 +109,22 @@ class ObservationConfig(Config):
             if not getattr(self, name) >= 0
         ]
         refuse("ObservationConfig", problems)
+
+    def undisturbed(self, **changes):
+        """Return what the instrument that stars are known best from sees, all of its range, with nothing but noise.
+
+        Parameters
+        ----------
+        **changes
+            Settings that differ from that.
+
+        Returns
+        -------
+        ObservationConfig
+        """
+        names = ("power_spread", "uneven_noise", "gaps", "bad_pixels", "tilt", "velocity", "fast", "line_error", "veil")
+        never = dict.fromkeys(names, 0.0)
+        return replace(self, nominal=1.0, whole_range=1.0, **(never | changes))
 
 
 @dataclass

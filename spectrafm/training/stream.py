@@ -1,5 +1,6 @@
 """Training batches from several sources at once, drawn anew at every step, on any device."""
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -217,6 +218,18 @@ class ObservedSource:
         values, errors = (dict(zip(self.targets, array.T, strict=True)) for array in arrays)
         return spectra, values, errors
 
+    def undisturbed(self):
+        """Return the same stars, as `ObservationConfig.undisturbed` sees them.
+
+        Returns
+        -------
+        list of ObservedSource
+            One source.
+        """
+        source = copy.copy(self)
+        source.observation = self.observation.undisturbed()
+        return [source]
+
     def extent(self):
         """Return the range of the spectra.
 
@@ -433,6 +446,15 @@ class TableSource:
         values = {name: data.labels[name][rows] for name in self.targets}
         errors = {name: data.label_errors.get(name, nothing)[rows] for name in self.targets}
         return list(from_arrays(data.wavelength, data.flux[rows], data.sigma[rows])), values, errors
+
+    def undisturbed(self):
+        """Return nothing: the stars of a table are as they are.
+
+        Returns
+        -------
+        list
+        """
+        return []
 
     def extent(self):
         """Return the range of the spectra, as `ObservedSource.extent`.

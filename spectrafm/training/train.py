@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .. import datasets
-from ..calibration import temperature
+from ..calibration import error_factor
 from ..continuum import normalizer_from_dict
 from ..core import SpectraFM
 from ..diagnostics import set_thresholds
@@ -333,27 +333,41 @@ def calibrate(model, recipe, calibration):
         for names in (real, [k for k in of_domain if k not in real]):
             if not names:
                 continue
-            examples = [calibration[k][1].examples(_N_CALIBRATION // len(names), generator) for k in names]
-            spectra = [star for stars, _, _ in examples for star in stars]
+            sources = [calibration[k][1] for k in names]
+            whole = [view for source in sources for view in source.undisturbed()]
+            n_star = _N_CALIBRATION // len(sources + whole)
+            labels = [k for k in domain.labels if k not in domain.calibration]
+            spectra, truth = _labelled(sources, n_star, labels, generator)
             if not np.isfinite(domain.density_threshold):
                 z = (fm.embed(spectra).astype(np.float64) - mean) @ whiten
                 domain.density_threshold = float(np.nanquantile(np.sqrt((z**2).mean(axis=1)), _USUAL_SPECTRUM))
-            missing = np.full(len(spectra), np.nan)
-            stops = np.cumsum([len(stars) for stars, _, _ in examples])[:-1]
-            truth = {k: (missing.copy(), missing.copy()) for k in domain.labels if k not in domain.calibration}
-            for k, arrays in truth.items():
-                for which, array in zip((1, 2), arrays, strict=True):
-                    for piece, example in zip(np.split(array, stops), examples, strict=True):
-                        piece[:] = example[which].get(k, np.nan)
-            truth = {k: v for k, v in truth.items() if np.isfinite(v[0]).any()}
-            _calibrate_errors(fm, domain, spectra, truth, recipe.log)
+            # what is usual is said by stars as training shows them; errors have to hold for better spectra too
+            n_usual = len(spectra)
+            if whole:
+                more, its_truth = _labelled(whole, n_star, labels, generator)
+                spectra += more
+                truth = {k: np.concatenate((truth[k], its_truth[k]), axis=1) for k in labels}
+            _calibrate_errors(fm, domain, spectra, n_usual, truth, recipe.log)
     calibrated = SpectraFM(model, info, density)
     set_thresholds(calibrated, calibration)
     return calibrated
 
 
-def _calibrate_errors(fm, domain, spectra, truth, log):
-    """Set the factors on the errors of some labels of a domain, and which errors are usual."""
+def _labelled(sources, n_star, labels, generator):
+    """Return spectra of so many stars of each source, and their labels and errors, ``(2, n_star)`` by name."""
+    examples = [source.examples(n_star, generator) for source in sources]
+    truth = {}
+    for k in labels:
+        nothing = [np.full(len(spectra), np.nan) for spectra, _, _ in examples]
+        columns = [[example[i].get(k, nan) for i in (1, 2)] for example, nan in zip(examples, nothing, strict=True)]
+        truth[k] = np.concatenate(columns, axis=1)
+    return [star for spectra, _, _ in examples for star in spectra], truth
+
+
+def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
+    """Set the factors on the errors of some labels of a domain, and by the first spectra which errors are usual."""
+    usual = np.arange(len(spectra)) < n_usual
+    truth = {name: columns for name, columns in truth.items() if np.isfinite(columns[0]).any()}
     factors = {name: {} for name in truth}
     # who tells errors may withhold them too
     bare = [replace(star, sigma=np.full_like(star.flux, np.nan)) for star in spectra]
@@ -367,10 +381,10 @@ def _calibrate_errors(fm, domain, spectra, truth, log):
             if not (np.isfinite(predicted - values[rows]) & np.isfinite(error)).any():
                 # of spectra of this kind, none has a label that is known
                 continue
-            factors[name][kind] = temperature(predicted, error, values[rows], errors[rows])
+            factors[name][kind] = error_factor(predicted, error, values[rows], errors[rows])
             if name not in domain.usual_errors:
-                scale = predicted if name in log else 1.0
-                domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(error / scale) * factors[name][kind])
+                relative = (error / predicted if name in log else error)[usual[rows]]
+                domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(relative) * factors[name][kind])
     # of spectra that never have errors
     domain.calibration |= {
         name: {kind: found.get(kind, found["without_sigma"]) for kind in ("with_sigma", "without_sigma")}
