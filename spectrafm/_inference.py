@@ -37,10 +37,9 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
     diagnoses : list of (numpy.ndarray, Domain, Diagnosis)
         Rows of the stars of each batch, and what was found; empty where not wanted.
     """
-    arrays = to_arrays(spectra, **door)
+    arrays, domains = fm.info.suited(to_arrays(spectra, **door))
     n_star = len(arrays)
     known = known_quantities(known, n_star, fm.info.known)
-    domains = fm.info.domains_of(arrays)
     usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
     labels = wanted_labels(fm, labels, known, set(domains[usable]))
     values, errors = np.full((2, n_star, len(labels)), np.nan)

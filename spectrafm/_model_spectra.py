@@ -96,8 +96,7 @@ def reconstructed_spectra(fm, stars):
     from specutils import Spectrum, SpectrumList
 
     found = SpectrumList()
-    for arrays in stars:
-        number = fm.info.domain_of(arrays)
+    for arrays, number in zip(*fm.info.suited(stars), strict=True):
         domain = fm.info.domains[number]
         prepared = fm.prepare(arrays, number)
         inside = domain.inside(arrays.wavelength)

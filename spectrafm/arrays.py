@@ -4,11 +4,17 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from .exceptions import InputValueError
 from .flags import Flag
 
 __all__ = ["SpectrumArrays"]
+
+# full width at half maximum of a Gaussian, in standard deviations
+_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
+# cells that a pixel is made of when spectra are smoothed
+_CELLS = 4
 
 _COUNTS = ("n_pixel", "n_good", "n_masked", "n_bits", "n_nonfinite_flux", "n_bad_sigma")
 
@@ -111,6 +117,70 @@ class SpectrumArrays:
         kept = np.zeros_like(self.good)
         kept[good[np.round(np.linspace(0, len(good) - 1, n_pixel)).astype(int)]] = True
         return dataclasses.replace(self, good=kept)
+
+    def smoothed(self, resolving_power, pixels_per_fwhm=3.0):
+        """Return the spectrum as an instrument of lower resolving power would have it.
+
+        Good pixels are averaged with the weights of a Gaussian line-spread function, and
+        sampled evenly in ln(wavelength).
+
+        Parameters
+        ----------
+        resolving_power : float
+            Of the result. Where that of the spectrum is not known, all of it is taken for
+            the smoothing: the result is then between 0.7 times this, for a spectrum that had
+            no more, and this.
+        pixels_per_fwhm : float, optional
+            Pixels in a resolution element of the result.
+
+        Returns
+        -------
+        SpectrumArrays
+            Good are pixels at whose place there are good ones and about which most are.
+            Errors are those of a mean of the pixels that fall on one: the noise of neighbours
+            is correlated, and this is what it amounts to in lines.
+
+        Raises
+        ------
+        InputValueError
+            A resolving power above that of the spectrum.
+        """
+        if resolving_power > self.resolving_power:
+            raise InputValueError(
+                f"resolving_power: {resolving_power:g}; expected at most that of the spectrum, {self.resolving_power:g}"
+            )
+        width = 1 / resolving_power**2 - (1 / self.resolving_power**2 if np.isfinite(self.resolving_power) else 0.0)
+        cell = 1 / (resolving_power * pixels_per_fwhm * _CELLS)
+        place = np.floor(np.log(self.wavelength) / cell).astype(int)
+        first = _CELLS * (place[0] // _CELLS)
+        n_pixel = (place[-1] - first) // _CELLS + 1
+
+        def summed(weight):
+            return np.bincount(place - first, weight, n_pixel * _CELLS)
+
+        def spread(sums):
+            if width > 0:
+                sums = gaussian_filter1d(sums, np.sqrt(width) / _FWHM / cell, mode="constant")
+            middle = slice(_CELLS // 2 - 1, _CELLS // 2 + 1) if width > 0 else slice(None)
+            return sums.reshape(n_pixel, _CELLS)[:, middle].mean(axis=1)
+
+        told = self.good & np.isfinite(self.sigma)
+        n_good, n_told, n_all = (summed(which.astype(float)) for which in (self.good, told, np.ones_like(told)))
+        here = n_good.reshape(n_pixel, _CELLS).sum(axis=1)
+        weight, weight_told = spread(n_good), spread(n_told)
+        good = (here > 0) & (weight > 0.5 * spread(n_all))
+        flux = spread(summed(np.where(self.good, self.flux, 0.0)))
+        variance = spread(summed(np.where(told, self.sigma, 0.0) ** 2))
+        nothing = np.full(n_pixel, np.nan)
+        variance = np.divide(variance, weight_told * here, out=nothing.copy(), where=good & (weight_told > 0))
+        return dataclasses.replace(
+            self,
+            wavelength=np.exp((first + _CELLS * (np.arange(n_pixel) + 0.5)) * cell),
+            flux=np.divide(flux, weight, out=nothing, where=good),
+            sigma=np.sqrt(variance),
+            good=good,
+            resolving_power=resolving_power if np.isfinite(self.resolving_power) else np.nan,
+        )
 
     @classmethod
     def unusable(cls, problem, identifier=""):

@@ -421,7 +421,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     if not labels:
         raise InputValueError(f"labels_table: no column of a label; these weights tell {', '.join(fm.labels)}")
     truth = known_labels(columns, labels, len(spectra), "labels_table")
-    domains = fm.info.domains_of(spectra)
+    spectra, domains = fm.info.suited(spectra)
     # who tells errors may withhold them too
     has_sigma = np.array([star.has_sigma for star in spectra], dtype=bool)
     bare = [replace(star, sigma=np.full_like(star.flux, np.nan)) for star in spectra]

@@ -576,9 +576,11 @@ class SpectraFM:
         InputTypeError, InputValueError
             As `infer`.
         """
-        arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
+        arrays, domains = self.info.suited(
+            to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
+        )
         vectors = np.full((len(arrays), self.model.config.embedding_dim), np.nan, dtype=np.float32)
-        for number, rows in star_batches(arrays, self.info.domains_of(arrays), batch_size):
+        for number, rows in star_batches(arrays, domains, batch_size):
             vectors[rows] = self.perceive([self.prepare(arrays[row], number) for row in rows], number).pooled
         return vectors
 
@@ -621,7 +623,7 @@ class SpectraFM:
         Parameters
         ----------
         arrays : SpectrumArrays
-            One star.
+            One star, from `~spectrafm.weights_info.WeightsInfo.suited`.
         number : int
             Number of its domain.
 

@@ -69,7 +69,7 @@ def _one_star(fm, spectrum, label, known, door):
         raise InputValueError(f"spectrum: {len(stars)} stars, expected one; give them one at a time")
     if stars[0].problem:
         raise InputValueError(f"spectrum: {stars[0].problem}")
-    number = fm.info.domain_of(stars[0])
+    [star], [number] = fm.info.suited(stars)
     domain, known = fm.info.domains[number], known_quantities(known, 1, fm.info.known)
     wanted_labels(fm, label, known, {number})
     if label not in domain.labels:
@@ -81,7 +81,7 @@ def _one_star(fm, spectrum, label, known, door):
             f"label: {label!r} is told by a head beside the network of these weights, whose view is not to be had; "
             "ask the weights that they were fine-tuned from"
         )
-    prepared = fm.prepare(stars[0], number)
+    prepared = fm.prepare(star, number)
     if not prepared.n_good:
         low, high = domain.wavelength_range
         raise InputValueError(

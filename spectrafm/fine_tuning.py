@@ -208,11 +208,10 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
             "as they are; use method='head', or start from weights without one"
         )
     methods = (config.method,) if config.method != "auto" else _AUTO if before is None else ("head",)
-    usable, number, domain = _domain(fm, arrays, truth)
+    usable, number, domain, given = _domain(fm, arrays, truth)
     vocabulary = _vocabulary(fm.model.vocabulary, truth, usable)
     model = _copy(fm.model, vocabulary, config.seed)
     base = fm.adapted(model, domain, lines=fm.lines)
-    given = [arrays[row] for row in usable]
     truth = {k: (values[usable], errors[usable]) for k, (values, errors) in truth.items()}
     # what the model expects of all pixels takes seconds, and only a head makes use of it
     stars = _stars(base, given, truth, correct_lines="head" in methods)
@@ -255,7 +254,7 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
 
 
 def _domain(fm, arrays, truth):
-    """Return rows that can be used, the number of the domain of these spectra, and it as it will be."""
+    """Return rows that can be used, the number of the domain of these spectra, it as it will be, and the spectra."""
     known = np.any([np.isfinite(values) for values, _ in truth.values()], axis=0)
     lost = [row for row, star in enumerate(arrays) if not (star.n_good > 0 and known[row])]
     if lost:
@@ -285,7 +284,6 @@ def _domain(fm, arrays, truth):
     low = min(star.wavelength[star.good][0] for star in stars)
     high = max(star.wavelength[star.good][-1] for star in stars)
     inside = [np.mean(before.inside(star.wavelength[star.good])) for star in stars]
-    spacings = [star.spacing for star in stars if np.isfinite(star.spacing)] or [before.spacing_range[0]]
     # wavelengths that no training star had are a domain of their own, with the normaliser of the nearest kind
     new = np.median(inside) < 0.5
     domain = replace(
@@ -293,16 +291,18 @@ def _domain(fm, arrays, truth):
         name="fine_tuned" if new else before.name,
         labels=tuple(truth),
         wavelength_range=(low, high) if new else before.wavelength_range,
-        spacing_range=(
-            min(before.spacing_range[0], 0.7 * min(spacings)),
-            max(before.spacing_range[1], 1.4 * max(spacings)),
-        ),
         calibration={},
         usual_errors={},
         label_ranges={k: v for k, v in before.label_ranges.items() if k in truth},
         predicts_flux=before.predicts_flux and not new,
     )
-    return usable, number, domain
+    stars = [domain.suited(star) for star in stars]
+    spacings = [star.spacing for star in stars if np.isfinite(star.spacing)] or [before.spacing_range[0]]
+    finest, coarsest = (
+        min(before.spacing_range[0], 0.7 * min(spacings)),
+        max(before.spacing_range[1], 1.4 * max(spacings)),
+    )
+    return usable, number, replace(domain, spacing_range=(finest, coarsest)), stars
 
 
 def _generator(*key):

@@ -12,6 +12,9 @@ from .quantities import Quantity, get_quantity, register_quantity
 
 __all__ = ["Domain", "WeightsInfo"]
 
+# a resolving power this many times the largest of the training is higher, and to what part of that it is brought
+_HIGHER, _SMOOTHED = 1.05, 0.7
+
 
 @dataclass
 class Domain:
@@ -31,6 +34,9 @@ class Domain:
         [Angstrom, vacuum] where the training spectra have pixels; others are not used.
     spacing_range : tuple of float
         Smallest and largest median pixel spacing in ln(wavelength) of the training spectra.
+    highest_power : float
+        Largest resolving power of the training spectra; NaN where it does not matter.
+        Finer spectra are smoothed, see `suited`.
     min_pixels : int
         Fewer good pixels than this are flagged.
     min_coverage : float
@@ -62,6 +68,7 @@ class Domain:
     flux_kind: str = "relative_sed"
     wavelength_range: tuple = (0.0, float("inf"))
     spacing_range: tuple = (0.0, float("inf"))
+    highest_power: float = float("nan")
     min_pixels: int = 1
     min_coverage: float = 0.9
     min_snr: float = 0.0
@@ -96,7 +103,28 @@ class Domain:
         """
         n_inside = np.count_nonzero(arrays.good & self.inside(arrays.wavelength))
         low, high = self.spacing_range
+        low = 0.0 if np.isfinite(self.highest_power) else low
         return n_inside > 0 and low <= arrays.spacing <= high, n_inside
+
+    def suited(self, arrays):
+        """Return a spectrum that is not finer than those of the training.
+
+        Parameters
+        ----------
+        arrays : SpectrumArrays
+            Not normalised.
+
+        Returns
+        -------
+        SpectrumArrays
+            The same, or, where its pixels are finer than any of the training or its resolving
+            power is known to be higher, smoothed to 0.7 times the largest resolving power
+            of the training, see `SpectrumArrays.smoothed`.
+        """
+        finer = arrays.spacing < self.spacing_range[0] or arrays.resolving_power > _HIGHER * self.highest_power
+        if not (finer and np.isfinite(self.highest_power) and self.inside(arrays.wavelength[arrays.good]).any()):
+            return arrays
+        return arrays.smoothed(min(_SMOOTHED * self.highest_power, np.nan_to_num(arrays.resolving_power, nan=np.inf)))
 
     def inside(self, wavelength):
         """Return which wavelengths are in the range.
@@ -214,8 +242,8 @@ class WeightsInfo:
         """
         return max(range(len(self.domains)), key=lambda i: self.domains[i].fits(arrays))
 
-    def domains_of(self, spectra):
-        """Return the number of the domain of each spectrum.
+    def suited(self, spectra):
+        """Return spectra as these weights can read them.
 
         Parameters
         ----------
@@ -224,10 +252,14 @@ class WeightsInfo:
 
         Returns
         -------
-        numpy.ndarray
-            ``(n_star,)`` int.
+        spectra : list of SpectrumArrays
+            Those that are finer than the training spectra of their domain smoothed, see
+            `Domain.suited`.
+        domains : numpy.ndarray
+            ``(n_star,)`` int, the number of the domain of each.
         """
-        return np.array([self.domain_of(arrays) for arrays in spectra], dtype=int)
+        numbers = np.array([self.domain_of(arrays) for arrays in spectra], dtype=int)
+        return [self.domains[i].suited(a) for i, a in zip(numbers, spectra, strict=True)], numbers
 
     def describe(self, n_parameter, weights_hash=""):
         """Say in words what the weights are and where they hold.

@@ -237,17 +237,19 @@ class ObservedSource:
         -------
         dict
             ``low`` and ``high`` [Angstrom], ``finest`` and ``coarsest`` spacing in
-            ln(wavelength), ``min_pixels``, ``min_coverage``, ``min_snr``, and whether it
-            ``predicts_flux``.
+            ln(wavelength), ``highest_power``, ``min_pixels``, ``min_coverage``, ``min_snr``,
+            and whether it ``predicts_flux``.
         """
         config, (low, high) = self.observation, self.source.wavelength_range
         powers = (*config.resolving_power_range, config.resolving_power)
         fewest, most = config.pixels_per_fwhm
+        highest = min(max(powers), self.source.resolving_power)
         return {
             "low": float(low),
             "high": float(high),
-            "finest": 0.9 / (min(max(powers), self.source.resolving_power) * most),
+            "finest": 0.9 / (highest * most),
             "coarsest": 1.1 / (min(powers) * fewest),
+            "highest_power": float(highest),
             "min_pixels": 32,
             "min_coverage": float(min(config.narrowest / (high - low), 0.9)),
             "min_snr": float(config.snr[0]),
@@ -473,6 +475,7 @@ class TableSource:
             "high": float(data.wavelength[-1] + 1),
             "finest": spacing / 2,
             "coarsest": spacing * 2,
+            "highest_power": np.nan,
             "min_pixels": n_pixel // 4,
             "min_coverage": 0.9,
             "min_snr": float(np.quantile(snr, 0.001)) if len(snr) else 0.0,

@@ -406,6 +406,7 @@ def _describe_domain(name, recipe, calibration):
         flux_kind=recipe.domains[name].flux_kind,
         wavelength_range=(min(e["low"] for e in extents), max(e["high"] for e in extents)),
         spacing_range=(min(e["finest"] for e in extents), max(e["coarsest"] for e in extents)),
+        highest_power=max(e["highest_power"] for e in extents),
         min_pixels=min(e["min_pixels"] for e in extents),
         min_coverage=min(e["min_coverage"] for e in extents),
         min_snr=min(e["min_snr"] for e in extents),
