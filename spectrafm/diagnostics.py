@@ -374,8 +374,7 @@ def set_thresholds(fm, calibration, share=_SHARE):
         spectra, values, _ = source.examples(_N_STAR, torch.Generator().manual_seed(_SEED + key))
         is_real = not hasattr(getattr(source, "source", None), "emulator")
         velocity = values.get("rv_offset", np.zeros(len(spectra)))
-        for star, its in zip(spectra, velocity, strict=True):
-            number = fm.info.domain_of(star)
+        for star, number, its in zip(*fm.info.suited(spectra), velocity, strict=True):
             # that of another domain, where these weights do not read its kind
             if fm.info.domains[number].fits(star)[0] and not abs(its) > _AT_REST:
                 groups.setdefault(number, {}).setdefault(is_real, []).append(star)

@@ -12,9 +12,6 @@ from .quantities import Quantity, get_quantity, register_quantity
 
 __all__ = ["Domain", "WeightsInfo"]
 
-# a resolving power this many times the largest of the training is higher, and to what part of that it is brought
-_HIGHER, _SMOOTHED = 1.05, 0.7
-
 
 @dataclass
 class Domain:
@@ -33,10 +30,11 @@ class Domain:
     wavelength_range : tuple of float
         [Angstrom, vacuum] where the training spectra have pixels; others are not used.
     spacing_range : tuple of float
-        Smallest and largest median pixel spacing in ln(wavelength) of the training spectra.
+        Smallest and largest median pixel spacing in ln(wavelength) of the training spectra;
+        the smallest is that of the real ones where there are any.
     highest_power : float
-        Largest resolving power of the training spectra; NaN where it does not matter.
-        Finer spectra are smoothed, see `suited`.
+        Largest resolving power of the training spectra, of the real ones where there are
+        any; NaN where it does not matter. Finer spectra are smoothed, see `suited`.
     min_pixels : int
         Fewer good pixels than this are flagged.
     min_coverage : float
@@ -118,13 +116,15 @@ class Domain:
         -------
         SpectrumArrays
             The same, or, where its pixels are finer than any of the training or its resolving
-            power is known to be higher, smoothed to 0.7 times the largest resolving power
-            of the training, see `SpectrumArrays.smoothed`.
+            power is known to be higher, smoothed to the largest resolving power of the
+            training, see `SpectrumArrays.smoothed`.
         """
-        finer = arrays.spacing < self.spacing_range[0] or arrays.resolving_power > _HIGHER * self.highest_power
-        if not (finer and np.isfinite(self.highest_power) and self.inside(arrays.wavelength[arrays.good]).any()):
+        power = self.highest_power
+        # numbers for the same instrument differ by some per cent
+        finer = arrays.spacing < self.spacing_range[0] or arrays.resolving_power > 1.05 * power
+        if not (finer and np.isfinite(power) and self.inside(arrays.wavelength[arrays.good]).any()):
             return arrays
-        return arrays.smoothed(min(_SMOOTHED * self.highest_power, np.nan_to_num(arrays.resolving_power, nan=np.inf)))
+        return arrays.smoothed(arrays.resolving_power if arrays.resolving_power < power else power)
 
     def inside(self, wavelength):
         """Return which wavelengths are in the range.

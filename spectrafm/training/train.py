@@ -395,8 +395,11 @@ def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
 
 def _describe_domain(name, recipe, calibration):
     """Return what is known of a domain before anything is inferred."""
-    sources = [calibration[k][0] for k, source in recipe.sources.items() if source.domain == name]
+    kinds = {k: source.kind for k, source in recipe.sources.items() if source.domain == name}
+    sources = [calibration[k][0] for k in kinds]
     extents = [source.extent() for source in sources]
+    # synthetic spectra are not quite those of the sky: what is finer than any real one is not read as it is
+    real = [extent for extent, kind in zip(extents, kinds.values(), strict=True) if kind != "emulator"] or extents
     labels = [k for k in recipe.labels if any(k in source.targets for source in sources)]
     samples = {k: np.concatenate([source.sample(k) for source in sources]) for k in labels}
     return Domain(
@@ -405,8 +408,8 @@ def _describe_domain(name, recipe, calibration):
         normalizer=recipe.domains[name].normalizer,
         flux_kind=recipe.domains[name].flux_kind,
         wavelength_range=(min(e["low"] for e in extents), max(e["high"] for e in extents)),
-        spacing_range=(min(e["finest"] for e in extents), max(e["coarsest"] for e in extents)),
-        highest_power=max(e["highest_power"] for e in extents),
+        spacing_range=(min(e["finest"] for e in real), max(e["coarsest"] for e in extents)),
+        highest_power=max(e["highest_power"] for e in real),
         min_pixels=min(e["min_pixels"] for e in extents),
         min_coverage=min(e["min_coverage"] for e in extents),
         min_snr=min(e["min_snr"] for e in extents),
