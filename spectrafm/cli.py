@@ -9,6 +9,7 @@ import argparse
 import math
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def _run_infer(arguments):
     if arguments.example:
         print(_reference_labels(first))
     if arguments.plot:
-        _write_plot(arguments.plot, first, table)
+        _write_plot(arguments.plot, model, first, arrays, table)
     failed = (table["flag"] & int(Flag.BAD_INPUT)) != 0
     return _SOME_FAILED if failed.any() else 0
 
@@ -245,19 +246,24 @@ def _reference_labels(spectrum):
     return f"for comparison, {header['LABELREF']}: {', '.join(known)}"
 
 
-def _write_plot(filename, spectrum, table):
-    """Draw the spectrum with its labels if there is one star, else the Kiel diagram of all."""
+def _write_plot(filename, fm, spectrum, arrays, table):
+    """Draw the spectrum with its labels, and the model's own, if there is one star, else the Kiel diagram of all."""
     # not by way of pyplot: no window and no backend to choose
     from matplotlib.figure import Figure
 
-    from .plotting import plot_labels, plot_spectrum
+    from .plotting import plot_labels, plot_spectrum, spectrum_size
 
     single = len(table) == 1 and spectrum is not None
-    figure = Figure(figsize=(9, 4) if single else (6.4, 5.2), layout="constrained")
-    if single:
-        plot_spectrum(spectrum, table, ax=figure.subplots())
-    else:
+    figure = Figure(figsize=spectrum_size(table) if single else (6.4, 5.2), layout="constrained")
+    if not single:
         plot_labels(table, ax=figure.subplots())
+    else:
+        model = None
+        # weights that predict no flux of such spectra say so
+        with suppress(InputValueError):
+            [model] = fm.reconstruct(arrays)
+        # the model's is in vacuum and at rest
+        plot_spectrum(spectrum if model is None else arrays, table, ax=figure.subplots(), model=model)
     figure.savefig(filename, dpi=150)
 
 

@@ -9,7 +9,15 @@ from .flags import describe_flags
 from .quantities import QUANTITIES
 from .results import column_values, label_names, round_to_error
 
-__all__ = ["plot_coverage", "plot_labels", "plot_pit", "plot_spectrum", "plot_z_scores"]
+__all__ = [
+    "plot_coverage",
+    "plot_labels",
+    "plot_pit",
+    "plot_sensitivity",
+    "plot_spectrum",
+    "plot_z_scores",
+    "spectrum_size",
+]
 
 # blue, vermilion and grey of Okabe & Ito, told apart by everyone
 _BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#707070"
@@ -25,6 +33,8 @@ _SYMBOLS = {
     "m_h": "[M/H]",
     "vmicro": r"$v_\mathrm{micro}$",
     "vsini": r"$v\,\sin i$",
+    "c12_c13": r"$^{12}$C/$^{13}$C",
+    "rv_offset": r"$v_r$ left",
     "a_k": r"$A_K$",
     "phot_g_mean_mag": r"$G$",
     "phot_bp_mean_mag": r"$G_\mathrm{BP}$",
@@ -190,7 +200,7 @@ def _typical_cross(ax, errors):
     ax.set(xlim=low, ylim=high)
 
 
-def plot_spectrum(spectrum, table=None, row=0, ax=None):
+def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
     """Plot a spectrum with its errors, and beside it its labels in words.
 
     Parameters
@@ -205,6 +215,9 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None):
     ax : `~matplotlib.axes.Axes`, optional
         Where to draw; a new figure when left out. The labels stand to the right
         of it: leave room there, as ``layout="constrained"`` does.
+    model : `~specutils.Spectrum`, optional
+        What the model makes of the star, one of those that
+        `~spectrafm.SpectraFM.reconstruct` returns, to draw over it.
 
     Returns
     -------
@@ -236,18 +249,21 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None):
     if star.problem:
         raise InputValueError(f"spectrum: {star.problem}")
     labels, flags, color = ("", "", _GREY) if table is None else _in_words(table, row)
-    if ax is None:
-        lines = labels.count("\n") + 0.8 * flags.count("\n")
-        ax = _new_axes((9.0, max(3.6, 1.6 + 0.24 * lines)))
+    ax = _new_axes(spectrum_size(table, row)) if ax is None else ax
 
     unit = getattr(getattr(spectrum, "spectral_axis", None), "unit", u.AA)
     unit = unit if unit.physical_type == "length" else u.AA
     wavelength = (star.wavelength * u.AA).to_value(unit)
     flux, sigma = (np.where(star.good, a, np.nan) for a in (star.flux, star.sigma))
-    flux, sigma, flux_label = _readable_flux(flux, sigma, star.flux_unit)
+    scale, flux_label = _readable_flux(flux, star.flux_unit)
+    flux, sigma = scale * flux, scale * sigma
     if star.has_sigma:
         ax.fill_between(wavelength, flux - sigma, flux + sigma, color=_BLUE, alpha=0.25, linewidth=0, label="error")
     ax.plot(wavelength, flux, color=_BLUE, linewidth=1.2 if star.n_good < 2000 else 0.6, label="flux")
+    if model is not None:
+        there, values = model.spectral_axis.to_value(unit), scale * model.flux.to_value(star.flux_unit)
+        ax.plot(there, values, color=_VERMILION, linewidth=0.8, label="model")
+        ax.legend(loc="lower right", fontsize="small")
     if star.n_good > 1:
         ax.set_xlim(*wavelength[star.good][[0, -1]])
         ax.set_ylim(*_flux_limits(flux[star.good]))
@@ -258,6 +274,23 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None):
     ax.text(1.02, 1.0, labels, va="top", linespacing=1.55, **beside)
     ax.text(1.02, 0.0, flags, va="bottom", linespacing=1.25, fontsize="small", color=color, **beside)
     return ax
+
+
+def spectrum_size(table=None, row=0):
+    """Return the size of a figure in which `plot_spectrum` has room for its words.
+
+    Parameters
+    ----------
+    table, row
+        As for `plot_spectrum`.
+
+    Returns
+    -------
+    tuple of float
+        Width and height [inch].
+    """
+    labels, flags, _ = ("", "", _GREY) if table is None else _in_words(table, row)
+    return 9.0, max(3.6, 1.6 + 0.25 * labels.count("\n") + 0.2 * flags.count("\n"))
 
 
 def _check_row(row, table):
@@ -274,8 +307,8 @@ def _flux_limits(flux):
     return max(low - margin, flux.min() - margin / 5), min(high + margin, flux.max() + margin / 5)
 
 
-def _readable_flux(flux, sigma, unit):
-    """Take powers of ten out of numbers and unit into the label."""
+def _readable_flux(flux, unit):
+    """Return a factor that makes numbers readable, and the label that says so."""
     from astropy import units as u
 
     unit = u.Unit(unit)
@@ -288,7 +321,7 @@ def _readable_flux(flux, sigma, unit):
     power = power if abs(power + unit_power) > 3 else -unit_power
     shown = power + unit_power
     words = [f"$10^{{{shown}}}$"] * bool(shown) + [unit.to_string("latex_inline")] * (unit != u.one)
-    return flux / 10.0**power, sigma / 10.0**power, f"Flux  [{' '.join(words)}]" if words else "Flux"
+    return 10.0**-power, f"Flux  [{' '.join(words)}]" if words else "Flux"
 
 
 def _in_words(table, row):

@@ -37,6 +37,10 @@ class FakeSpectraFM:
         """Return words."""
         return "weights of a fake"
 
+    def reconstruct(self, spectra):
+        """Return the spectrum itself."""
+        return [Spectrum(star.flux * u.Unit(star.flux_unit), star.wavelength * u.AA) for star in spectra]
+
     def infer(
         self,
         spectra,

@@ -13,7 +13,7 @@ from specutils import Spectrum, SpectrumList
 from spectrafm.adapters import to_arrays
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import Flag
-from spectrafm.plotting import plot_labels, plot_spectrum
+from spectrafm.plotting import plot_labels, plot_spectrum, spectrum_size
 from spectrafm.results import label_table
 
 LABELS = ("teff", "logg", "fe_h")
@@ -150,6 +150,36 @@ def test_spectrum_axes():
     np.testing.assert_allclose(np.nanmedian(ax.lines[0].get_ydata()), 3, rtol=0.1)
     np.testing.assert_allclose(ax.get_xlim(), (400, 900))
     assert len(ax.collections) == 1
+
+
+def test_room_for_words():
+    """The figure grows with the labels, so that no word leaves it."""
+    assert spectrum_size() == spectrum_size(stars(1))
+    names = ("teff", "logg", "c_fe", "n_fe", "o_fe", "na_fe", "mg_fe", "al_fe", "si_fe", "ca_fe", "ti_fe", "rv_offset")
+    table = label_table(names, *np.ones((2, 1, len(names))), flag=[32], n_pixels_used=[9], snr=[1.0])
+    width, height = spectrum_size(table)
+    assert height > spectrum_size()[1]
+    ax = plot_spectrum(spectrum(), table)
+    ax.figure.canvas.draw()
+    for text in ax.texts:
+        box = text.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
+        assert 0 <= box.y0 < box.y1 <= height
+        assert box.x1 <= width
+    words, flags = (text.get_window_extent() for text in ax.texts)
+    assert words.y0 > flags.y1
+    plt.close(ax.figure)
+
+
+def test_spectrum_with_model():
+    """The model's own spectrum is drawn at its wavelengths, in the unit of the spectrum."""
+    star = spectrum()
+    flux = (2 * star.flux[::2]).to("W / (m2 Angstrom)")
+    model = Spectrum(flux, star.spectral_axis[::2].to("Angstrom"))
+    ax = plot_spectrum(star, model=model)
+    data, drawn = ax.lines
+    np.testing.assert_allclose(drawn.get_xdata(), data.get_xdata()[::2])
+    np.testing.assert_allclose(drawn.get_ydata(), 2 * data.get_ydata()[::2], rtol=1e-6)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["error", "flux", "model"]
 
 
 @pytest.mark.parametrize(
