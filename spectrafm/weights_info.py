@@ -34,7 +34,7 @@ class Domain:
         the smallest is that of the real ones where there are any.
     highest_power : float
         Largest resolving power of the training spectra, of the real ones where there are
-        any; NaN where it does not matter. Finer spectra are smoothed, see `suited`.
+        any; infinite where it does not matter. Finer spectra are smoothed, see `suited`.
     min_pixels : int
         Fewer good pixels than this are flagged.
     min_coverage : float
@@ -66,7 +66,7 @@ class Domain:
     flux_kind: str = "relative_sed"
     wavelength_range: tuple = (0.0, float("inf"))
     spacing_range: tuple = (0.0, float("inf"))
-    highest_power: float = float("nan")
+    highest_power: float = float("inf")
     min_pixels: int = 1
     min_coverage: float = 0.9
     min_snr: float = 0.0

@@ -13,7 +13,7 @@ from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
 from spectrafm.weights_files import PRETRAINED
 
 # a little above what the model cards say
-_XP_MAD_STD = {"small": (63, 0.19, 0.107, 0.037, 0.033), "gaia_xp": (55, 0.15, 0.095, 0.037, 0.036)}
+_XP_MAD_STD = {"small": (57, 0.185, 0.1, 0.036, 0.032), "gaia_xp": (55, 0.15, 0.095, 0.037, 0.036)}
 
 
 @pytest.fixture(scope="module", params=["small", "gaia_xp"])
@@ -128,7 +128,9 @@ def test_held_out_stars(fm, held_out):
         assert mad_std(residual[middle]) < limit
         total = np.hypot(numbers(table, f"e_{name}"), np.nan_to_num(error))
         known = middle & np.isfinite(residual)
-        assert 0.64 < np.mean(np.abs(residual[known]) < total[known]) < 0.75
+        # one factor serves both, and tails are longer than those of a Gaussian
+        assert 0.64 < np.mean(np.abs(residual[known]) < total[known]) < 0.77
+        assert 0.91 < np.mean(np.abs(residual[known]) < 2 * total[known]) < 0.97
     residual = np.abs(numbers(table, "teff") - teff)
     flagged = (table["flag"] & (Flag.LARGE_UNCERTAINTY | Flag.UNUSUAL_SPECTRUM)) != 0
     assert flagged[middle].mean() < 0.1

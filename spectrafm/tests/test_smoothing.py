@@ -98,7 +98,7 @@ def test_sampling_alone():
         (8000.0, np.nan, 0.3, False),
         (8000.0, 40_000.0, 0.3, True),
         (8000.0, 8000.0, 0.3, False),
-        (np.nan, np.nan, 0.02, False),
+        (np.inf, np.nan, 0.02, False),
     ],
 )
 def test_who_is_smoothed(highest, told, step, smoothed):

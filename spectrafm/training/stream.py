@@ -475,7 +475,7 @@ class TableSource:
             "high": float(data.wavelength[-1] + 1),
             "finest": spacing / 2,
             "coarsest": spacing * 2,
-            "highest_power": np.nan,
+            "highest_power": np.inf,
             "min_pixels": n_pixel // 4,
             "min_coverage": 0.9,
             "min_snr": float(np.quantile(snr, 0.001)) if len(snr) else 0.0,
