@@ -28,7 +28,7 @@ _SEED, _N_STAR = 777_777, 256
 _NOMINAL = {"apogee": 22_500.0, "gaia_rvs": 11_500.0, "optical": 2000.0}
 _VSINI = 3.0
 # stars that are fitted, and steps and stars a step that networks are trained for
-_N_FIT, _RIVAL_STEPS, _RIVAL_BATCH = 12, 2000, 64
+_N_FIT, _RIVAL_STEPS, _RIVAL_BATCH = 12, 1500, 64
 _NETWORK_VIEWS = ("S/N 20", "S/N 100", "S/N 100, half the range", "S/N 100, 10 % of pixels")
 
 

@@ -112,11 +112,12 @@ def test_foundation_report(tmp_path):
     assert "no MILES" in lines[-1]
     starts = [i for i, line in enumerate(lines) if "48 synthetic stars" in line]
     assert [lines[i].partition(":")[0] for i in starts] == ["apogee", "gaia_rvs", "optical"]
-    for start, limit in zip(starts, (110, 190, 130), strict=True):
+    # errors in the optical are made for real stars, of which synthetic ones have less
+    for start, limit, most in zip(starts, (110, 190, 130), (0.9, 0.9, 1.0), strict=True):
         # error and shares within 1 and 2 sigma, of teff and the others
         good, noisy = (_numbers(lines[start:], told) for told in ("S/N 100 ", "S/N 10 "))
         assert good[0] < min(limit, noisy[0])
-        assert 0.5 < good[1] < 0.9
+        assert 0.5 < good[1] <= most
         assert good[2] > 0.85
 
 
