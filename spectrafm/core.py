@@ -243,7 +243,9 @@ class SpectraFM:
         radial_velocity : `~astropy.units.Quantity` ['speed'], optional
             Scalar or one a star; the object's own when left out.
         resolving_power : float or array_like, optional
-            Resolving power, scalar or one a star.
+            Resolving power, scalar or one a star. Where it is higher than that of the training
+            spectra, or pixels are finer, spectra are smoothed before they are read
+            (`~spectrafm.adapters.SpectrumArrays.smoothed`).
         mask_policy : str, optional
             Named policy for integer masks, see `spectrafm.adapters.to_arrays`.
         batch_size : int, optional
