@@ -541,8 +541,9 @@ class SpectraFM:
         `~specutils.SpectrumList`
             One a star, at all of its wavelengths, good and bad, that lie in the range of
             the weights: in vacuum and at rest, ascending, in Angstrom. The flux has the
-            unit and the slope of the input, and standard deviations. A star that cannot
-            be used has no pixels.
+            unit and the slope of the input, and standard deviations. A spectrum that is
+            smoothed to be read, see `infer`, comes back as smooth, at its new pixels. A star
+            that cannot be used has no pixels.
 
         Raises
         ------

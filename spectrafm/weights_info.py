@@ -120,9 +120,11 @@ class Domain:
             training, see `SpectrumArrays.smoothed`.
         """
         power = self.highest_power
+        if not np.isfinite(power):
+            return arrays
         # numbers for the same instrument differ by some per cent
         finer = arrays.spacing < self.spacing_range[0] or arrays.resolving_power > 1.05 * power
-        if not (finer and np.isfinite(power) and self.inside(arrays.wavelength[arrays.good]).any()):
+        if not (finer and self.inside(arrays.wavelength[arrays.good]).any()):
             return arrays
         return arrays.smoothed(arrays.resolving_power if arrays.resolving_power < power else power)
 
