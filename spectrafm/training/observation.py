@@ -43,8 +43,9 @@ class ObservationConfig(Config):
     gaps : float
         Fraction of stars with up to three gaps.
     bad_pixels : float
-        Fraction of stars that lose single pixels, up to 30 % of them; a tenth of these
-        lose up to 95 %.
+        Fraction of stars that lose single pixels, up to 30 % of them.
+    sparse : float
+        Fraction of these that lose up to 95 %.
     tilt : float
         Size of slopes and waves that the instrument adds, in ln(flux).
     velocity : float
@@ -80,6 +81,7 @@ class ObservationConfig(Config):
     narrowest: float = 100.0
     gaps: float = 0.3
     bad_pixels: float = 0.3
+    sparse: float = 0.1
     tilt: float = 0.1
     velocity: float = 2.0
     fast: float = 0.0
@@ -91,7 +93,10 @@ class ObservationConfig(Config):
         """Refuse contradictions, all in one error."""
         problems = [
             f"{name} must be in [0, 1], not {getattr(self, name)!r}"
-            for name in ("nominal", "power_spread", "withhold_sigma", "whole_range", "gaps", "bad_pixels", "fast")
+            for name in (
+                *("nominal", "power_spread", "withhold_sigma", "whole_range"),
+                *("gaps", "bad_pixels", "sparse", "fast"),
+            )
             if not 0 <= getattr(self, name) <= 1
         ]
         for name in ("resolving_power_range", "pixels_per_fwhm", "snr"):
@@ -257,7 +262,7 @@ def disturb_lines(config, flux, seen, generator):
 
 def _draw_good(config, draw, place):
     """Return which pixels are there, ``(n_star, n_pixel)``; always the one in the middle."""
-    hit, many = draw.uniform() < config.bad_pixels, draw.uniform() < 0.1
+    hit, many = draw.uniform() < config.bad_pixels, draw.uniform() < config.sparse
     lost = draw.uniform() * torch.where(many, 0.95, 0.3) * hit
     good = draw.uniform(len(place)) >= lost[:, None]
     hit = draw.uniform() < config.gaps
