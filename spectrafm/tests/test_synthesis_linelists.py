@@ -138,6 +138,17 @@ def test_codes_are_decoded(code, species, share, carbon):
     assert decoded[4] == carbon
 
 
+@pytest.mark.parametrize(
+    ("code", "share", "carbon"),
+    [("106.00112", 0.9889, (1, 0)), ("106.00113", 0.0111, (0, 1)), ("112.00124", 0.7899, (0, 0))],
+)
+def test_folded_shares_are_taken_out(code, share, carbon):
+    """Shares that a list has in log gf are taken out: of carbon for its label, of others for the rest."""
+    decoded = _decode(code, folded=True)
+    assert 10 ** decoded[3] == pytest.approx(1 / share)
+    assert decoded[4] == carbon
+
+
 def test_unknown_codes_are_left_out():
     """Molecules and elements that cannot be synthesized are left out."""
     assert _decode("117.00135") is None
