@@ -155,7 +155,7 @@ def _apogee_stars():
         return stored["weight"], stored["mean"], stored["root"]
 
 
-def draw_labels(seed, index):
+def draw_labels(seed, index, scatter=1.0):
     """Draw the labels of one random star.
 
     Half of the stars follow APOGEE DR17, by a mixture of Gaussians fitted to its
@@ -170,7 +170,10 @@ def draw_labels(seed, index):
     seed : int
         Seed of the sequence.
     index : int
-        Number of the star in it: the labels depend on nothing else.
+        Number of the star in it.
+    scatter : float, optional
+        Factor on the scatter of abundances about the trends. That of the Galaxy is about
+        0.3 of what is drawn by default.
 
     Returns
     -------
@@ -180,7 +183,7 @@ def draw_labels(seed, index):
     rng = np.random.default_rng([int(seed), int(index)])
     while True:
         draw = _draw_like_apogee if rng.random() < 0.5 else _draw_widely
-        star = _draw_abundances(rng, *draw(rng))
+        star = _draw_abundances(rng, scatter, *draw(rng))
         allowed = all(lower <= star[name] <= upper for name, (lower, upper) in _DRAWN.items())
         if allowed and _SOLAR_C_O + star["c_fe"] - star["o_fe"] < np.log10(0.95):
             return {name: float(star[name]) for name in SYNTHESIS_LABELS}
@@ -218,7 +221,7 @@ def _draw_widely(rng):
     return teff, logg, fe_h, 1.1 * alpha + rng.normal(0.0, 0.05), alpha + rng.normal(0.0, 0.05)
 
 
-def _draw_abundances(rng, teff, logg, fe_h, o_fe, mg_fe):
+def _draw_abundances(rng, scatter, teff, logg, fe_h, o_fe, mg_fe):
     """Return all labels of a star, given those that were drawn first."""
     alpha = 0.5 * (o_fe + mg_fe)
     trend = {"c": 0.0, "n": 0.0, "o": o_fe, "na": 0.0, "mg": mg_fe, "al": 0.6 * alpha, "si": 0.8 * alpha}
@@ -234,7 +237,7 @@ def _draw_abundances(rng, teff, logg, fe_h, o_fe, mg_fe):
         extra = rng.random() * np.clip(-fe_h - 1.0, 0.0, 1.0) * np.clip(2.0 - logg, 0.0, 1.0)
         trend["c"] = -0.05 - 0.25 * mixing - 0.5 * extra
         trend["n"] = 0.10 + 0.40 * mixing + 0.3 * extra
-    star = {f"{e}_fe": trend[e] + rng.normal(0.0, _SCATTER.get(e, 0.18)) for e in _ABUNDANCES}
+    star = {f"{e}_fe": trend[e] + scatter * rng.normal(0.0, _SCATTER.get(e, 0.18)) for e in _ABUNDANCES}
     star["vmicro"] = microturbulence(teff, logg) * np.exp(rng.normal(0.0, 0.2))
     ratio = rng.uniform(np.log(5.0), np.log(100.0)) if rng.random() < 0.5 else np.log(_isotopic_ratio(logg))
     star["c12_c13"] = np.exp(ratio + rng.normal(0.0, 0.2))

@@ -85,6 +85,30 @@ def test_observation_is_within_its_limits(seed):
     assert torch.isfinite(seen.response).all()
 
 
+def test_sparse_spectra():
+    """Some of the spectra with bad pixels lose most of them, as many as are asked for."""
+    settings = replace(SEEN, gaps=0.0, bad_pixels=1.0)
+    lost = [
+        1
+        - draw_observation(replace(settings, sparse=s), 400, (16_000.0, 16_900.0), torch.Generator().manual_seed(0))
+        .good.double()
+        .mean(dim=1)
+        for s in (0.0, 1.0)
+    ]
+    assert lost[0].max() < 0.4
+    assert 0.5 < (lost[1] > 0.4).double().mean() < 0.7
+
+
+def test_galactic_stars():
+    """Some stars have abundances near the trends of the Galaxy."""
+
+    def spread(galactic):
+        pool = EmulatorSource(fake_emulator(), n_pool=400, galactic=galactic).pool
+        return pool[:, LABELS.index("mg_fe")].std()
+
+    assert spread(1.0) < 0.85 * spread(0.0)
+
+
 def test_undisturbed(synthetic, vocabulary):
     """All of the range, at the nominal resolving power, with noise alone; the source itself stays as it is."""
     config = replace(SEEN, resolving_power=15_000.0, line_error=0.5, fast=0.5, tilt=1.0).undisturbed(snr=(50.0, 50.0))

@@ -98,6 +98,16 @@ def test_draws_cover_the_stars():
     assert np.median(column["n_fe"][giant] - column["c_fe"][giant]) > 0.3
 
 
+def test_scatter_of_draws():
+    """With the scatter of the Galaxy, alpha elements go together; effective temperatures stay as widely spread."""
+    wide, narrow = (
+        np.array([[star[k] for k in ("mg_fe", "ti_fe", "teff")] for star in (draw_labels(0, i, s) for i in range(300))])
+        for s in (1.0, 0.3)
+    )
+    assert np.corrcoef(narrow.T)[0, 1] > 0.7 > 0.5 > np.corrcoef(wide.T)[0, 1]
+    assert narrow[:, 2].std() == pytest.approx(wide[:, 2].std(), rel=0.2)
+
+
 @pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
 def test_windows_sample_what_they_store(window):
     """Stored wavelengths are even in the logarithm, reach beyond the window, and resolve what they hold."""

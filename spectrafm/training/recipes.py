@@ -67,6 +67,8 @@ class SourceConfig(Config):
         Of the spectra of a library.
     n_pool : int
         Number of synthetic stars whose labels are drawn in advance.
+    galactic : float
+        Fraction of synthetic stars with abundances that scatter as in the Galaxy.
     observation : ObservationConfig
         Through what libraries and emulators are seen.
     augmentation : AugmentationConfig
@@ -82,6 +84,7 @@ class SourceConfig(Config):
     validation_fraction: float = 0.1
     resolving_power: float = 2000.0
     n_pool: int = 100_000
+    galactic: float = 0.5
     observation: ObservationConfig = ObservationConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
 
@@ -95,6 +98,8 @@ class SourceConfig(Config):
             for name in ("share", "weight", "resolving_power", "n_pool")
             if not getattr(self, name) > 0
         ]
+        if not 0 <= self.galactic <= 1:
+            problems.append(f"galactic must be in [0, 1], not {self.galactic!r}")
         if not 0 < self.validation_fraction < 1:
             problems.append(f"validation_fraction must be between 0 and 1, not {self.validation_fraction!r}")
         refuse("SourceConfig", problems)

@@ -15,6 +15,8 @@ _MARGIN = 600.0 / 299_792.458
 # labels drawn from the pool move by this much: each star is a new one
 _JITTER = {"teff": 30.0, "logg": 0.03, "fe_h": 0.03, "vmicro": 0.05, "c12_c13": 0.5}
 _ABUNDANCE_JITTER = 0.03
+# scatter of abundances about the trends of the Galaxy, in units of that of `draw_labels`
+_GALACTIC_SCATTER = 0.3
 # projected rotation [km / s], even in its logarithm, of stars cooler and hotter than this
 _HOT = 6200.0
 _VSINI = ((1.0, 15.0), (1.0, 80.0))
@@ -36,6 +38,9 @@ class EmulatorSource:
         Seed of the pool.
     device : str or torch.device, optional
         Where spectra are made.
+    galactic : float, optional
+        Fraction of the stars whose abundances scatter about the trends as little as in the
+        Galaxy; those of the others scatter three times as much.
 
     Attributes
     ----------
@@ -49,14 +54,16 @@ class EmulatorSource:
         Where spectra are made.
     """
 
-    def __init__(self, emulator, n_pool=100_000, seed=0, device="cpu"):
+    def __init__(self, emulator, n_pool=100_000, seed=0, device="cpu", galactic=0.0):
         self.emulator = load_emulator(emulator) if isinstance(emulator, str) else emulator
         self.emulator = self.emulator.to(device=device, dtype=torch.float32)
         self.names, self.device = (*self.emulator.label_names, "vsini"), torch.device(device)
         self.wavelength_range = tuple(self.emulator.info.window)
         self.resolving_power = self.emulator.base_resolving_power
         names = self.emulator.label_names
-        pool = np.array([[star[name] for name in names] for star in (draw_labels(seed, i) for i in range(n_pool))])
+        scatter = np.where(np.arange(n_pool) < galactic * n_pool, _GALACTIC_SCATTER, 1.0)
+        stars = (draw_labels(seed, i, scatter[i]) for i in range(n_pool))
+        pool = np.array([[star[name] for name in names] for star in stars])
         low, high = np.array(list(self.emulator.label_ranges.values())).T
         pool = pool[((pool >= low) & (pool <= high)).all(axis=1)]
         if not len(pool):

@@ -160,7 +160,8 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
             return ObservedSource(stars, vocabulary, normalizer, source.observation, **settings)
 
         if source.kind == "emulator":
-            train = observed(EmulatorSource(source.data, source.n_pool, recipe.fit.seed + number, device))
+            seed = recipe.fit.seed + number
+            train = observed(EmulatorSource(source.data, source.n_pool, seed, device, source.galactic))
             parts[name], calibration[name] = StreamPart(train, source.share, source.weight), (train, train)
             continue
         data = read_data(source.data, data_folder)
