@@ -319,11 +319,13 @@ def _benchmarks():
     from .flags_benchmark import benchmark_flags
     from .foundation_benchmark import benchmark_foundation, benchmark_networks
     from .lines_benchmark import benchmark_lines
+    from .synthesis.settings_benchmark import benchmark_settings
 
     return {
         "gaia-xp": benchmark_gaia_xp,
         "speed": benchmark_speed,
         "synthesis": benchmark_synthesis,
+        "synthesis-settings": benchmark_settings,
         "foundation": benchmark_foundation,
         "networks": benchmark_networks,
         "few-shot": benchmark_few_shot,

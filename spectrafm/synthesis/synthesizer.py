@@ -37,6 +37,10 @@ _VAN_DER_WAALS = 2.5
 _CONTINUUM_STEP = 10.0
 # Lines so far beyond the ends still matter [Angstrom]; hydrogen always does.
 _BEYOND = 12.0
+# Lines are left out that show only in reference stars cooler or hotter than the star by more than
+# this [K]. With 900 K instead of 600 the flux of giants changes by 0.0005 at most, that of dwarfs with
+# [Fe/H] 0.5 and more titanium and oxygen by 0.006, and stars of 4850-5100 K take three times as long: TiO.
+_COOLER, _HOTTER = 600.0, 500.0
 # Brackett profiles of the library end 40 Angstrom from the line's center.
 _BRACKETT_REACH = 36.0
 # Farthest wing of other hydrogen lines that is computed [Angstrom].
@@ -246,7 +250,7 @@ def _fine_flux(labels, window):
     wavelength = stored[0] * np.exp(-margin + step * np.arange(n_step + 1))
     lines = load_linelist(window)
     near = (lines.atomic[2] > wavelength[0] - _BEYOND) & (lines.atomic[2] < wavelength[-1] + _BEYOND)
-    shows = (lines.coolest <= labels["teff"] + 500) & (lines.hottest >= labels["teff"] - 900)
+    shows = (lines.coolest <= labels["teff"] + _HOTTER) & (lines.hottest >= labels["teff"] - _COOLER)
     lines = lines.take((near | lines.is_hydrogen) & shows)
     atomic = lines.atomic.copy()
     ratio = labels["c12_c13"]

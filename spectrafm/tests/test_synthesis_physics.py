@@ -13,6 +13,7 @@ from astropy import units as u
 from spectrafm.exceptions import InputValueError, SpectraFMError
 from spectrafm.spectral_units import air_to_vacuum
 from spectrafm.synthesis import WINDOWS, load_linelist, synthesize, synthesizer
+from spectrafm.synthesis.settings_benchmark import benchmark_settings
 
 _SUN = {"teff": 5777, "logg": 4.44, "vmicro": 1.0}
 _GIANT = {"teff": 4200, "logg": 1.5, "fe_h": -0.2}
@@ -238,3 +239,14 @@ def test_flux_that_is_no_spectrum():
     ):
         with pytest.raises(SpectraFMError, match=message):
             synthesizer._check(flux, labels)
+
+
+@pytest.mark.slow
+def test_settings_are_fine_enough():
+    """A much finer synthesis changes the flux by less than 0.005, and not by nothing."""
+    part = replace(WINDOWS["gaia_rvs"], lower=8535.0, upper=8550.0, margin=10.0)
+    lines = list(benchmark_settings(windows=[part]))
+    assert lines[1].startswith("gaia_rvs: R 11,500; steps of 1.75 km/s")
+    differences = [float(line[30:].split()[0]) for line in lines[2:]]
+    assert len(differences) == 5
+    assert 0 < min(differences) <= max(differences) < 0.005
