@@ -32,16 +32,16 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
     """
     from specutils import Spectrum
 
+    wavelength = check_spectral_axis(spectral_axis)
+    number = _domain_for(fm, wavelength, domain)
     columns = table_columns(labels, "labels")
-    if columns and "rv_offset" in fm.info.known:
+    if columns and "rv_offset" in fm.info.domains[number].labels and "rv_offset" in fm.info.known:
         columns.setdefault("rv_offset", 0.0)
     lengths = {len(v) for v in columns.values() if np.ndim(v)}
     n_star = max(lengths, default=1)
     known = known_quantities(columns, n_star, fm.info.known, "labels")
     if not known or not all(np.isfinite([v for v, _ in known.values()]).any(axis=0)):
         raise InputValueError("labels: a star of which nothing is known; give labels such as teff and logg")
-    wavelength = check_spectral_axis(spectral_axis)
-    number = _domain_for(fm, wavelength, domain)
     power = np.broadcast_to(np.asarray(np.nan if resolving_power is None else resolving_power, float), (n_star,))
     values, errors = _as_observed(fm, wavelength, *expected_flux(fm, known, number, wavelength, power))
     one = not lengths

@@ -263,10 +263,14 @@ class AugmentationConfig(Config):
     give_quantity : float
         Fraction of stars that are given some of their known quantities (they
         are gathered in some of the batches).
+    quantities_only : float
+        Fraction of stars that are given most of their known quantities and no spectrum:
+        fluxes are asked for; at most ``give_quantity``, among whose stars they are.
     flux_requests : int
         Number of fluxes requested from each star, at random wavelengths.
     flux_weight : float
-        Weight of these in the loss, relative to that of the labels.
+        Weight of these in the loss, relative to that of the labels; it is 1 where there
+        is no spectrum.
     """
 
     noise: float = 0.0
@@ -276,6 +280,7 @@ class AugmentationConfig(Config):
     drop_pixels: float = 0.0
     window: float = 0.0
     give_quantity: float = 0.0
+    quantities_only: float = 0.0
     flux_requests: int = 0
     flux_weight: float = 0.1
 
@@ -291,6 +296,12 @@ class AugmentationConfig(Config):
             for name in ("noise", "noise_correlation", "flux_requests", "flux_weight")
             if getattr(self, name) < 0
         ]
+        if not 0 <= self.quantities_only <= self.give_quantity:
+            problems.append(
+                f"quantities_only must be in [0, give_quantity = {self.give_quantity!r}], not {self.quantities_only!r}"
+            )
+        if self.quantities_only and not self.flux_requests:
+            problems.append("quantities_only needs flux_requests: without a spectrum there is nothing else to ask for")
         refuse("AugmentationConfig", problems)
 
 

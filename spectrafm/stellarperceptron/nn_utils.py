@@ -242,20 +242,20 @@ class TrainingGenerator:
         wavelength = np.broadcast_to(wavelength if wavelength.ndim == 1 else wavelength[stars], flux.shape)
         there = np.isfinite(flux)
         clean, clean_sigma, good = flux, sigma, there
+        values = as_native(table.values[stars], np.float64)
+        errors = np.full_like(values, np.nan) if table.errors is None else as_native(table.errors[stars], np.float64)
+        given, only = self._draw_given(np.isfinite(values[:, self.given_columns]), rng)
         if rng is not None:
             flux, sigma = self._add_noise(flux, sigma, rng)
             sigma = np.where(rng.random((n_star, 1)) < self.augmentation.withhold_sigma, np.nan, sigma)
-            good = there & self._draw_pixels(n_star, n_pixel, rng)
+            # fluxes that are asked for without a spectrum are relative to all of it
+            good = there & (self._draw_pixels(n_star, n_pixel, rng) | only)
         if self.divisor is not None:
             by = self.divisor(wavelength, flux, good).astype(np.float32)
             good = good & np.isfinite(by) & (by > 0)
             by = np.where(by > 0, by, np.nan)
             flux, sigma, clean, clean_sigma = flux / by, sigma / by, clean / by, clean_sigma / by
-
-        given = self._draw_given(n_star, rng)
-        values = as_native(table.values[stars], np.float64)
-        errors = np.full_like(values, np.nan) if table.errors is None else as_native(table.errors[stars], np.float64)
-        given &= np.isfinite(values[:, self.given_columns])
+        good = good & ~only
         if self.patch_size == 1:
             good = self._limit(good, self.context_length - given.sum(axis=1), rng)
 
@@ -266,7 +266,7 @@ class TrainingGenerator:
         request = self._requests(values, errors, given)
         n_flux = self.augmentation.flux_requests if rng is not None else 0
         if n_flux:
-            more = self._flux_requests(n_flux, clean, clean_sigma, wavelength, there, rng)
+            more = self._flux_requests(n_flux, clean, clean_sigma, wavelength, there, only, rng)
             request = [np.concatenate(pair, axis=1) for pair in zip(request, more, strict=True)]
         token, at, target, target_sigma, weight = request
         single = (torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in (target, target_sigma, weight))
@@ -304,18 +304,24 @@ class TrainingGenerator:
         inside = (place >= start) & (place <= start + share)
         return good & np.where(hit, inside == keep, True)
 
-    def _draw_given(self, n_star, rng):
-        shape = (n_star, len(self.given_columns))
-        if rng is None or not self.augmentation.give_quantity:
-            return np.zeros(shape, dtype=bool)
+    def _draw_given(self, known, rng):
+        """Return which of the known quantities are given, and which stars have nothing else, ``(n_star, 1)``."""
+        settings, n_star = self.augmentation, len(known)
+        given, only = np.zeros(known.shape, dtype=bool), np.zeros((n_star, 1), dtype=bool)
+        if rng is None or not settings.give_quantity:
+            return given, only
         # every token costs all batch mates: give many in few batches rather than a few in all
-        per_batch = min(self.augmentation.give_quantity / 0.6, 1.0)
+        per_batch = min(settings.give_quantity / 0.6, 1.0)
         if rng.random() >= per_batch:
-            return np.zeros(shape, dtype=bool)
-        star = rng.random((n_star, 1)) < self.augmentation.give_quantity / per_batch
+            return given, only
+        star = rng.random((n_star, 1)) < settings.give_quantity / per_batch
+        if settings.quantities_only:
+            only = star & (rng.random((n_star, 1)) < settings.quantities_only / settings.give_quantity)
         # targets are given more rarely: each one given is one not learned
         chance = np.where(np.isin(self.given_columns, self.target_columns), 0.15, 0.5)
-        return star & (rng.random(shape) < chance)
+        given = known & star & (rng.random(known.shape) < np.where(only, 0.8, chance))
+        # who is given nothing keeps the spectrum
+        return given, only & given.any(axis=1, keepdims=True)
 
     def _limit(self, good, room, rng):
         if good.sum(axis=1).max(initial=0) <= room.min(initial=good.shape[1]):
@@ -345,14 +351,14 @@ class TrainingGenerator:
         target, sigma = self.vocabulary.standardize(token, y), self.vocabulary.standardize_sigma(token, y, e)
         return [np.array(token), np.zeros(token.shape), target, sigma, np.ones(token.shape)]
 
-    def _flux_requests(self, n_flux, clean, clean_sigma, wavelength, there, rng):
+    def _flux_requests(self, n_flux, clean, clean_sigma, wavelength, there, only, rng):
         key = np.where(there, rng.random(there.shape), np.inf)
         chosen = np.argpartition(key, n_flux - 1, axis=1)[:, :n_flux]
         take = [np.take_along_axis(a, chosen, axis=1) for a in (clean, clean_sigma, wavelength)]
         token = self.pixel_token[chosen]
         target = self.vocabulary.standardize(token, take[0])
         sigma = self.vocabulary.standardize_sigma(token, take[0], take[1])
-        weight = np.full(token.shape, self.augmentation.flux_weight)
+        weight = np.where(only, 1.0, self.augmentation.flux_weight) + np.zeros(token.shape)
         return [token, np.array(take[2]), target, sigma, weight]
 
 

@@ -34,6 +34,7 @@ ALL = AugmentationConfig(
     drop_pixels=0.5,
     window=0.5,
     give_quantity=0.5,
+    quantities_only=0.2,
     flux_requests=3,
 )
 SHORT = {"steps": 12, "batch_size": 16, "warmup_steps": 2, "checkpoint_every": 5, "log_every": 4, "validation_every": 4}
@@ -238,6 +239,53 @@ def test_flux_requests():
     expected = drawn.vocabulary.standardize(drawn.pixel_token[pixel], table.flux[stars[:, None], pixel])
     np.testing.assert_allclose(batch.target[:, 2:], expected, rtol=1e-5)
     assert (batch.weight[:, 2:] == np.float32(0.1)).all()
+
+
+@pytest.mark.parametrize("patch_size", [1, 16])
+def test_quantities_only(patch_size):
+    """Some stars have no spectrum: fluxes, relative to the whole of it, are asked for from most quantities."""
+    settings = AugmentationConfig(window=1.0, give_quantity=0.6, quantities_only=0.3, flux_requests=4)
+
+    def divisor(wavelength, flux, good):
+        return np.nanmedian(np.where(good, flux, np.nan), axis=1, keepdims=True)
+
+    table = tiny_table(2000)
+    drawn = TrainingGenerator(
+        table,
+        tiny_model().vocabulary,
+        ["teff", "logg"],
+        batch_size=2000,
+        augmentation=settings,
+        patch_size=patch_size,
+        divisor=divisor,
+    )
+    batch, stars = drawn.batch(0), drawn.stars(0)
+    pixel = drawn.vocabulary.tokens(["flux"])[0]
+    only = ~(batch.tokens.token == pixel).any(dim=1)
+    np.testing.assert_allclose(only.float().mean(), 0.3, atol=0.05)
+    assert (batch.tokens.token[only] > 0).any(dim=1).all()
+    assert (batch.weight[only, 2:] == 1).all()
+    assert (batch.weight[~only, 2:] == np.float32(0.1)).all()
+    # most labels are given, and not asked for then
+    np.testing.assert_allclose(batch.target[only, :2].isnan().float().mean(), 0.8, atol=0.05)
+    place = np.searchsorted(WAVELENGTH, batch.request_wavelength[only, 2:].numpy())
+    flux = table.flux[stars[only.numpy()]]
+    flux = flux / np.median(flux, axis=1, keepdims=True)
+    expected = drawn.vocabulary.standardize(drawn.pixel_token[place], np.take_along_axis(flux, place, axis=1))
+    np.testing.assert_allclose(batch.target[only, 2:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_learns_fluxes_from_labels():
+    """A model that was asked for fluxes of stars without a spectrum knows them from their labels."""
+    model, table = new_model(), tiny_table(400)
+    augmentation = AugmentationConfig(give_quantity=1.0, quantities_only=0.9, flux_requests=16)
+    settings = FitConfig(steps=150, batch_size=64, warmup_steps=10, learning_rate=3e-3)
+    model.fit(table, ["teff", "logg"], settings, augmentation=augmentation)
+    answer, sigma = model.request(model.perceive(table.values, QUANTITIES), ["flux"] * 4, WAVELENGTH[10:50:10])
+    truth = table.flux[:, 10:50:10]
+    # one that does not look at the labels has 1
+    assert np.std(answer - truth) < 0.7 * np.std(truth)
+    assert 0.5 < np.std((answer - truth) / sigma) < 2
 
 
 def test_split_by_star():
