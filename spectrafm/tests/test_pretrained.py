@@ -14,6 +14,8 @@ from spectrafm.weights_files import PRETRAINED
 
 # a little above what the model cards say
 _XP_MAD_STD = {"small": (57, 0.185, 0.1, 0.036, 0.032), "gaia_xp": (55, 0.15, 0.095, 0.037, 0.036)}
+# errors that are known to be too wide: the share of stars within them, as the model card says
+_TOO_WIDE = {("small", "mg_fe"): 0.78}
 
 
 @pytest.fixture(scope="module", params=["small", "gaia_xp"])
@@ -129,7 +131,8 @@ def test_held_out_stars(fm, held_out):
         total = np.hypot(numbers(table, f"e_{name}"), np.nan_to_num(error))
         known = middle & np.isfinite(residual)
         # one factor serves both, and tails are longer than those of a Gaussian
-        assert 0.64 < np.mean(np.abs(residual[known]) < total[known]) < 0.77
+        widest = _TOO_WIDE.get((fm.info.name, name), 0.77)
+        assert 0.64 < np.mean(np.abs(residual[known]) < total[known]) < widest
         assert 0.91 < np.mean(np.abs(residual[known]) < 2 * total[known]) < 0.97
     residual = np.abs(numbers(table, "teff") - teff)
     flagged = (table["flag"] & (Flag.LARGE_UNCERTAINTY | Flag.UNUSUAL_SPECTRUM)) != 0
