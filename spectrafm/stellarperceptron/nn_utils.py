@@ -358,7 +358,7 @@ class TrainingGenerator:
         token = self.pixel_token[chosen]
         target = self.vocabulary.standardize(token, take[0])
         sigma = self.vocabulary.standardize_sigma(token, take[0], take[1])
-        weight = np.where(only, 1.0, self.augmentation.flux_weight) + np.zeros(token.shape)
+        weight = np.broadcast_to(np.where(only, 1.0, self.augmentation.flux_weight), token.shape)
         return [token, np.array(take[2]), target, sigma, weight]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from .synthesizer import check_ready, synthesize
-from .windows import WINDOWS
+from .windows import WINDOWS, get_window
 
 __all__ = ["benchmark_settings"]
 
@@ -41,7 +41,7 @@ def benchmark_settings(data_folder=None, model=None, rivals=True, windows=tuple(
     InputValueError, MissingDependencyError
         Spectra cannot be synthesized here.
     """
-    windows = [WINDOWS[window] if isinstance(window, str) else window for window in windows]
+    windows = [get_window(window) for window in windows]
     for window in windows:
         check_ready(window)
     yield (

@@ -14,8 +14,7 @@ from spectrafm.weights_files import PRETRAINED
 
 # a little above what the model cards say
 _XP_MAD_STD = {"small": (57, 0.185, 0.1, 0.036, 0.032), "gaia_xp": (55, 0.15, 0.095, 0.037, 0.036)}
-# errors that are known to be too wide: the share of stars within them, as the model card says
-_TOO_WIDE = {("small", "mg_fe"): 0.78}
+_XP_LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
 
 
 @pytest.fixture(scope="module", params=["small", "gaia_xp"])
@@ -29,6 +28,13 @@ def held_out(fm, shared_data):
     """Return the data set and the stars on which nothing of these weights was chosen."""
     data = read_gaia_xp_apogee(shared_data / "gaia_xp_apogee")
     return data, stars_apart(fm, data, "gaia_xp", "gaia_xp")[1]
+
+
+@pytest.fixture(scope="module")
+def found(fm, held_out):
+    """Return what the weights tell of these stars."""
+    data, test = held_out
+    return fm.infer(from_arrays(data.wavelength, data.flux[test], data.sigma[test]))
 
 
 def numbers(table, name):
@@ -117,24 +123,37 @@ def test_model_cards():
             assert part in card
 
 
-def test_held_out_stars(fm, held_out):
-    """On stars held out from training: as accurate as the model card says, errors that hold, outliers flagged."""
+def middle_of(held_out, table, name):
+    """Return residuals of stars of 3500 to 7000 K that have a label, and their errors, those of the label included."""
     data, test = held_out
-    table = fm.infer(from_arrays(data.wavelength, data.flux[test], data.sigma[test]))
+    teff = data.labels["teff"][test]
+    residual = numbers(table, name) - data.labels[name][test]
+    error = np.hypot(numbers(table, f"e_{name}"), np.nan_to_num(data.label_errors[name][test]))
+    known = (teff > 3500) & (teff < 7000) & np.isfinite(residual)
+    return residual[known], error[known]
+
+
+@pytest.mark.parametrize("name", _XP_LABELS)
+def test_errors_of_held_out_stars(fm, held_out, found, name, request):
+    """The errors of stars held out from training hold."""
+    if (fm.info.name, name) == ("small", "mg_fe"):
+        reason = "77.8 % within one sigma, at most 77 aimed at: errors are a little too wide"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    residual, error = middle_of(held_out, found, name)
+    # one factor serves both, and tails are longer than those of a Gaussian
+    assert 0.64 < np.mean(np.abs(residual) < error) < 0.77
+
+
+def test_held_out_stars(fm, held_out, found):
+    """On stars held out from training: as accurate as the model card says, few far off, outliers flagged."""
+    data, test = held_out
+    for name, limit in zip(_XP_LABELS, _XP_MAD_STD[fm.info.name], strict=True):
+        residual, error = middle_of(held_out, found, name)
+        assert mad_std(residual) < limit
+        assert 0.91 < np.mean(np.abs(residual) < 2 * error) < 0.97
     teff = data.labels["teff"][test]
     middle = (teff > 3500) & (teff < 7000)
-    names, limits = ("teff", "logg", "fe_h", "mg_fe", "o_fe"), _XP_MAD_STD[fm.info.name]
-    for name, limit in zip(names, limits, strict=True):
-        truth, error = data.labels[name][test], data.label_errors[name][test]
-        residual = numbers(table, name) - truth
-        assert mad_std(residual[middle]) < limit
-        total = np.hypot(numbers(table, f"e_{name}"), np.nan_to_num(error))
-        known = middle & np.isfinite(residual)
-        # one factor serves both, and tails are longer than those of a Gaussian
-        widest = _TOO_WIDE.get((fm.info.name, name), 0.77)
-        assert 0.64 < np.mean(np.abs(residual[known]) < total[known]) < widest
-        assert 0.91 < np.mean(np.abs(residual[known]) < 2 * total[known]) < 0.97
-    residual = np.abs(numbers(table, "teff") - teff)
-    flagged = (table["flag"] & (Flag.LARGE_UNCERTAINTY | Flag.UNUSUAL_SPECTRUM)) != 0
+    residual = np.abs(numbers(found, "teff") - teff)
+    flagged = (found["flag"] & (Flag.LARGE_UNCERTAINTY | Flag.UNUSUAL_SPECTRUM)) != 0
     assert flagged[middle].mean() < 0.1
     assert flagged[middle & (residual > 1500)].mean() > 0.7
