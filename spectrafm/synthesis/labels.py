@@ -12,6 +12,7 @@ __all__ = [
     "SYNTHESIS_LABELS",
     "atmosphere_alpha",
     "complete_labels",
+    "draw_abundances",
     "draw_labels",
     "microturbulence",
 ]
@@ -189,6 +190,29 @@ def draw_labels(seed, index, scatter=1.0):
             return {name: float(star[name]) for name in SYNTHESIS_LABELS}
 
 
+def draw_abundances(seed, index, teff, logg, fe_h):
+    """Draw what is left to be known of a star with these labels, following the trends of the Galaxy.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the sequence.
+    index : int
+        Number of the star in it.
+    teff, logg, fe_h : float
+        Its effective temperature [K], gravity [dex(cm s-2)] and [Fe/H].
+
+    Returns
+    -------
+    dict of str to float
+        All of `SYNTHESIS_LABELS`, in their order.
+    """
+    rng = np.random.default_rng([int(seed), int(index)])
+    alpha = _galactic_alpha(fe_h)
+    star = _draw_abundances(rng, 0.0, teff, logg, fe_h, 1.1 * alpha, alpha)
+    return {name: float(star[name]) for name in SYNTHESIS_LABELS}
+
+
 def _draw_like_apogee(rng):
     """Return teff, logg, fe_h, [O/Fe] and [Mg/Fe] of a star of APOGEE."""
     weight, mean, root = _apogee_stars()
@@ -217,8 +241,13 @@ def _draw_widely(rng):
         logg = np.interp(teff, *sequence) + rng.normal(0.0, 0.1)
         if teff > 5000.0 and rng.random() < 0.5:
             logg -= rng.uniform(0.0, 0.9)
-    alpha = np.interp(fe_h, (-1.0, 0.1), (0.35, 0.0)) * (1.0 if rng.random() < 0.6 else rng.random())
+    alpha = _galactic_alpha(fe_h) * (1.0 if rng.random() < 0.6 else rng.random())
     return teff, logg, fe_h, 1.1 * alpha + rng.normal(0.0, 0.05), alpha + rng.normal(0.0, 0.05)
+
+
+def _galactic_alpha(fe_h):
+    """Return [alpha/Fe] of most stars of the Galaxy."""
+    return np.interp(fe_h, (-1.0, 0.1), (0.35, 0.0))
 
 
 def _draw_abundances(rng, scatter, teff, logg, fe_h, o_fe, mg_fe):

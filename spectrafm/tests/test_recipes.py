@@ -173,6 +173,13 @@ def test_split_stays(recipe):
     assert load_recipe("small").fit.seed != load_recipe("small-start").fit.seed
 
 
+def test_moved_by(recipe):
+    """Only stars of a library are moved."""
+    with pytest.raises(ConfigError, match="moved_by is for sources of the kind 'library', not 'table'"):
+        dataclasses.replace(recipe.sources["stars"], moved_by="optical")
+    assert load_recipe("small").sources["miles"].moved_by == "optical"
+
+
 def test_train_command(recipe, tmp_path, monkeypatch, capsys):
     """``spectrafm train`` writes weights that load; it does not overwrite a run, and resumes one when asked."""
     from spectrafm import training

@@ -11,7 +11,7 @@ from specutils import Spectrum
 from spectrafm import SpectraFM
 from spectrafm.adapters import from_arrays
 from spectrafm.continuum import ContinuumNormalizer
-from spectrafm.datasets import LabelledSpectra
+from spectrafm.datasets import LabelledSpectra, read_miles
 from spectrafm.exceptions import ConfigError, InputTypeError, InputValueError
 from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, ModelConfig, Vocabulary
 from spectrafm.stellarperceptron.tokens import Tokens
@@ -22,6 +22,7 @@ from spectrafm.training import (
     DomainConfig,
     EmulatorSource,
     LibrarySource,
+    MovedLibrarySource,
     ObservationConfig,
     ObservedSource,
     Recipe,
@@ -172,6 +173,83 @@ def test_library():
     for star, row in enumerate((1, 3, 5, 1)):
         expected = np.interp(at, grid.wavelength, grid.flux[row] / np.median(grid.flux[row]))
         np.testing.assert_allclose(found[star], expected, atol=0.02)
+
+
+def test_moved_library():
+    """Stars of a library move to labels near their own as the emulator says, with all that it does not know of them."""
+    grid = fake_grid(40, seed=4)
+    quirk = 1 + 0.1 * np.sin(np.arange(grid.flux.shape[1]) / 30)
+    labels = {name: grid.labels[:, i].copy() for i, name in enumerate(LABELS[:3])}
+    labels["logg"][3], labels["teff"][5] = np.nan, 9000.0
+    rows, settings = np.arange(1, 40), {"emulator": fake_emulator(), "resolving_power": 25_000.0}
+    data = LabelledSpectra(grid.wavelength, grid.flux * quirk, 0 * grid.flux, labels, {}, np.arange(40).astype(str))
+    source = MovedLibrarySource(data, rows, **settings)
+    stars = source.draw(2000, torch.Generator().manual_seed(0))
+    row, moved = stars[:, 0].long(), torch.isfinite(stars[:, 1])
+    # what is not known of a star, or of stars like it, is not made up
+    assert not moved[torch.isin(row, torch.tensor([2, 4]))].any()
+    assert 0.3 < moved.float().mean() <= 0.8
+    values, errors = source.values(stars)
+    assert torch.isnan(errors).all()
+    known = torch.from_numpy(np.stack([labels[name][rows] for name in LABELS[:3]], axis=1)).float()
+    torch.testing.assert_close(values[~moved], known[row][~moved], equal_nan=True)
+    torch.testing.assert_close(values[moved], stars[moved, 1:4], rtol=1e-5, atol=1e-4)
+    change = (values - known[row])[moved]
+    assert (change[:, 0] / known[row][moved, 0]).std().item() == pytest.approx(0.03, rel=0.2)
+    assert change[:, 1].std().item() == pytest.approx(0.3, rel=0.2)
+    same = MovedLibrarySource(data, rows, **settings).draw(2000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(same, stars, rtol=0, atol=0, equal_nan=True)
+
+    # a star of the library is synthetic but for its quirk: so it is where it is moved to
+    some = torch.cat((stars[moved][:50], stars[~moved][:50]))
+    low, high = source.wavelength_range
+    at = torch.linspace(low + 2, high - 2, 300, dtype=torch.float64).expand(100, -1)
+    power, still = torch.full((100,), 25_000.0), torch.zeros(100)
+    found = source.flux(some, at, power, still)
+    plain = LibrarySource(data, rows, resolving_power=25_000.0).flux(some[:, 0].long(), at, power, still)
+    torch.testing.assert_close(found[50:], plain[50:])
+    there, here = (
+        fake_emulator().to(dtype=torch.float32).flux(of, resolving_power=25_000.0, wavelength=at[:50])
+        for of in (some[:50, 1:], source._own[some[:50, 0].long()])
+    )
+    torch.testing.assert_close(found[:50] / plain[:50], there / here, rtol=0.02, atol=0)
+    assert (there / here - 1).abs().mean() > 0.005
+    del labels["logg"]
+    with pytest.raises(InputValueError, match="no logg in the library, so its stars cannot be moved"):
+        MovedLibrarySource(data, rows, **settings)
+
+
+@pytest.mark.slow
+def test_moved_stars_are_like_real_ones(shared_data):
+    """A star of MILES that is moved to the labels of another is more like it than it was, and than a synthetic one."""
+    data = read_miles(shared_data / "miles")
+    source = MovedLibrarySource(data, np.arange(len(data)), emulator="optical", resolving_power=2000.0)
+    at = torch.from_numpy(source.wavelength[source._covered])[None]
+    inside = ((at > 3900) & (at < 7300))[0]
+
+    def shape(flux):
+        flux = flux[None, source._covered] if flux.shape[0] == len(source.wavelength) else flux[None]
+        return (flux / ContinuumNormalizer().divisor(at, flux, torch.ones_like(flux, dtype=bool)))[0, inside]
+
+    movable = torch.nonzero(source._movable)[:, 0]
+    known = source._own[movable, :3]
+    place = torch.stack((torch.log(known[:, 0]) / 0.03, known[:, 1] / 0.3, known[:, 2] / 0.2), dim=1)
+    distance = torch.cdist(place, place)
+    differences = []
+    for i, star in enumerate(movable[:250]):
+        near = torch.nonzero((distance[i] > 0.7) & (distance[i] < 2.5))[:, 0]
+        if not len(near):
+            continue
+        other = movable[near[len(near) // 2]]
+        labels = torch.cat((source._own[other, :3], source._own[star, 3:]))
+        moved = source._spectra(torch.cat((star[None].float(), labels))[None])[0]
+        real = shape(source._flux[other])
+        pair = (source._flux[star], moved, source._synthetic[other])
+        differences.append([(shape(flux) - real).std().item() for flux in pair])
+    as_it_was, moved, synthetic = np.median(differences, axis=0)
+    assert len(differences) > 150
+    assert moved < 0.92 * as_it_was
+    assert moved < 0.7 * synthetic
 
 
 def test_same_step_same_batch(synthetic, vocabulary):

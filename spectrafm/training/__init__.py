@@ -2,7 +2,7 @@
 
 from .observation import ObservationConfig
 from .recipes import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names
-from .sources import EmulatorSource, LibrarySource
+from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
 from .stream import ObservedSource, RequestConfig, StarStream, StreamPart, TableSource
 from .train import build_stream, calibrate, train_recipe
 
@@ -10,6 +10,7 @@ __all__ = [
     "DomainConfig",
     "EmulatorSource",
     "LibrarySource",
+    "MovedLibrarySource",
     "ObservationConfig",
     "ObservedSource",
     "Recipe",

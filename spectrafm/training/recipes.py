@@ -65,6 +65,9 @@ class SourceConfig(Config):
         Fraction of real stars set aside, drawn by star.
     resolving_power : float
         Of the spectra of a library.
+    moved_by : str
+        Name of the emulator that moves stars of a library to labels near their own; they stay
+        where they are when left out.
     n_pool : int
         Number of synthetic stars whose labels are drawn in advance.
     galactic : float
@@ -83,6 +86,7 @@ class SourceConfig(Config):
     weight: float = 1.0
     validation_fraction: float = 0.1
     resolving_power: float = 2000.0
+    moved_by: str = ""
     n_pool: int = 100_000
     galactic: float = 0.5
     observation: ObservationConfig = ObservationConfig()
@@ -98,6 +102,8 @@ class SourceConfig(Config):
             for name in ("share", "weight", "resolving_power", "n_pool")
             if not getattr(self, name) > 0
         ]
+        if self.moved_by and self.kind != "library":
+            problems.append(f"moved_by is for sources of the kind 'library', not {self.kind!r}")
         if not 0 <= self.galactic <= 1:
             problems.append(f"galactic must be in [0, 1], not {self.galactic!r}")
         if not 0 < self.validation_fraction < 1:

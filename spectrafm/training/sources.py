@@ -6,9 +6,9 @@ import torch
 from ..exceptions import InputValueError
 from ..synthesis.emulator import load_emulator
 from ..synthesis.instrument import observe
-from ..synthesis.labels import draw_labels
+from ..synthesis.labels import draw_abundances, draw_labels
 
-__all__ = ["EmulatorSource", "LibrarySource"]
+__all__ = ["EmulatorSource", "LibrarySource", "MovedLibrarySource"]
 
 # shifts and broadening need this much beside the range [km / s], in ln(wavelength)
 _MARGIN = 600.0 / 299_792.458
@@ -17,6 +17,12 @@ _JITTER = {"teff": 30.0, "logg": 0.03, "fe_h": 0.03, "vmicro": 0.05, "c12_c13": 
 _ABUNDANCE_JITTER = 0.03
 # scatter of abundances about the trends of the Galaxy, in units of that of `draw_labels`
 _GALACTIC_SCATTER = 0.3
+# fraction of the stars of a library that are moved, and how far: normal deviates of these widths, teff in parts of it
+_MOVED = 0.75
+_MOVES = {"teff": 0.03, "logg": 0.3, "fe_h": 0.2, "vmicro": 0.1, "c12_c13": 0.0}
+_ABUNDANCE_MOVE = 0.1
+# the change that a move may make in ln(flux) of a pixel
+_LARGEST_CHANGE = 1.0
 # projected rotation [km / s], even in its logarithm, of stars cooler and hotter than this
 _HOT = 6200.0
 _VSINI = ((1.0, 15.0), (1.0, 80.0))
@@ -208,7 +214,7 @@ class LibrarySource:
             ``(n_star, n_pixel)``, relative.
         """
         return observe(
-            self._flux[stars],
+            self._spectra(stars),
             self.wavelength,
             self.resolving_power,
             resolving_power=resolving_power,
@@ -230,6 +236,120 @@ class LibrarySource:
             ``(n_star, n_name)``; NaN where not known.
         """
         return self._values[stars], self._errors[stars]
+
+    def _spectra(self, stars):
+        """Return the spectra themselves, ``(n_star, n_pixel)``."""
+        return self._flux[stars]
+
+
+class MovedLibrarySource(LibrarySource):
+    """Real stars, most of them moved to labels near their own by what an emulator says of the difference.
+
+    The spectrum of a star is multiplied with the ratio of two synthetic ones, of the new
+    labels and of its own. What synthetic spectra get wrong is mostly the same in both, so
+    few real stars stand for all around them, where each by itself could be learnt by heart.
+    Abundances that are not known follow the trends of the Galaxy in both, and change a
+    little as well. Stars with labels missing, or beyond the emulator, stay as they are.
+
+    Parameters
+    ----------
+    data, rows, names, resolving_power, device
+        As for `LibrarySource`.
+    emulator : str or Emulator
+        Emulator, or the name of a packaged one.
+    seed : int, optional
+        Seed of the abundances that are not known.
+    """
+
+    def __init__(self, data, rows, names=None, *, emulator, resolving_power, seed=0, device="cpu"):
+        super().__init__(data, rows, names, resolving_power=resolving_power, device=device)
+        emulator = load_emulator(emulator) if isinstance(emulator, str) else emulator
+        self.emulator = emulator.to(device=device, dtype=torch.float32)
+        labels = self.emulator.label_names
+        missing = [name for name in ("teff", "logg", "fe_h") if name not in data.labels]
+        if missing:
+            raise InputValueError(f"data: no {', '.join(missing)} in the library, so its stars cannot be moved")
+        known = np.stack([data.labels[name] for name in ("teff", "logg", "fe_h")], axis=1)[rows]
+        own = np.full((len(known), len(labels)), np.nan)
+        for i in np.flatnonzero(np.isfinite(known).all(axis=1)):
+            star = draw_abundances(seed, i, *known[i])
+            own[i] = [star[name] for name in labels]
+        as_tensor = {"dtype": torch.float32, "device": device}
+        self._low, self._high = (
+            torch.as_tensor(ends, **as_tensor) for ends in zip(*self.emulator.label_ranges.values(), strict=True)
+        )
+        own = torch.as_tensor(own, **as_tensor)
+        within = ((own >= self._low) & (own <= self._high)).all(dim=1)  # NaN is not
+        self._own = torch.where(within[:, None], own, self._low)
+        self._movable = within & (self.emulator.distance(self._own) <= self.emulator.info.reach)
+        self._moves = torch.as_tensor([_MOVES.get(name, _ABUNDANCE_MOVE) for name in labels], **as_tensor)
+        self._at = torch.as_tensor([labels.index(name) if name in labels else -1 for name in self.names], device=device)
+        first, last = self.emulator.info.window
+        self._covered = slice(*np.searchsorted(self.wavelength, (first, last)))
+        # a few at a time, for the sake of memory
+        self._synthetic = torch.cat([self._expected(part) for part in self._own.split(64)])
+
+    def _expected(self, labels):
+        """Return synthetic spectra as the library would have them, where the emulator covers it."""
+        at = self.wavelength[self._covered]
+        return self.emulator.flux(labels, resolving_power=self.resolving_power, wavelength=at)
+
+    def draw(self, n_star, generator):
+        """Draw stars, and where they are moved to.
+
+        Parameters
+        ----------
+        n_star : int
+            Number of stars.
+        generator : torch.Generator
+            Source of the draws.
+
+        Returns
+        -------
+        row : torch.Tensor
+            ``(n_star, 1 + n_label)`` place among the rows, and labels of the emulator, NaN where
+            a star is not moved.
+        """
+        row = super().draw(n_star, generator)
+        own, device = self._own[row], generator.device
+        size = self._moves.repeat(n_star, 1)
+        teff = self.emulator.label_names.index("teff")
+        size[:, teff] *= own[:, teff]
+        move = size * torch.randn(own.shape, generator=generator, device=device)
+        labels = torch.minimum(torch.maximum(own + move, self._low), self._high)
+        moved = self._movable[row] & (torch.rand(n_star, generator=generator, device=device) < _MOVED)
+        moved &= self.emulator.distance(labels) <= self.emulator.info.reach
+        return torch.cat((row[:, None].float(), torch.where(moved[:, None], labels, torch.nan)), dim=1)
+
+    def values(self, stars):
+        """Return what is known of stars where they are now, and its errors, as `LibrarySource.values`.
+
+        Parameters
+        ----------
+        stars : torch.Tensor
+            From `draw`.
+
+        Returns
+        -------
+        values, errors : torch.Tensor
+            ``(n_star, n_name)``; NaN where not known.
+        """
+        row, labels = stars[:, 0].long(), stars[:, 1:]
+        values, errors = super().values(row)
+        change = (labels - self._own[row])[:, self._at]
+        change = torch.where(torch.isfinite(change) & (self._at >= 0), change, 0.0)
+        return values + change, errors
+
+    def _spectra(self, stars):
+        """Return the spectra of stars where they are now, ``(n_star, n_pixel)``."""
+        row, labels = stars[:, 0].long(), stars[:, 1:]
+        flux, moved = self._flux[row], torch.isfinite(labels[:, 0])
+        if not moved.any():
+            return flux
+        change = torch.log(self._expected(labels[moved]) / self._synthetic[row[moved]])
+        change = change.clamp(-_LARGEST_CHANGE, _LARGEST_CHANGE)
+        flux[moved, self._covered] *= torch.exp(change)
+        return flux
 
 
 def _even(wavelength, flux, at):

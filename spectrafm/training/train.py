@@ -19,7 +19,7 @@ from ..stellarperceptron.nn_utils import split_by_star
 from ..stellarperceptron.trainer import process_group, processes
 from ..weights_info import Domain, WeightsInfo
 from .recipes import load_recipe
-from .sources import EmulatorSource, LibrarySource
+from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
 from .stream import ObservedSource, StarStream, StreamPart, TableSource
 
 __all__ = ["build_stream", "calibrate", "read_data", "split_stars", "token_table", "train_recipe"]
@@ -173,6 +173,10 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
             train, calibrating, validation = (
                 observed(LibrarySource(data, some, names, **known)) for some in (rows[0], rows[1], held_out)
             )
+            drawn = train
+            if source.moved_by:
+                known |= {"emulator": source.moved_by, "seed": recipe.fit.seed + number}
+                drawn = observed(MovedLibrarySource(data, rows[0], names, **known))
         else:
             flux = vocabulary.flux[0] if len(vocabulary.flux) == 1 else domain.flux_kind
             table = token_table(data, names, flux)
@@ -194,7 +198,8 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
             train, calibrating, validation = (
                 TableSource(generator, some, data) for some in (rows[0], rows[1], held_out)
             )
-        parts[name] = StreamPart(train, source.share, source.weight, validation)
+            drawn = train
+        parts[name] = StreamPart(drawn, source.share, source.weight, validation)
         calibration[name] = (train, calibrating)
     if not vocabulary.fitted:
         standardize(vocabulary, [part.source for part in parts.values()])
