@@ -37,7 +37,8 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
 
     Synthetic stars that were in no pool of training, beside the bound of Cramér and Rao:
     at signal-to-noise ratios from 10 to 500, with half of the range, with 100 Angstrom,
-    and with nine tenths of the pixels missing; stars of MILES that nothing was chosen
+    with nine tenths of the pixels missing, and with abundances that scatter about the trends as
+    in the Galaxy instead of three times as much; stars of MILES that nothing was chosen
     on; and the real stars of APOGEE.
 
     Parameters
@@ -66,6 +67,7 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
             stars = SameStars(name, n_star)
             views = _views(fm, stars, name)
             yield from _synthetic(fm, stars, views, name, power)
+            yield from _galactic(fm, SameStars(name, n_star, galactic=1.0))
             if rivals and name == "apogee":
                 yield from _least_squares(fm, stars, views, power)
     folder = Path(data_folder)
@@ -138,10 +140,12 @@ class SameStars(EmulatorSource):
         Name of a packaged emulator.
     n_star : int
         Number of stars, none of which was in a pool of training.
+    galactic : float, optional
+        As of `EmulatorSource`.
     """
 
-    def __init__(self, name, n_star):
-        super().__init__(name, 4 * n_star, _SEED)
+    def __init__(self, name, n_star, galactic=0.0):
+        super().__init__(name, 4 * n_star, _SEED, galactic=galactic)
         self.labels = torch.nn.functional.pad(self.pool[:n_star], (0, 1), value=_VSINI)
         self.truth = {k: self.labels[:, i].double().numpy() for i, k in enumerate(self.emulator.label_names)}
         self.first = 0
@@ -273,6 +277,13 @@ def _synthetic(fm, stars, views, name, power):
                 if chosen.sum() >= 8:
                     some = ({k: v[k][chosen] for k in labels} for v in (truth, values, errors))
                     yield f"    {group:<24}" + _cells(labels, *some)
+
+
+def _galactic(fm, stars):
+    """Yield how well labels are told of stars whose abundances scatter no more than those of real ones."""
+    labels = [k for k in _LABELS if k in fm.info.labels]
+    table = fm.infer(observed_spectra(fm, stars, snr=(100, 100)), labels=labels)
+    yield f"  {'S/N 100, as in the Galaxy':<26}" + _cells(labels, stars.truth, *label_columns(table, labels))
 
 
 def _least_squares(fm, stars, views, power):

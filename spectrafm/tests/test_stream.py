@@ -353,12 +353,17 @@ def test_line_errors(synthetic, vocabulary):
     assert 0.35 < alone.all(dim=1).double().mean() < 0.65
     scatter = torch.sqrt(torch.nanmean(ratio**2, dim=1))
     assert 0.2 < torch.nan_to_num(scatter).max() < 0.8
-    assert (found - clean).abs()[(clean - 1).abs() < 1e-6].max() < 1e-6
+    # a third of the largest at least, of two errors at a time
+    hit = scatter[~alone.all(dim=1)]
+    assert torch.quantile(hit[torch.isfinite(hit)], 0.1) > 0.08
+    assert (found - clean).abs()[(clean - 1).abs() < 1e-7].max() < 1e-6
     torch.testing.assert_close(found, disturb_lines(config, clean, seen, torch.Generator().manual_seed(5)))
     assert disturb_lines(SEEN, clean, seen, generator) is clean
     weak = disturb_lines(replace(SEEN, veil=0.05), clean, seen, generator)
     assert (weak <= clean + 1e-6).all()
     assert (clean - weak).max() > 0.05
+    both = disturb_lines(replace(config, veil=0.05), clean, seen, generator)
+    assert 0.35 < ((both - clean).abs() < 1e-6).all(dim=1).double().mean() < 0.65
 
 
 def test_given_is_not_asked(synthetic, vocabulary):

@@ -58,9 +58,10 @@ class ObservationConfig(Config):
     line_error : float
         Largest error that lines are given, in ln(depth) of each resolution element and of
         each region of the spectrum; each star has its own, so that trust in any single
-        synthetic line is not learnt. Half of the stars have none.
+        synthetic line is not learnt. Half of the stars have none, the others at least a
+        third of it: spectra as right as that can be told from those that are not.
     veil : float
-        Largest depth of weak lines that are added, likewise.
+        Largest depth of weak lines that are added to the same stars, likewise.
 
     Raises
     ------
@@ -253,8 +254,9 @@ def disturb_lines(config, flux, seen, generator):
     draw = _Draws(generator, len(flux))
     position = torch.log(seen.wavelength / seen.wavelength[:, :1])
     elements, regions = position * seen.resolving_power[:, None], 20 * position / position[:, -1:]
-    # half of them none, the others up to the largest
-    error, veil = (torch.clamp(2 * draw.uniform().float() - 1, min=0.0)[:, None] for _ in range(2))
+    # half of them none; the others enough to be told from these
+    hit = draw.uniform() < 0.5
+    error, veil = ((hit * (1 + 2 * draw.uniform()) / 3).float()[:, None] for _ in range(2))
     scatter = draw.pieces(elements) + draw.pieces(regions)
     depth = (1 - flux) * torch.exp(config.line_error * error * scatter)
     return 1 - depth - config.veil * veil * draw.pieces(elements) ** 2
