@@ -261,7 +261,7 @@ class MovedLibrarySource(LibrarySource):
         Seed of the abundances that are not known.
     """
 
-    def __init__(self, data, rows, names=None, *, emulator, resolving_power, seed=0, device="cpu"):
+    def __init__(self, data, rows, names=None, *, resolving_power, device="cpu", emulator, seed=0):
         super().__init__(data, rows, names, resolving_power=resolving_power, device=device)
         emulator = load_emulator(emulator) if isinstance(emulator, str) else emulator
         self.emulator = emulator.to(device=device, dtype=torch.float32)
