@@ -453,7 +453,7 @@ def trained(tmp_path_factory):
         sources={
             "synthetic": SourceConfig(kind="emulator", data="fake", n_pool=500, share=2, **seen),
             "library": SourceConfig(
-                kind="library", data="lines", resolving_power=25_000.0, validation_fraction=0.4, **seen
+                kind="library", data="lines", resolving_power=25_000.0, validation_fraction=0.4, moved_by="fake", **seen
             ),
             "table": SourceConfig(
                 kind="table", data="tiny", domain="sed", augmentation=AugmentationConfig(withhold_sigma=0.2)
