@@ -214,6 +214,9 @@ def test_moved_library():
     )
     torch.testing.assert_close(found[:50] / plain[:50], there / here, rtol=0.02, atol=0)
     assert (there / here - 1).abs().mean() > 0.005
+    # a run that goes on with stars of another kind is refused
+    still = LibrarySource(data, rows, resolving_power=25_000.0).settings()
+    assert source.settings() == still | {"moved_by": "fake", "seed": 0}
     del labels["logg"]
     with pytest.raises(InputValueError, match="no logg in the library, so its stars cannot be moved"):
         MovedLibrarySource(data, rows, **settings)
@@ -364,6 +367,14 @@ def test_line_errors(synthetic, vocabulary):
     assert (clean - weak).max() > 0.05
     both = disturb_lines(replace(config, veil=0.05), clean, seen, generator)
     assert 0.35 < ((both - clean).abs() < 1e-6).all(dim=1).double().mean() < 0.65
+
+
+def test_settings_tell_of_stars(synthetic, vocabulary):
+    """What a run must go on with says where its stars come from."""
+    observed = source_of(synthetic, vocabulary)
+    assert observed.settings()["stars"] == {"emulator": "fake", "n_pool": 300, "seed": 1, "galactic": 0.0}
+    stream = StarStream({"h": StreamPart(observed)}, batch_size=16)
+    assert stream.settings()["stream"]["h"]["stars"]["n_pool"] == 300
 
 
 def test_given_is_not_asked(synthetic, vocabulary):

@@ -64,6 +64,7 @@ class EmulatorSource:
         self.emulator = load_emulator(emulator) if isinstance(emulator, str) else emulator
         self.emulator = self.emulator.to(device=device, dtype=torch.float32)
         self.names, self.device = (*self.emulator.label_names, "vsini"), torch.device(device)
+        self._settings = {"emulator": self.emulator.info.name, "n_pool": n_pool, "seed": seed, "galactic": galactic}
         self.wavelength_range = tuple(self.emulator.info.window)
         self.resolving_power = self.emulator.base_resolving_power
         names = self.emulator.label_names
@@ -143,6 +144,15 @@ class EmulatorSource:
             ``(n_star, n_name)``; errors 0.
         """
         return stars, torch.zeros_like(stars)
+
+    def settings(self):
+        """Return what must be the same when training goes on, as plain JSON types.
+
+        Returns
+        -------
+        dict
+        """
+        return self._settings
 
 
 class LibrarySource:
@@ -237,6 +247,15 @@ class LibrarySource:
         """
         return self._values[stars], self._errors[stars]
 
+    def settings(self):
+        """Return what must be the same when training goes on, as plain JSON types.
+
+        Returns
+        -------
+        dict
+        """
+        return {"n_star": len(self._flux), "resolving_power": self.resolving_power}
+
     def _spectra(self, stars):
         """Return the spectra themselves, ``(n_star, n_pixel)``."""
         return self._flux[stars]
@@ -278,6 +297,7 @@ class MovedLibrarySource(LibrarySource):
         self._low, self._high = (
             torch.as_tensor(ends, **as_tensor) for ends in zip(*self.emulator.label_ranges.values(), strict=True)
         )
+        self._moved_by = {"moved_by": self.emulator.info.name, "seed": seed}
         own = torch.as_tensor(own, **as_tensor)
         within = ((own >= self._low) & (own <= self._high)).all(dim=1)  # NaN is not
         self._own = torch.where(within[:, None], own, self._low)
@@ -339,6 +359,15 @@ class MovedLibrarySource(LibrarySource):
         change = (labels - self._own[row])[:, self._at]
         change = torch.where(torch.isfinite(change) & (self._at >= 0), change, 0.0)
         return values + change, errors
+
+    def settings(self):
+        """Return what must be the same when training goes on, as `LibrarySource.settings`.
+
+        Returns
+        -------
+        dict
+        """
+        return super().settings() | self._moved_by
 
     def _spectra(self, stars):
         """Return the spectra of stars where they are now, ``(n_star, n_pixel)``."""

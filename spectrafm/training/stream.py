@@ -264,6 +264,7 @@ class ObservedSource:
         dict
         """
         return {
+            "stars": self.source.settings(),
             "observation": self.observation.to_dict(),
             "request": self.request.to_dict(),
             "normalizer": self.normalizer.to_dict(),
