@@ -187,7 +187,7 @@ def draw_labels(seed, index, scatter=1.0):
         star = _draw_abundances(rng, scatter, *draw(rng))
         allowed = all(lower <= star[name] <= upper for name, (lower, upper) in _DRAWN.items())
         if allowed and _SOLAR_C_O + star["c_fe"] - star["o_fe"] < np.log10(0.95):
-            return {name: float(star[name]) for name in SYNTHESIS_LABELS}
+            return star
 
 
 def draw_abundances(seed, index, teff, logg, fe_h):
@@ -209,8 +209,7 @@ def draw_abundances(seed, index, teff, logg, fe_h):
     """
     rng = np.random.default_rng([int(seed), int(index)])
     alpha = _galactic_alpha(fe_h)
-    star = _draw_abundances(rng, 0.0, teff, logg, fe_h, 1.1 * alpha, alpha)
-    return {name: float(star[name]) for name in SYNTHESIS_LABELS}
+    return _draw_abundances(rng, 0.0, teff, logg, fe_h, 1.1 * alpha, alpha)
 
 
 def _draw_like_apogee(rng):
@@ -270,4 +269,5 @@ def _draw_abundances(rng, scatter, teff, logg, fe_h, o_fe, mg_fe):
     star["vmicro"] = microturbulence(teff, logg) * np.exp(rng.normal(0.0, 0.2))
     ratio = rng.uniform(np.log(5.0), np.log(100.0)) if rng.random() < 0.5 else np.log(_isotopic_ratio(logg))
     star["c12_c13"] = np.exp(ratio + rng.normal(0.0, 0.2))
-    return {"teff": teff, "logg": logg, "fe_h": fe_h, **star}
+    star |= {"teff": teff, "logg": logg, "fe_h": fe_h}
+    return {name: float(star[name]) for name in SYNTHESIS_LABELS}

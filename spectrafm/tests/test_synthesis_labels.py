@@ -21,7 +21,7 @@ from spectrafm.synthesis import (
     prepare_atmospheres,
 )
 from spectrafm.synthesis._unpickle import ArraysOnly
-from spectrafm.synthesis.labels import atmosphere_alpha
+from spectrafm.synthesis.labels import atmosphere_alpha, draw_abundances
 
 
 def test_labels_are_known_quantities():
@@ -96,6 +96,19 @@ def test_draws_cover_the_stars():
     # dredge-up: nitrogen is up in giants, and carbon is down
     giant = column["logg"] < 2
     assert np.median(column["n_fe"][giant] - column["c_fe"][giant]) > 0.3
+
+
+def test_abundances_of_a_star_follow_the_galaxy():
+    """What is left to be known of a star depends on seed and number only, and lies on the trends of the Galaxy."""
+    poor, rich = (draw_abundances(3, 7, 4800.0, 2.5, fe_h) for fe_h in (-1.5, 0.1))
+    assert tuple(poor) == SYNTHESIS_LABELS
+    assert (poor["teff"], poor["logg"], poor["fe_h"]) == (4800.0, 2.5, -1.5)
+    assert draw_abundances(3, 7, 4800.0, 2.5, -1.5) == poor
+    assert draw_abundances(3, 8, 4800.0, 2.5, -1.5)["vmicro"] != poor["vmicro"]
+    assert poor["mg_fe"] == pytest.approx(0.35)
+    assert rich["mg_fe"] == pytest.approx(0.0)
+    # a giant has been mixed
+    assert poor["n_fe"] > 0 > poor["c_fe"]
 
 
 def test_scatter_of_draws():

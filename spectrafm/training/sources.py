@@ -21,14 +21,27 @@ _GALACTIC_SCATTER = 0.3
 _MOVED = 0.75
 _MOVES = {"teff": 0.03, "logg": 0.3, "fe_h": 0.2, "vmicro": 0.1, "c12_c13": 0.0}
 _ABUNDANCE_MOVE = 0.1
-# the change that a move may make in ln(flux) of a pixel
-_LARGEST_CHANGE = 1.0
+# the factor by which a move may change the flux of a pixel, up or down
+_LARGEST_FACTOR = float(np.e)
 # projected rotation [km / s], even in its logarithm, of stars cooler and hotter than this
 _HOT = 6200.0
 _VSINI = ((1.0, 15.0), (1.0, 80.0))
 
 
-class EmulatorSource:
+class _Source:
+    """What sources have in common."""
+
+    def settings(self):
+        """Return what must be the same when training goes on, as plain JSON types.
+
+        Returns
+        -------
+        dict
+        """
+        return self._settings
+
+
+class EmulatorSource(_Source):
     """Synthetic stars.
 
     Labels come from a pool of stars drawn by `spectrafm.synthesis.draw_labels`, each time
@@ -61,8 +74,7 @@ class EmulatorSource:
     """
 
     def __init__(self, emulator, n_pool=100_000, seed=0, device="cpu", galactic=0.0):
-        self.emulator = load_emulator(emulator) if isinstance(emulator, str) else emulator
-        self.emulator = self.emulator.to(device=device, dtype=torch.float32)
+        self.emulator = _single_precision(emulator, device)
         self.names, self.device = (*self.emulator.label_names, "vsini"), torch.device(device)
         self._settings = {"emulator": self.emulator.info.name, "n_pool": n_pool, "seed": seed, "galactic": galactic}
         self.wavelength_range = tuple(self.emulator.info.window)
@@ -76,9 +88,7 @@ class EmulatorSource:
         if not len(pool):
             raise InputValueError(f"n_pool: none of {n_pool} stars within the range of {self.emulator!r}; draw more")
         jitter = [_JITTER.get(name, _ABUNDANCE_JITTER) for name in names]
-        self.pool, self.jitter, self.low, self.high = (
-            torch.as_tensor(array, dtype=torch.float32, device=device) for array in (pool, jitter, low, high)
-        )
+        self.pool, self.jitter, self.low, self.high = _tensors(device, pool, jitter, low, high)
 
     def draw(self, n_star, generator):
         """Draw stars.
@@ -97,8 +107,7 @@ class EmulatorSource:
         """
         device = generator.device
         row = torch.randint(len(self.pool), (n_star,), generator=generator, device=device)
-        move = torch.randn(n_star, len(self.jitter), generator=generator, device=device) * self.jitter
-        labels = torch.minimum(torch.maximum(self.pool[row] + move, self.low), self.high)
+        labels = _near(self.pool[row], self.jitter, (self.low, self.high), generator)
         ends = torch.log(torch.tensor(_VSINI, device=device))  # (2, 2)
         hot = (labels[:, self.emulator.label_names.index("teff")] > _HOT).long()
         share = torch.rand(n_star, generator=generator, device=device)
@@ -145,17 +154,8 @@ class EmulatorSource:
         """
         return stars, torch.zeros_like(stars)
 
-    def settings(self):
-        """Return what must be the same when training goes on, as plain JSON types.
 
-        Returns
-        -------
-        dict
-        """
-        return self._settings
-
-
-class LibrarySource:
+class LibrarySource(_Source):
     """Real stars with labels, whose spectra are better than what instruments give.
 
     Parameters
@@ -189,9 +189,8 @@ class LibrarySource:
         nothing = np.full(len(data.flux), np.nan)
         values = np.stack([data.labels[name] for name in self.names], axis=1)[rows]
         errors = np.stack([data.label_errors.get(name, nothing) for name in self.names], axis=1)[rows]
-        self._flux, self._values, self._errors = (
-            torch.as_tensor(array, dtype=torch.float32, device=device) for array in (flux, values, errors)
-        )
+        self._flux, self._values, self._errors = _tensors(device, flux, values, errors)
+        self._settings = {"n_star": len(self._flux), "resolving_power": self.resolving_power}
 
     def draw(self, n_star, generator):
         """Draw stars, as `EmulatorSource.draw`.
@@ -247,15 +246,6 @@ class LibrarySource:
         """
         return self._values[stars], self._errors[stars]
 
-    def settings(self):
-        """Return what must be the same when training goes on, as plain JSON types.
-
-        Returns
-        -------
-        dict
-        """
-        return {"n_star": len(self._flux), "resolving_power": self.resolving_power}
-
     def _spectra(self, stars):
         """Return the spectra themselves, ``(n_star, n_pixel)``."""
         return self._flux[stars]
@@ -282,8 +272,8 @@ class MovedLibrarySource(LibrarySource):
 
     def __init__(self, data, rows, names=None, *, resolving_power, device="cpu", emulator, seed=0):
         super().__init__(data, rows, names, resolving_power=resolving_power, device=device)
-        emulator = load_emulator(emulator) if isinstance(emulator, str) else emulator
-        self.emulator = emulator.to(device=device, dtype=torch.float32)
+        self.emulator = _single_precision(emulator, device)
+        self._settings |= {"moved_by": self.emulator.info.name, "seed": seed}
         labels = self.emulator.label_names
         missing = [name for name in ("teff", "logg", "fe_h") if name not in data.labels]
         if missing:
@@ -293,17 +283,17 @@ class MovedLibrarySource(LibrarySource):
         for i in np.flatnonzero(np.isfinite(known).all(axis=1)):
             star = draw_abundances(seed, i, *known[i])
             own[i] = [star[name] for name in labels]
-        as_tensor = {"dtype": torch.float32, "device": device}
-        self._low, self._high = (
-            torch.as_tensor(ends, **as_tensor) for ends in zip(*self.emulator.label_ranges.values(), strict=True)
-        )
-        self._moved_by = {"moved_by": self.emulator.info.name, "seed": seed}
-        own = torch.as_tensor(own, **as_tensor)
+        low, high = np.array(list(self.emulator.label_ranges.values())).T
+        moves = [_MOVES.get(name, _ABUNDANCE_MOVE) for name in labels]
+        own, moves, self._low, self._high = _tensors(device, own, moves, low, high)
         within = ((own >= self._low) & (own <= self._high)).all(dim=1)  # NaN is not
         self._own = torch.where(within[:, None], own, self._low)
         self._movable = within & (self.emulator.distance(self._own) <= self.emulator.info.reach)
-        self._moves = torch.as_tensor([_MOVES.get(name, _ABUNDANCE_MOVE) for name in labels], **as_tensor)
-        self._at = torch.as_tensor([labels.index(name) if name in labels else -1 for name in self.names], device=device)
+        self._size = moves.repeat(len(own), 1)
+        teff = labels.index("teff")
+        self._size[:, teff] *= self._own[:, teff]
+        shared = [name for name in self.names if name in labels]
+        self._named, self._moved = [self.names.index(k) for k in shared], [labels.index(k) for k in shared]
         first, last = self.emulator.info.window
         self._covered = slice(*np.searchsorted(self.wavelength, (first, last)))
         # a few at a time, for the sake of memory
@@ -326,18 +316,14 @@ class MovedLibrarySource(LibrarySource):
 
         Returns
         -------
-        row : torch.Tensor
+        torch.Tensor
             ``(n_star, 1 + n_label)`` place among the rows, and labels of the emulator, NaN where
             a star is not moved.
         """
         row = super().draw(n_star, generator)
-        own, device = self._own[row], generator.device
-        size = self._moves.repeat(n_star, 1)
-        teff = self.emulator.label_names.index("teff")
-        size[:, teff] *= own[:, teff]
-        move = size * torch.randn(own.shape, generator=generator, device=device)
-        labels = torch.minimum(torch.maximum(own + move, self._low), self._high)
-        moved = self._movable[row] & (torch.rand(n_star, generator=generator, device=device) < _MOVED)
+        labels = _near(self._own[row], self._size[row], (self._low, self._high), generator)
+        chance = torch.rand(n_star, generator=generator, device=generator.device)
+        moved = self._movable[row] & (chance < _MOVED)
         moved &= self.emulator.distance(labels) <= self.emulator.info.reach
         return torch.cat((row[:, None].float(), torch.where(moved[:, None], labels, torch.nan)), dim=1)
 
@@ -356,18 +342,9 @@ class MovedLibrarySource(LibrarySource):
         """
         row, labels = stars[:, 0].long(), stars[:, 1:]
         values, errors = super().values(row)
-        change = (labels - self._own[row])[:, self._at]
-        change = torch.where(torch.isfinite(change) & (self._at >= 0), change, 0.0)
-        return values + change, errors
-
-    def settings(self):
-        """Return what must be the same when training goes on, as `LibrarySource.settings`.
-
-        Returns
-        -------
-        dict
-        """
-        return super().settings() | self._moved_by
+        # those that are not moved have no labels here
+        values[:, self._named] += torch.nan_to_num(labels - self._own[row])[:, self._moved]
+        return values, errors
 
     def _spectra(self, stars):
         """Return the spectra of stars where they are now, ``(n_star, n_pixel)``."""
@@ -375,10 +352,26 @@ class MovedLibrarySource(LibrarySource):
         flux, moved = self._flux[row], torch.isfinite(labels[:, 0])
         if not moved.any():
             return flux
-        change = torch.log(self._expected(labels[moved]) / self._synthetic[row[moved]])
-        change = change.clamp(-_LARGEST_CHANGE, _LARGEST_CHANGE)
-        flux[moved, self._covered] *= torch.exp(change)
+        factor = self._expected(labels[moved]) / self._synthetic[row[moved]]
+        flux[moved, self._covered] *= factor.clamp(1 / _LARGEST_FACTOR, _LARGEST_FACTOR)
         return flux
+
+
+def _single_precision(emulator, device):
+    """Return an emulator, or that of the package with this name, in single precision on a device."""
+    emulator = load_emulator(emulator) if isinstance(emulator, str) else emulator
+    return emulator.to(device=device, dtype=torch.float32)
+
+
+def _tensors(device, *arrays):
+    """Return arrays in single precision on a device."""
+    return tuple(torch.as_tensor(array, dtype=torch.float32, device=device) for array in arrays)
+
+
+def _near(labels, size, ends, generator):
+    """Return labels ``(n_star, n_label)`` moved by normal deviates of these sizes, but not beyond the ends."""
+    move = torch.randn(labels.shape, generator=generator, device=generator.device) * size
+    return torch.minimum(torch.maximum(labels + move, ends[0]), ends[1])
 
 
 def _even(wavelength, flux, at):

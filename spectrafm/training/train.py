@@ -168,15 +168,15 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
         rows = split_stars(data, source.validation_fraction, recipe.split_seed)
         names = [k for k in (*recipe.labels, *recipe.known) if k in data.labels]
         held_out = np.sort(np.concatenate(rows[1:]))
+        moved = None
         if source.kind == "library":
             known = {"resolving_power": source.resolving_power, "device": device}
             train, calibrating, validation = (
                 observed(LibrarySource(data, some, names, **known)) for some in (rows[0], rows[1], held_out)
             )
-            drawn = train
             if source.moved_by:
                 known |= {"emulator": source.moved_by, "seed": recipe.fit.seed + number}
-                drawn = observed(MovedLibrarySource(data, rows[0], names, **known))
+                moved = observed(MovedLibrarySource(data, rows[0], names, **known))
         else:
             flux = vocabulary.flux[0] if len(vocabulary.flux) == 1 else domain.flux_kind
             table = token_table(data, names, flux)
@@ -198,8 +198,7 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
             train, calibrating, validation = (
                 TableSource(generator, some, data) for some in (rows[0], rows[1], held_out)
             )
-            drawn = train
-        parts[name] = StreamPart(drawn, source.share, source.weight, validation)
+        parts[name] = StreamPart(moved or train, source.share, source.weight, validation)
         calibration[name] = (train, calibrating)
     if not vocabulary.fitted:
         standardize(vocabulary, [part.source for part in parts.values()])
