@@ -6,6 +6,7 @@ from .layers import (
     StellarPerceptronDecoder,
     StellarPerceptronEncoder,
     StellarPerceptronTorchModel,
+    Summary,
     TransformerBlock,
 )
 from .model import Perception, StellarPerceptron
@@ -28,6 +29,7 @@ __all__ = [
     "StellarPerceptronDecoder",
     "StellarPerceptronEncoder",
     "StellarPerceptronTorchModel",
+    "Summary",
     "TableStream",
     "TokenTable",
     "Tokens",

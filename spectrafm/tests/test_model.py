@@ -11,6 +11,7 @@ from spectrafm.stellarperceptron import StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
 
 CONFIGS = {"patches": {}, "pixels": {"patch_size": 1, "context_length": 80}}
+CONFIGS |= {f"{kind} and summary": CONFIGS[kind] | {"summary_dense": 24} for kind in ("patches", "pixels")}
 TABLE = tiny_table(6)
 FLUX = TABLE.flux.astype(np.float64)
 NAMES = np.repeat("flux", 60)
@@ -18,7 +19,7 @@ NAMES = np.repeat("flux", 60)
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def model(request):
-    """Return an untrained model, with patches and with single pixels."""
+    """Return an untrained model, with patches and with single pixels, with a summary and without."""
     return tiny_model(**CONFIGS[request.param])
 
 
@@ -123,7 +124,7 @@ def test_attention(model):
 def test_keys_and_values_once(model, monkeypatch):
     """Keys and values are computed by perceive and not again by request."""
     perception = model.perceive(FLUX, NAMES, WAVELENGTH)
-    monkeypatch.setattr(type(model.torch_model.torch_decoder), "keys_values", None)
+    monkeypatch.setattr(type(model.torch_model.torch_decoder), "remember", None)
     assert np.isfinite(model.request(perception, ["teff"])[0]).all()
 
 
