@@ -6,7 +6,6 @@ from .layers import (
     StellarPerceptronDecoder,
     StellarPerceptronEncoder,
     StellarPerceptronTorchModel,
-    Summary,
     TransformerBlock,
 )
 from .model import Perception, StellarPerceptron
@@ -29,7 +28,6 @@ __all__ = [
     "StellarPerceptronDecoder",
     "StellarPerceptronEncoder",
     "StellarPerceptronTorchModel",
-    "Summary",
     "TableStream",
     "TokenTable",
     "Tokens",

@@ -82,12 +82,6 @@ class ModelConfig(Config):
         Attention heads and dense width of each encoder block.
     decoder_heads, decoder_dense : tuple of int
         The same for the cross-attention blocks of the decoder.
-    summary_dense : int
-        Width of a summary of all tokens, weighted by where they are, which requests get
-        beside what they attend to; 0 for none (paper).
-    summary_places, summary_values : int
-        Number of learned functions of the place that it is weighted by, and numbers of
-        each token that are.
     head_dense : tuple of int
         Widths of the dense layers after the decoder blocks.
     dropout, head_dropout : float
@@ -145,9 +139,6 @@ class ModelConfig(Config):
     encoder_dense: tuple = (512, 512)
     decoder_heads: tuple = (8, 8)
     decoder_dense: tuple = (512, 512)
-    summary_dense: int = 0
-    summary_places: int = 32
-    summary_values: int = 96
     head_dense: tuple = (512, 256)
     dropout: float = 0.0
     head_dropout: float = 0.0
@@ -179,14 +170,10 @@ class ModelConfig(Config):
             "patch_components",
             "patch_levels",
             "patch_dense",
-            "summary_places",
-            "summary_values",
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 problems.append(f"{name} must be a positive integer, not {value!r}")
-        if not isinstance(self.summary_dense, int) or self.summary_dense < 0:
-            problems.append(f"summary_dense must be 0 or a positive integer, not {self.summary_dense!r}")
         for part in ("encoder", "decoder"):
             heads, dense = getattr(self, f"{part}_heads"), getattr(self, f"{part}_dense")
             if not heads or len(heads) != len(dense):

@@ -513,8 +513,6 @@ class PatchEmbedding(nn.Module):
             ``(n_star, n_patch, embedding_dim)``.
         pad_mask : torch.Tensor
             ``(n_star, n_patch)`` bool, True where there is no patch.
-        place : torch.Tensor
-            ``(n_star, n_patch, embedding_dim + 1)``, where the patches are, and how wide.
         """
         with _without_autocast(value):
             features, center, width = self.features(value.float(), sigma.float(), wavelength, good, kind)
@@ -523,10 +521,10 @@ class PatchEmbedding(nn.Module):
             encoding = self.encoding(center)  # (n_star, n_patch, embedding_dim)
             place = torch.cat((encoding, 0.1 * halved.to(encoding)[..., None]), dim=-1).to(value.device)
         dtype = self.dense_1.weight.dtype
-        hidden, shift = self.dense_1(features.to(dtype)), self.place(place.to(dtype))
+        hidden, place = self.dense_1(features.to(dtype)), self.place(place.to(dtype))
         if self.modulate:
-            shift, scale = shift.chunk(2, dim=-1)
+            place, scale = place.chunk(2, dim=-1)
             hidden = hidden * (1 + scale)
-        hidden = nn.functional.gelu(hidden + shift)
+        hidden = nn.functional.gelu(hidden + place)
         vectors = self.dense_2(hidden)  # (n_star, n_patch, embedding_dim)
-        return vectors + encoding.to(vectors), (center == 0).to(value.device), place.to(vectors)
+        return vectors + encoding.to(vectors), (center == 0).to(value.device)

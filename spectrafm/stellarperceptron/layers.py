@@ -17,7 +17,6 @@ __all__ = [
     "StellarPerceptronDecoder",
     "StellarPerceptronEncoder",
     "StellarPerceptronTorchModel",
-    "Summary",
     "TransformerBlock",
 ]
 
@@ -224,75 +223,6 @@ class StellarPerceptronEncoder(nn.Module):
         return self.final_norm(x), collected
 
 
-class Summary(nn.Module):
-    """What the encoder made of all tokens, summed with weights that depend on where each is.
-
-    Attention finds its weights anew for every star, and blends tokens. Here the weights
-    are learned functions of the place alone, some positive, some negative: on a grid of
-    patches this is a linear layer of all of them that tells each from the others, as
-    networks on a fixed grid have it. Each request reads of it what concerns it.
-
-    Parameters
-    ----------
-    config : ModelConfig
-        Uses ``embedding_dim`` and the ``summary_`` fields.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        n_place, n_value, width = config.summary_places, config.summary_values, config.embedding_dim
-        self.place_1 = nn.Linear(width + 1, 4 * n_place)
-        self.place_2 = nn.Linear(4 * n_place, n_place)
-        self.value = nn.Linear(width, n_value)
-        self.dense = nn.Linear(n_place * n_value, config.summary_dense)
-        # without it, sums grow in training until no unit is active any more
-        self.norm = nn.LayerNorm(config.summary_dense)
-        self.gate = nn.Linear(width, config.summary_dense)
-        self.out = nn.Linear(config.summary_dense, width, bias=False)
-        # at first requests attend only
-        nn.init.zeros_(self.out.weight)
-
-    def forward(self, vectors, pad_mask, place):
-        """Sum up stars.
-
-        Parameters
-        ----------
-        vectors : torch.Tensor
-            ``(n_star, n_token, embedding_dim)`` from the encoder.
-        pad_mask : torch.Tensor
-            ``(n_star, n_token)`` bool, True where padded.
-        place : torch.Tensor
-            ``(n_star, n_token, embedding_dim + 1)`` where each token is, as
-            `StellarPerceptronTorchModel.embed` gives it.
-
-        Returns
-        -------
-        torch.Tensor
-            ``(n_star, summary_dense)``.
-        """
-        weight = self.place_2(nn.functional.gelu(self.place_1(place)))  # (n_star, n_token, summary_places)
-        weight = weight.masked_fill(pad_mask[..., None], 0.0)
-        total = weight.transpose(1, 2) @ self.value(vectors)  # (n_star, summary_places, summary_values)
-        return nn.functional.gelu(self.norm(self.dense(total.flatten(1))))
-
-    def read(self, query, summary):
-        """Return what concerns each request.
-
-        Parameters
-        ----------
-        query : torch.Tensor
-            ``(n_star, n_request, embedding_dim)``.
-        summary : torch.Tensor
-            ``(n_star, summary_dense)`` from `forward`.
-
-        Returns
-        -------
-        torch.Tensor
-            ``(n_star, n_request, embedding_dim)``.
-        """
-        return self.out(self.gate(query) * summary[:, None])
-
-
 @dataclass
 class Memory:
     """What the encoder made of a batch, with the decoder's keys and values.
@@ -307,15 +237,12 @@ class Memory:
         One pair a decoder block, computed once for all requests.
     attention : list of torch.Tensor
         Encoder attention ``(n_star, n_token, n_token)`` a block, when asked for.
-    summary : torch.Tensor or None
-        ``(n_star, summary_dense)``, of models that have one.
     """
 
     vectors: torch.Tensor
     pad_mask: torch.Tensor
     keys_values: list
     attention: list = field(default_factory=list)
-    summary: torch.Tensor | None = None
 
 
 class StellarPerceptronDecoder(nn.Module):
@@ -336,7 +263,6 @@ class StellarPerceptronDecoder(nn.Module):
         for i, (n_head, dense) in enumerate(zip(config.decoder_heads, config.decoder_dense, strict=True), start=1):
             block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, "gelu", config.norm_first)
             self.add_module(f"decoder_transformer_block_{i}", block)
-        self.summary = Summary(config) if config.summary_dense else None
         self.final_norm = nn.LayerNorm(config.embedding_dim) if config.norm_first else nn.Identity()
         widths = (config.embedding_dim, *config.head_dense)
         # the published code numbers its dense layers on from 3
@@ -352,21 +278,19 @@ class StellarPerceptronDecoder(nn.Module):
         """The transformer blocks in order."""
         return [getattr(self, f"decoder_transformer_block_{i}") for i in range(1, self.n_block + 1)]
 
-    def remember(self, vectors, pad_mask, place):
-        """Prepare what the encoder made of stars for any number of requests.
+    def keys_values(self, vectors):
+        """Project the memory for every block.
 
         Parameters
         ----------
-        vectors, pad_mask, place : torch.Tensor
-            As for `Summary.forward`.
+        vectors : torch.Tensor
+            ``(n_star, n_token, embedding_dim)``.
 
         Returns
         -------
-        Memory
+        list of tuple of torch.Tensor
         """
-        keys_values = [block.attention.keys_values(vectors) for block in self.blocks]
-        summary = None if self.summary is None else self.summary(vectors, pad_mask, place)
-        return Memory(vectors, pad_mask, keys_values, summary=summary)
+        return [block.attention.keys_values(vectors) for block in self.blocks]
 
     def forward(self, query, memory, need_weights=False):
         """Answer requests.
@@ -393,8 +317,6 @@ class StellarPerceptronDecoder(nn.Module):
             x, weights = block(x, keys_values, memory.pad_mask, need_weights)
             collected.append(weights)
         x = self.final_norm(x)
-        if self.summary is not None:
-            x = x + self.summary.read(query, memory.summary)
         for name in self.dense_names:
             x = self.dropout(nn.functional.gelu(getattr(self, name)(x)))
         prediction = self.decoder_out(x).squeeze(-1).float()
@@ -450,26 +372,21 @@ class StellarPerceptronTorchModel(nn.Module):
             ``(n_star, n_token, embedding_dim)``; patches first where there are.
         pad_mask : torch.Tensor
             ``(n_star, n_token)`` bool.
-        place : torch.Tensor
-            ``(n_star, n_token, embedding_dim + 1)`` encoded wavelength, and for patches how
-            often the largest width was halved, in tenths; 0 for quantities.
         """
         if self.patch_layer is None:
             vectors = self.embedding_layer(self.rows[tokens.token], tokens.value, tokens.sigma)
-            place = self._encode(tokens.wavelength, vectors)
-            return vectors + place, tokens.pad_mask, nn.functional.pad(place, (0, 1))
+            return vectors + self._encode(tokens.wavelength, vectors), tokens.pad_mask
         pixel, kind = self.pixels(tokens.token)
-        vectors, pad_mask, place = self.patch_layer(tokens.value, tokens.sigma, tokens.wavelength, pixel, kind)
+        vectors, pad_mask = self.patch_layer(tokens.value, tokens.sigma, tokens.wavelength, pixel, kind)
         named = (~pixel) & ~tokens.pad_mask
         if not bool(named.any()):
-            return vectors, pad_mask, place
+            return vectors, pad_mask
         n_named = int(named.sum(dim=1).max())
         order = torch.argsort((~named).to(torch.uint8), dim=1, stable=True)[:, :n_named]
         token, value, sigma = (torch.gather(t, 1, order) for t in (tokens.token, tokens.value, tokens.sigma))
         token = torch.where(torch.gather(named, 1, order), token, 0)
         more = self.embedding_layer(self.rows[token], value, sigma)  # (n_star, n_named, embedding_dim)
-        place = nn.functional.pad(place, (0, 0, 0, n_named))
-        return torch.cat((vectors, more.to(vectors)), dim=1), torch.cat((pad_mask, token == 0), dim=1), place
+        return torch.cat((vectors, more.to(vectors)), dim=1), torch.cat((pad_mask, token == 0), dim=1)
 
     def pixels(self, token):
         """Return which tokens are pixels, and of which kind their flux is.
@@ -508,11 +425,10 @@ class StellarPerceptronTorchModel(nn.Module):
         -------
         Memory
         """
-        vectors, pad_mask, place = self.embed(tokens)
+        vectors, pad_mask = self.embed(tokens)
         vectors, weights = self.torch_encoder(vectors, pad_mask, need_weights)
-        memory = self.torch_decoder.remember(vectors, pad_mask, place)
-        memory.attention = weights if need_weights else []
-        return memory
+        attention = weights if need_weights else []
+        return Memory(vectors, pad_mask, self.torch_decoder.keys_values(vectors), attention)
 
     def decode(self, memory, request_token, request_wavelength, need_weights=False):
         """Answer requests about perceived stars.

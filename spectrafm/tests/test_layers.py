@@ -18,7 +18,7 @@ from spectrafm.stellarperceptron import (
     layers,
 )
 from spectrafm.stellarperceptron.embedding import _ascending, assign_patches, interpolation
-from spectrafm.stellarperceptron.layers import Attention, Summary
+from spectrafm.stellarperceptron.layers import Attention
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model
 
 PATCHES = {"patch_size": 16, "patch_width": 0.2, "patch_anchor": 3000.0}
@@ -90,25 +90,6 @@ def test_block_all_padded(norm_first):
     assert torch.isfinite(out).all()
 
 
-def test_summary():
-    """It tells tokens apart by their places alone, in any order, and a new one changes no answer."""
-    generator = torch.Generator().manual_seed(1)
-    summary = Summary(tiny_config(summary_dense=24)).eval()
-    vectors, place = torch.randn(2, 5, 32, generator=generator), torch.randn(2, 5, 33, generator=generator)
-    pad = torch.zeros(2, 5, dtype=torch.bool)
-    pad[1, 3:] = True
-    with torch.inference_mode():
-        told = summary(vectors, pad, place)
-        order = torch.tensor([3, 1, 4, 0, 2])
-        torch.testing.assert_close(summary(vectors[:, order], pad[:, order], place[:, order]), told)
-        torch.testing.assert_close(summary(vectors[1:, :3], pad[1:, :3], place[1:, :3]), told[1:])
-        swapped = summary(vectors[:, order], pad, place)
-        assert (swapped - told).abs()[0].max() > 0.01
-        assert not summary.read(vectors, told).any()
-    # to whoever has no token there is something to say, too
-    assert torch.isfinite(summary(vectors, torch.ones_like(pad), place)).all()
-
-
 def layout(wavelength, good=None):
     """Assign one star's pixels to patches."""
     wavelength = torch.as_tensor(wavelength, dtype=torch.float64)[None]
@@ -151,14 +132,13 @@ def test_patch_embedding_order_and_padding(seed):
     good[0, 0] = True
     sigma, wavelength = torch.full((1, n), 0.1), torch.from_numpy(WAVELENGTH)[None]
     with torch.inference_mode():
-        vectors, pad, place = layer(flux, sigma, wavelength, good)
+        vectors, pad = layer(flux, sigma, wavelength, good)
         order = torch.from_numpy(rng.permutation(n))
-        shuffled, *_ = layer(flux[:, order], sigma, wavelength[:, order], good[:, order])
+        shuffled, _ = layer(flux[:, order], sigma, wavelength[:, order], good[:, order])
         keep = good[0]
-        dropped, pad_2, place_2 = layer(flux[:, keep], sigma[:, keep], wavelength[:, keep], good[:, keep])
+        dropped, pad_2 = layer(flux[:, keep], sigma[:, keep], wavelength[:, keep], good[:, keep])
     torch.testing.assert_close(vectors, shuffled)
     torch.testing.assert_close(vectors[~pad], dropped[~pad_2])
-    torch.testing.assert_close(place[~pad], place_2[~pad_2])
 
 
 def test_patch_embedding_grid():
@@ -248,10 +228,8 @@ def test_whitening_by_width():
 
 def test_config_lists_all_problems():
     """Everything that is inconsistent comes in one error."""
-    with pytest.raises(
-        ConfigError, match=r"(?s)context_length.*summary_dense.*multiple of each of encoder_heads.*dropout"
-    ):
-        ModelConfig(context_length=0, encoder_heads=(7, 7), summary_dense=-1, dropout=1.5)
+    with pytest.raises(ConfigError, match=r"(?s)context_length.*multiple of each of encoder_heads.*dropout"):
+        ModelConfig(context_length=0, encoder_heads=(7, 7), dropout=1.5)
 
 
 def test_config_round_trip():

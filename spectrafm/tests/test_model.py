@@ -11,7 +11,6 @@ from spectrafm.stellarperceptron import StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
 
 CONFIGS = {"patches": {}, "pixels": {"patch_size": 1, "context_length": 80}}
-CONFIGS |= {f"{kind} and summary": CONFIGS[kind] | {"summary_dense": 24} for kind in ("patches", "pixels")}
 TABLE = tiny_table(6)
 FLUX = TABLE.flux.astype(np.float64)
 NAMES = np.repeat("flux", 60)
@@ -19,7 +18,7 @@ NAMES = np.repeat("flux", 60)
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def model(request):
-    """Return an untrained model, with patches and with single pixels, with a summary and without."""
+    """Return an untrained model, with patches and with single pixels."""
     return tiny_model(**CONFIGS[request.param])
 
 
@@ -124,7 +123,7 @@ def test_attention(model):
 def test_keys_and_values_once(model, monkeypatch):
     """Keys and values are computed by perceive and not again by request."""
     perception = model.perceive(FLUX, NAMES, WAVELENGTH)
-    monkeypatch.setattr(type(model.torch_model.torch_decoder), "remember", None)
+    monkeypatch.setattr(type(model.torch_model.torch_decoder), "keys_values", None)
     assert np.isfinite(model.request(perception, ["teff"])[0]).all()
 
 
