@@ -129,7 +129,9 @@ def _domain_for(fm, wavelength, name):
     if name is not None and name not in names:
         raise InputValueError(f"domain: unknown {name!r}; these weights know {', '.join(names)}")
     wanted = from_arrays(np.sort(wavelength), np.ones_like(wavelength))[0]
-    number = fm.info.domain_of(wanted) if name is None else names.index(name)
+    # pixels as coarse as those of another domain can be asked for as well
+    able = [i for i, d in enumerate(fm.info.domains) if d.predicts_flux and d.inside(wavelength).all()]
+    number = fm.info.domain_of(wanted, able) if name is None else names.index(name)
     domain = fm.info.domains[number]
     if not domain.inside(wavelength).all():
         low, high = domain.wavelength_range
