@@ -125,14 +125,20 @@ def _as_observed(fm, wavelength, values, errors):
 
 def _domain_for(fm, wavelength, name):
     """Return the number of the domain for wavelengths that are wanted."""
-    names = [domain.name for domain in fm.info.domains]
+    domains = fm.info.domains
+    names = [domain.name for domain in domains]
     if name is not None and name not in names:
         raise InputValueError(f"domain: unknown {name!r}; these weights know {', '.join(names)}")
     wanted = from_arrays(np.sort(wavelength), np.ones_like(wavelength))[0]
-    # pixels as coarse as those of another domain can be asked for as well
-    able = [i for i, d in enumerate(fm.info.domains) if d.predicts_flux and d.inside(wavelength).all()]
-    number = fm.info.domain_of(wanted, able) if name is None else names.index(name)
-    domain = fm.info.domains[number]
+    able = [i for i, d in enumerate(domains) if d.predicts_flux and d.inside(wavelength).any()]
+    if name is not None:
+        number = names.index(name)
+    elif able:
+        # the range decides, as fluxes may be asked for on pixels as coarse as those of another domain
+        number = max(able, key=lambda i: domains[i].fits(wanted)[::-1])
+    else:
+        number = fm.info.domain_of(wanted)
+    domain = domains[number]
     if not domain.inside(wavelength).all():
         low, high = domain.wavelength_range
         raise InputValueError(

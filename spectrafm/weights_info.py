@@ -228,15 +228,13 @@ class WeightsInfo:
         """Labels of all domains, in their order."""
         return tuple(dict.fromkeys(name for domain in self.domains for name in domain.labels))
 
-    def domain_of(self, arrays, among=()):
+    def domain_of(self, arrays):
         """Return the number of the domain that a spectrum is of.
 
         Parameters
         ----------
         arrays : SpectrumArrays
             The spectrum.
-        among : sequence of int, optional
-            Numbers of the domains to choose from; all when there are none.
 
         Returns
         -------
@@ -244,7 +242,7 @@ class WeightsInfo:
             That with most of its pixels, of those for whose sampling it is right; or of
             all where there is none.
         """
-        return max(among or range(len(self.domains)), key=lambda i: self.domains[i].fits(arrays))
+        return max(range(len(self.domains)), key=lambda i: self.domains[i].fits(arrays))
 
     def suited(self, spectra):
         """Return spectra as these weights can read them.

@@ -10,6 +10,7 @@ from spectrafm import Flag, SpectraFM
 from spectrafm.adapters import from_arrays
 from spectrafm.benchmarks import mad_std, stars_apart
 from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
+from spectrafm.exceptions import InputValueError
 from spectrafm.weights_files import PRETRAINED
 
 # a little above what the model cards said when they were at their best
@@ -113,10 +114,13 @@ def test_inverted_stars_are_flagged(fm, held_out):
 def test_predict_coarse_spectrum():
     """Fluxes of the optical may be asked for on pixels as coarse as those of Gaia XP, whose fluxes are not told."""
     labels, axis = {"teff": 5000, "logg": 3.0, "fe_h": -0.5}, np.linspace(3800, 7300, 71) * u.AA
-    spectrum = SpectraFM.from_pretrained("small").predict_spectrum(labels, axis, resolving_power=2000)
+    small = SpectraFM.from_pretrained("small")
+    spectrum = small.predict_spectrum(labels, axis, resolving_power=2000)
     assert spectrum.meta["domain"] == "optical"
     assert (np.abs(spectrum.flux.value - 1) < 0.5).all()
     assert (spectrum.uncertainty.array < 0.1).all()
+    with pytest.raises(InputValueError, match="optical covers 3549 to 7450 Angstrom"):
+        small.predict_spectrum(labels, axis + 300 * u.AA, resolving_power=2000)
 
 
 def test_size():
