@@ -65,8 +65,12 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
             SpectraFMWarning,
             stacklevel=3,
         )
+    unproven = {k for number in set(domains[usable]) for k in fm.info.domains[number].unproven}
+    meta = provenance(fm, door)
+    if unproven & set(labels):
+        meta["unproven"] = ", ".join(name for name in labels if name in unproven)
     columns = {"flag": flag, "n_pixels_used": n_used, "snr": snr, "identifier": [a.identifier for a in arrays]}
-    return label_table(labels, values, errors, **columns, meta=provenance(fm, door)), diagnoses
+    return label_table(labels, values, errors, **columns, meta=meta), diagnoses
 
 
 def wanted_labels(fm, labels, known, domains):

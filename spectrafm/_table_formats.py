@@ -1,5 +1,6 @@
 """Tables in the formats that astropy does not write as they should be."""
 
+import textwrap
 from io import StringIO
 
 import numpy as np
@@ -105,7 +106,9 @@ def _with_notes(text, table):
         bits = [f"    {bit.value} = {describe_flags(bit)[0]}" for bit in Flag]
         notes += ["Note (1): flag is 0, or the sum of", *bits]
     notes += ["Note (2): how the labels were made"] * bool(table.meta)
-    notes += [f"    {key} = {value}" for key, value in table.meta.items()]
+    for key, value in table.meta.items():
+        indent = {"initial_indent": "    ", "subsequent_indent": "        "}
+        notes += textwrap.wrap(f"{key} = {value}", 80, break_long_words=False, **indent)
     line = "-" * 80
     head, _, data = text.rpartition(f"Notes:\n{line}\n")
     return f"{head}Notes:\n{line}\n" + "".join(f"{note}\n" for note in notes) + f"{line}\n" * bool(notes) + data

@@ -400,8 +400,9 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     Returns
     -------
     WeightsInfo
-        A copy with other factors in the ``calibration`` of its domains, and with the
-        threshold above which an error is flagged as large moved by as much.
+        A copy with other factors in the ``calibration`` of its domains, in which these labels
+        are not ``unproven`` any more, and with the threshold above which an error is flagged
+        as large moved by as much.
 
     Raises
     ------
@@ -464,6 +465,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
         new = {kind: float(factor * by_kind.get(kind, 1.0)) for kind, factor in old.items()}
         # new dictionaries, as domains may share theirs
         domain.calibration = domain.calibration | {name: new}
+        domain.unproven = tuple(k for k in domain.unproven if k != name)
         if name in domain.usual_errors:
             # an error is large beside those of other stars, which have changed alike
             usual = float(domain.usual_errors[name] * next(iter(by_kind.values())))

@@ -223,7 +223,7 @@ def _printed(table):
     """Return the lines that show a table to a reader: in words for one star, else as a table."""
     from astropy.table import Table
 
-    from .results import describe_row
+    from .results import describe_row, unproven_lines
 
     if len(table) == 1:
         identifier = table["identifier"][0] if "identifier" in table.colnames else table["file"][0]
@@ -236,6 +236,7 @@ def _printed(table):
     return [
         *plain.pformat(max_lines=-1, max_width=-1),
         *(f"flag {int(bit)} {describe_flags(bit)[0]}" for bit in legend),
+        *unproven_lines(table),
     ]
 
 

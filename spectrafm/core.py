@@ -258,7 +258,9 @@ class SpectraFM:
         `~astropy.table.QTable`
             A row a star: ``identifier``, each label with its error ``e_<label>``,
             ``flag`` (see `spectrafm.flags.Flag`), ``n_pixels_used`` and ``snr``.
-            A star that cannot be used is a masked row with its flag.
+            A star that cannot be used is a masked row with its flag. Its ``meta`` says
+            what made it; ``unproven`` there names labels whose errors no real star has
+            calibrated.
 
         Raises
         ------

@@ -292,6 +292,7 @@ def _domain(fm, arrays, truth):
         labels=tuple(truth),
         wavelength_range=(low, high) if new else before.wavelength_range,
         calibration={},
+        unproven=(),
         usual_errors={},
         label_ranges={k: v for k, v in before.label_ranges.items() if k in truth},
         predicts_flux=before.predicts_flux and not new,

@@ -181,7 +181,8 @@ def describe_row(table, row=0):
     Returns
     -------
     list of str
-        A line for each label, with its error and unit, then the flags in words.
+        A line for each label, with its error and unit, then the flags in words, and, where
+        ``meta`` tells of any, the labels whose errors no real star has calibrated.
     """
     lines = []
     for name in label_names(table):
@@ -191,7 +192,24 @@ def describe_row(table, row=0):
     if "flag" in table.colnames:
         flag = int(table["flag"][row])
         lines += [f"flag {flag}: {'nothing was found wrong' if not flag else '; '.join(describe_flags(flag))}"]
-    return lines
+    return lines + unproven_lines(table)
+
+
+def unproven_lines(table):
+    """Say which errors no real star has calibrated.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        As `spectrafm.SpectraFM.infer` returns it.
+
+    Returns
+    -------
+    list of str
+        A line, or none where there are no such errors.
+    """
+    text = "errors calibrated on synthetic stars alone, real ones may be further off"
+    return [f"{text}: {table.meta['unproven']}"] if "unproven" in table.meta else []
 
 
 def write_labels(table, filename, overwrite=False):

@@ -48,6 +48,9 @@ class Domain:
         that is modelled by its logarithm, the relative error.
     calibration : dict
         Per label, factors on the predicted error: ``{"with_sigma": f, "without_sigma": g}``.
+    unproven : tuple of str
+        Labels whose errors no real star has calibrated: how far real spectra are from
+        synthetic ones is not in them.
     density_threshold : float
         Distance of the embedding above which a spectrum is flagged.
     thresholds : dict
@@ -73,6 +76,7 @@ class Domain:
     label_ranges: dict = field(default_factory=dict)
     usual_errors: dict = field(default_factory=dict)
     calibration: dict = field(default_factory=dict)
+    unproven: tuple = ()
     density_threshold: float = float("inf")
     thresholds: dict = field(default_factory=dict)
     expected: dict = field(default_factory=dict)
@@ -80,7 +84,7 @@ class Domain:
 
     def __post_init__(self):
         """Check the names, and turn lists of JSON into tuples."""
-        self.labels = tuple(self.labels)
+        self.labels, self.unproven = tuple(self.labels), tuple(self.unproven)
         self.wavelength_range, self.spacing_range = tuple(self.wavelength_range), tuple(self.spacing_range)
         for name in self.labels:
             get_quantity(name, "labels")
@@ -289,6 +293,7 @@ class WeightsInfo:
                 f"  {domain.name}: {domain.flux_kind.replace('_', ' ')}, {low:.0f}-{high:.0f} Angstrom, vacuum, "
                 f"rest frame, pixels of {fine:.2g}-{coarse:.2g} in ln(wavelength)",
                 f"    normaliser: {domain.normalizer}",
+                f"    errors calibrated on synthetic stars alone: {', '.join(domain.unproven) or 'none'}",
                 "    range of the training labels:",
             ]
             lines += [

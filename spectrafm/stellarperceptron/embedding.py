@@ -16,6 +16,8 @@ __all__ = [
 
 # over how many median spacings two pixels are still neighbours
 _REACH = 4.0
+# steps between four pixels that are still even: one of them may be twice the others, and a little more
+_UNEVEN = 2.2
 _ACTIVATIONS = {"gelu": nn.functional.gelu, "relu": nn.functional.relu, "tanh": torch.tanh}
 
 
@@ -201,7 +203,7 @@ def _spacing(x, good, default):
 def interpolation(x, good, place, default):
     """Say how to interpolate between the pixels of each star.
 
-    Cubic between four pixels that are evenly spaced, about; linear between two; that of the
+    Cubic between four pixels that are evenly spaced, about, one missing at most; linear between two; that of the
     nearest pixel at the ends; nothing in gaps of more than four median spacings.
 
     Parameters
@@ -230,29 +232,31 @@ def interpolation(x, good, place, default):
     right = torch.searchsorted(x, place.contiguous())
     last = (n_good - 1).clamp(min=0)
     index = torch.stack([torch.minimum((right + shift).clamp(min=0), last) for shift in (-2, -1, 0, 1)])
-    near = torch.stack([torch.gather(x, 1, i) for i in index])  # (4, n_star, n_place)
-    before, gap, after = near[1] - near[0], near[2] - near[1], near[3] - near[2]
-    between = (right > 0) & (right < n_good) & (gap <= _REACH * typical)
-    even = between & (right > 1) & (right < n_good - 1)
-    steps = torch.stack((before, gap, after))
-    even &= steps.amax(dim=0) <= 2 * steps.amin(dim=0)
-    share = torch.where(gap > 0, (place - near[1]) / gap, 0.5)
-    closest = (place - near[1]).abs() <= (near[2] - place).abs()
-    touching = ~between & (torch.minimum((place - near[1]).abs(), (near[2] - place).abs()) <= 0.75 * typical)
+    # how far each of the four pixels is to the left, in spacings: from here on single precision will do
+    off = [((place - torch.gather(x, 1, i)) / typical).float() for i in index]
+    before, gap, after = off[0] - off[1], off[1] - off[2], off[2] - off[3]
+    between = (right > 0) & (right < n_good) & (gap <= _REACH)
+    least, most = torch.minimum(torch.minimum(before, gap), after), torch.maximum(torch.maximum(before, gap), after)
+    even = between & (right > 1) & (right < n_good - 1) & (most <= _UNEVEN * least)
+    closest = off[1].abs() <= off[2].abs()
+    touching = ~between & (torch.minimum(off[1].abs(), off[2].abs()) <= 0.75)
 
-    zero = torch.zeros_like(share)
-    linear = torch.stack((zero, 1 - share, share, zero))
-    nearest = torch.stack((zero, closest.to(share), (~closest).to(share), zero))
-    cubic = torch.ones_like(linear)
-    for i in range(4):
-        for j in range(4):
-            if i != j:
-                # where steps are even no two pixels coincide
-                cubic[i] *= (place - near[j]) / torch.where(even, near[i] - near[j], 1.0)
-    weight = torch.where(even, cubic, torch.where(between, linear, torch.where(touching, nearest, 0.0)))
-    presence = torch.where(between, (1.5 * typical / gap.clamp(min=1e-300)).clamp(max=1.0), touching.to(share))
+    # Lagrange's polynomials, where steps are even, so that no two pixels coincide
+    inner, outer = off[1] * off[2], off[0] * off[3]
+    three, other = before + gap, gap + after
+    four = before + other
+    cubic = (
+        -inner * off[3] / (before * three * four),
+        outer * off[2] / (before * gap * other),
+        -outer * off[1] / (three * gap * after),
+        inner * off[0] / (four * other * after),
+    )
+    share = torch.where(gap > 0, off[1] / gap, 0.5)
+    left, right_share = (torch.where(between, s, touching & c) for s, c in ((1 - share, closest), (share, ~closest)))
+    weight = torch.stack([torch.where(even, c, w) for c, w in zip(cubic, (0.0, left, right_share, 0.0), strict=True)])
+    presence = torch.where(between, (1.5 / gap.clamp(min=1e-30)).clamp(max=1.0), touching.float())
     usable = n_good > 0
-    return index, torch.where(usable, weight, 0.0).float(), torch.where(usable, presence, 0.0).float()
+    return index, torch.where(usable, weight, 0.0), torch.where(usable, presence, 0.0)
 
 
 def assign_patches(wavelength, good, *, patch_size, patch_width, patch_anchor):

@@ -384,6 +384,7 @@ def fm():
         label_ranges={"teff": [2000.0, 12000.0], "logg": [-3.0, 8.0]},
         usual_errors={"teff": 0.05, "logg": 1.0},
         calibration={k: {"with_sigma": 1.5, "without_sigma": 3.0} for k in ("teff", "logg")},
+        unproven=("teff", "logg"),
     )
     far = replace(domain, name="far", wavelength_range=(15000.0, 17000.0))
     return SpectraFM(model, WeightsInfo(name="tiny", domains=(domain, far), known=("k_mag",)))
@@ -414,6 +415,8 @@ def test_recalibrate(fm, method, sigma, kind):
     old, new = fm.infer(spectra), fitted.infer(spectra)
     np.testing.assert_array_equal(new["teff"].value, old["teff"].value)
     np.testing.assert_array_equal(new["flag"], old["flag"])
+    assert old.meta["unproven"] == "teff, logg"
+    assert "unproven" not in new.meta
     observed = calibration_table(new, truth)["coverage_68"]
     np.testing.assert_allclose(observed, 0.6827, atol=2.1 / 60)
     function = {"temperature": temperature, "conformal": conformal_factor}[method]
@@ -437,6 +440,7 @@ def test_recalibrate_keeps_what_it_is_not_told(fm):
     """A label that is not in the table keeps its factors, and so does that for flux errors where there are none."""
     domain = fm.recalibrate(held_out(None), {"teff": HELD_OUT.values[:, 0]}).info.domains[0]
     assert domain.calibration["logg"] == fm.info.domains[0].calibration["logg"]
+    assert domain.unproven == ("logg",)
     assert domain.calibration["teff"]["with_sigma"] == 1.5
     assert domain.calibration["teff"]["without_sigma"] != 3.0
 

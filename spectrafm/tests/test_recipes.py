@@ -8,7 +8,7 @@ import pytest
 from spectrafm import Flag, SpectraFM
 from spectrafm.datasets import LabelledSpectra
 from spectrafm.exceptions import ConfigError, InputValueError
-from spectrafm.stellarperceptron import AugmentationConfig, FitConfig
+from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_table
 from spectrafm.training import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names, train_recipe
 from spectrafm.training import train as train_module
@@ -140,6 +140,19 @@ def test_train_recipe(recipe, tmp_path, monkeypatch):
     assert (table["flag"] & Flag.UNUSUAL_SPECTRUM > 0).mean() < 0.1
     strange = again.infer(from_arrays(WAVELENGTH, np.linspace(9, 0.1, 60)[None] ** 2, np.full((1, 60), 0.01)))
     assert strange["flag"][0] & Flag.UNUSUAL_SPECTRUM
+
+
+def test_errors_that_no_real_star_calibrated(recipe, monkeypatch):
+    """Weights know which of their labels only synthetic stars have calibrated."""
+    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
+    model = StellarPerceptron(recipe.model, train_module.make_vocabulary(recipe), seed=0)
+    _, calibration = train_module.build_stream(recipe, "nowhere", model.vocabulary)
+    synthetic = dataclasses.replace(recipe.sources["stars"], kind="emulator", moved_by="")
+    for kind, unproven in ((recipe.sources["stars"], ()), (synthetic, ("teff", "logg"))):
+        its = dataclasses.replace(recipe, sources={"stars": kind})
+        (domain,) = train_module.calibrate(model, its, calibration).info.domains
+        assert domain.unproven == unproven
+        assert set(domain.calibration) == {"teff", "logg"}
 
 
 def test_train_from_a_start(recipe, tmp_path, monkeypatch):

@@ -19,7 +19,9 @@ from spectrafm.results import EXTENSIONS, describe_row, label_table, read_labels
 LABELS = ("teff", "logg", "fe_h", "vsini")
 VALUES = np.array([[4932.792, 2.598, -0.126, 3.5], [np.nan] * 4, [6010.25, 4.4, 0.31, 12.0]])
 ERRORS = np.array([[26.4, 0.104, 0.043, 0.9], [np.nan] * 4, [50.0, 0.2, np.nan, 2.0]])
-META = {"model": "gaia_xp", "spectrafm_version": "0.1.dev0", "n": 3, "scale": 2.5, "medium": "vacuum"}
+# longer than a line of a FITS header
+LONG = ", ".join(f"element{i}_fe" for i in range(12))
+META = {"model": "gaia_xp", "spectrafm_version": "0.1.dev0", "n": 3, "scale": 2.5, "medium": "vacuum", "unproven": LONG}
 
 
 def table(rows=slice(None), **kwargs):
@@ -239,7 +241,7 @@ def test_plain_astropy_fits(tmp_path):
     assert read["logg"].unit == t["logg"].unit
     assert read["e_fe_h"].mask.tolist() == [False, True, True]
     assert read["teff"].info.meta["ucd"] == "phys.temperature.effective"
-    assert set(read.meta) == {"MODEL", "spectrafm_version", "N", "SCALE", "MEDIUM"}
+    assert set(read.meta) == {"MODEL", "spectrafm_version", "N", "SCALE", "MEDIUM", "UNPROVEN"}
 
 
 def test_votable_units_are_those_of_vizier(tmp_path):
@@ -359,7 +361,7 @@ def test_round_to_error(value, error, expected):
 
 def test_describe_row():
     """Labels with errors and units, flags in words; the same without units."""
-    t = table()
+    t = table(meta={})
     lines = describe_row(t)
     assert lines[0].split() == ["teff", "4933", "+-", "26", "K", "Effective", "temperature"]
     assert lines[-1] == "flag 0: nothing was found wrong"
@@ -367,3 +369,5 @@ def test_describe_row():
     assert describe_row(t, 1)[0].split()[:4] == ["teff", "--", "+-", "--"]
     assert "BAD_INPUT" in describe_row(t, 2)[-1]
     assert "NO_UNCERTAINTY" in describe_row(t, 2)[-1]
+    unproven = describe_row(table(meta={"unproven": "teff, mg_fe"}))
+    assert unproven == [*lines, "errors calibrated on synthetic stars alone, real ones may be further off: teff, mg_fe"]

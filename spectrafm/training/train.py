@@ -335,7 +335,10 @@ def calibrate(model, recipe, calibration):
         density[f"whiten.{domain.name}"] = torch.from_numpy(whiten).float()
 
         # labels that no real star has are left to synthetic ones
-        for names in (real, [k for k in of_domain if k not in real]):
+        synthetic = [k for k in of_domain if k not in real]
+        for names in (real, synthetic):
+            if names is synthetic:
+                domain.unproven = tuple(k for k in domain.labels if k not in domain.calibration)
             if not names:
                 continue
             sources = [calibration[k][1] for k in names]
