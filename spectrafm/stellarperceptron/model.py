@@ -15,6 +15,9 @@ from .trainer import TableStream, Trainer
 
 __all__ = ["Perception", "StellarPerceptron"]
 
+# requests, of all stars, that are decoded together, for the sake of memory
+_MOST_REQUESTS = 32_768
+
 
 @dataclass
 class Perception:
@@ -207,7 +210,7 @@ class StellarPerceptron(StellarPerceptronCore):
         if wavelength.shape not in (names.shape, (n_star, *names.shape)):
             raise InputValueError(f"wavelengths: shape {wavelength.shape}, expected one a name, {names.shape}")
         wavelength = np.nan_to_num(wavelength, nan=0.0)
-        there = (wavelength > 0).reshape(-1, len(names)).all(axis=0)
+        there = np.atleast_2d(wavelength > 0).all(axis=0)
         nowhere = [str(n) for n, ok in zip(names, there, strict=True) if n in self.vocabulary.flux and not ok]
         if nowhere and self.config.patch_size > 1:
             raise InputValueError(f"wavelengths: {nowhere[0]!r} is asked for without a wavelength; give one [Angstrom]")
@@ -218,11 +221,19 @@ class StellarPerceptron(StellarPerceptronCore):
         token = torch.from_numpy(token).to(self.device).expand(n_star, -1)
         wavelength = torch.from_numpy(wavelength)
         wavelength = (wavelength if self.device.type == "mps" else wavelength.to(self.device)).expand(n_star, -1)
+        n_together = max(_MOST_REQUESTS // max(n_star, 1), 1)
+        answers = []
         with torch.inference_mode():
-            prediction, log_variance, weights = self.torch_model.decode(
-                perception.memory, token, wavelength, need_weights
-            )
-        return prediction.double().cpu().numpy(), log_variance.double().cpu().numpy(), weights
+            for start in range(0, max(token.shape[1], 1), n_together):
+                some = slice(start, start + n_together)
+                answers.append(
+                    self.torch_model.decode(perception.memory, token[:, some], wavelength[:, some], need_weights)
+                )
+        prediction, log_variance = (
+            torch.cat([answer[i] for answer in answers], dim=1).double().cpu().numpy() for i in (0, 1)
+        )
+        blocks = zip(*(answer[2] for answer in answers), strict=True) if need_weights else ()
+        return prediction, log_variance, [torch.cat(parts, dim=1) for parts in blocks]
 
     def fit(
         self,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from spectrafm.exceptions import CheckpointError, InputValueError
 from spectrafm.stellarperceptron import StellarPerceptron, Vocabulary
+from spectrafm.stellarperceptron import model as model_module
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
 
 CONFIGS = {"patches": {}, "pixels": {"patch_size": 1, "context_length": 80}}
@@ -81,6 +82,17 @@ def test_requests_are_independent(model):
     np.testing.assert_allclose(together, np.stack(one_by_one, axis=1), rtol=2e-6)
     assert (sigma > 0).all()
     assert not np.allclose(together[:, 1], together[:, 3], rtol=1e-9)
+
+
+def test_many_requests_are_decoded_in_parts(model, monkeypatch):
+    """However many are decoded together, answers and attention are the same."""
+    perception = model.perceive(FLUX, NAMES, WAVELENGTH)
+    names, at = ["teff", *["flux"] * 7], np.append(0, np.linspace(4000, 9000, 7))
+    once, attention = model.request(perception, names, at), model.request_attention(perception, names, at)
+    monkeypatch.setattr(model_module, "_MOST_REQUESTS", 3 * len(FLUX))
+    np.testing.assert_allclose(model.request(perception, names, at), once, rtol=2e-6)
+    np.testing.assert_allclose(model.request_attention(perception, names, at), attention, rtol=1e-5)
+    assert model.request(perception, [])[0].shape == (len(FLUX), 0)
 
 
 def test_known_quantity_matters(model):
