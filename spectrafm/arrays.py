@@ -9,14 +9,15 @@ from scipy.ndimage import gaussian_filter1d
 from .exceptions import InputValueError
 from .flags import Flag
 
-__all__ = ["SpectrumArrays"]
+__all__ = ["COUNTS", "SpectrumArrays"]
 
 # full width at half maximum of a Gaussian, in standard deviations
 _FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 # cells that a pixel is made of when spectra are smoothed
 _CELLS = 4
 
-_COUNTS = ("n_pixel", "n_good", "n_masked", "n_bits", "n_nonfinite_flux", "n_bad_sigma")
+#: Names of the counts of pixels that are kept with a spectrum.
+COUNTS = ("n_pixel", "n_good", "n_masked", "n_bits", "n_nonfinite_flux", "n_filled", "n_bad_sigma")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class SpectrumArrays:
     counts : dict
         ``n_pixel``, ``n_good``, ``n_masked`` (boolean mask, or inverse variance
         of exactly 0), ``n_bits`` (integer mask), ``n_nonfinite_flux``,
-        ``n_bad_sigma``, as found at the door.
+        ``n_filled`` (zeros where nothing was measured), ``n_bad_sigma``, as found at the door.
 
     Raises
     ------
@@ -204,5 +205,5 @@ class SpectrumArrays:
             identifier=identifier,
             flags=int(Flag.BAD_INPUT),
             problem=problem,
-            counts=dict.fromkeys(_COUNTS, 0),
+            counts=dict.fromkeys(COUNTS, 0),
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arrays import SpectrumArrays
+from .arrays import COUNTS, SpectrumArrays
 from .exceptions import InputValueError
 from .flags import Flag
 from .spectral_units import air_to_vacuum, doppler_factor, flux_rule, sigma_factor
@@ -35,6 +35,8 @@ MASK_POLICIES = {
 # an error this many times the lower quartile of the errors, or the median of
 # the flux, is a mark for a bad pixel and not an error
 _ABSURD_SIGMA, _ABSURD_FLUX = 1e6, 1e10
+# so many neighbours of exactly one value, this small beside the median of the others, are no measurement
+_FILLED_RUN, _FILLED_FLUX = 8, 0.01
 
 
 def policy_bits(mask_policy):
@@ -229,7 +231,8 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     if block.bits is not None:
         bits = block.bits != 0 if policy is None else (block.bits & policy) != 0
     finite = np.isfinite(flux)
-    good = finite & ~block.masked & ~bits
+    filled = _filled(flux, finite)
+    good = finite & ~block.masked & ~bits & ~filled
     bad_sigma = np.zeros(flux.shape, dtype=bool)
     has_sigma = np.zeros(n_star, dtype=bool)
     if block.sigma is not None:
@@ -239,9 +242,8 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
         good &= ~(bad_sigma & has_sigma[:, None])
         sigma[~has_sigma] = np.nan
     flags = np.where(good.any(axis=1), 0, int(Flag.NO_GOOD_PIXELS)) | np.where(has_sigma, 0, int(Flag.NO_UNCERTAINTY))
-    counted = (good, block.masked, bits, ~finite, bad_sigma)
+    counted = (good, block.masked, bits, ~finite, filled, bad_sigma)
     counts = np.stack([np.full(n_star, flux.shape[1]), *(some.sum(axis=1) for some in counted)], axis=1).tolist()
-    keys = ("n_pixel", "n_good", "n_masked", "n_bits", "n_nonfinite_flux", "n_bad_sigma")
     return [
         _unusable(problems[row], name)
         if problems[row]
@@ -254,7 +256,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
             resolving_power=float(resolving_power[row]),
             identifier=name,
             flags=int(flags[row]),
-            counts=dict(zip(keys, counts[row], strict=True)),
+            counts=dict(zip(COUNTS, counts[row], strict=True)),
         )
         for row, name in enumerate(names)
     ]
@@ -290,6 +292,20 @@ def _ascending(block, problems):
         if array is not None:
             setattr(block, name, np.where(turn, array[:, ::-1], array))
     return np.where(turn, axes[:, ::-1], axes).reshape(wavelength.shape)
+
+
+def _filled(flux, finite):
+    """Tell pixels that hold zero, or another small number, because nothing was measured there."""
+    filled = np.zeros(flux.shape, dtype=bool)
+    same = (flux[:, 1:] == flux[:, :-1]) & finite[:, 1:]
+    for row in np.flatnonzero(same.sum(axis=1) >= _FILLED_RUN - 1):
+        ends = np.flatnonzero(np.diff(same[row], prepend=False, append=False)).reshape(-1, 2)
+        alone = finite[row].copy()
+        alone[1:] &= ~same[row]
+        typical = np.median(np.abs(flux[row][alone]))
+        for first, last in ends[np.diff(ends, axis=1)[:, 0] >= _FILLED_RUN - 1]:
+            filled[row, first : last + 1] = abs(flux[row, first]) <= _FILLED_FLUX * typical
+    return filled
 
 
 def _bad_sigma(flux, sigma, good):

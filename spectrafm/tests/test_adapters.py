@@ -64,6 +64,7 @@ def test_plain_spectrum():
         "n_masked": 0,
         "n_bits": 0,
         "n_nonfinite_flux": 0,
+        "n_filled": 0,
         "n_bad_sigma": 0,
     }
     assert arrays.has_sigma
@@ -237,6 +238,19 @@ def test_zero_inverse_variance():
     arrays = one(make(sigma=InverseVariance(np.zeros(N_PIXEL))))
     assert arrays.flags & Flag.NO_GOOD_PIXELS
     assert arrays.n_good == 0
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-4, -1e-4])
+def test_gaps_filled_with_a_number(value):
+    """Many neighbours of one tiny flux were not measured; a few, or a plateau of the height of a star, were."""
+    flux, axis = np.random.default_rng(0).uniform(0.5, 1.5, 60), np.linspace(5000, 5100, 60)
+    flux[20:28], flux[40:47], flux[50:60] = value, value, 1.0
+    (arrays,) = from_arrays(axis, flux)
+    assert_array_equal(np.flatnonzero(~arrays.good), np.arange(20, 28))
+    assert arrays.counts["n_filled"] == 8
+    assert_array_equal(arrays.flux, flux)
+    (nothing,) = from_arrays(axis, np.zeros(60))
+    assert nothing.flags & Flag.NO_GOOD_PIXELS
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
