@@ -168,7 +168,11 @@ def read_gaia_xp_apogee(folder):
     Parameters
     ----------
     folder : str or pathlib.Path
-        Holds ``train.npz`` and ``train.csv``.
+        Holds ``train.npz`` with ``wavelength_nm`` ``(n_pixel,)``, ``flux`` and
+        ``flux_error`` ``(n_star, n_pixel)``, both divided by the median flux of the star, and
+        ``train.csv`` with a row a star: ``gaiaedr3_source_id``, ``medflux`` [W m-2 nm-1], ``teff``,
+        ``logg``, ``fe_h``, ``alpha_m``, ``mg_fe``, ``o_fe``, each with ``<label>_err``,
+        ``gaiaedr3_phot_g_mean_mag`` and those of BP and RP, ``j``, ``h``, ``k``, ``ak_targ``.
 
     Returns
     -------
@@ -206,7 +210,8 @@ def read_miles(folder):
     Parameters
     ----------
     folder : str or pathlib.Path
-        Holds ``train.npz`` and ``train.csv``.
+        Holds ``train.npz`` with ``wavelength_air_angstrom`` ``(n_pixel,)`` and ``flux``
+        ``(n_star, n_pixel)``, and ``train.csv`` with a row a star: ``name``, ``teff``, ``logg``, ``feh``.
 
     Returns
     -------
