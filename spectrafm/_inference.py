@@ -39,7 +39,7 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
     """
     arrays, domains = fm.info.suited(to_arrays(spectra, **door))
     n_star = len(arrays)
-    known = known_quantities(known, n_star, fm.info.known)
+    known = known_quantities(known, n_star, fm.info.known, positive=fm.model.vocabulary.log)
     usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
     labels = wanted_labels(fm, labels, known, set(domains[usable]))
     values, errors = np.full((2, n_star, len(labels)), np.nan)

@@ -6,7 +6,7 @@ import numpy as np
 from astropy import units as u
 from astropy.nddata import StdDevUncertainty
 
-from .adapters import from_arrays
+from .adapters import from_arrays, resolving_powers
 from .arrays import SpectrumArrays
 from .exceptions import InputValueError
 from .known import known_quantities, table_columns
@@ -39,10 +39,12 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
         columns.setdefault("rv_offset", 0.0)
     lengths = {len(v) for v in columns.values() if np.ndim(v)}
     n_star = max(lengths, default=1)
-    known = known_quantities(columns, n_star, fm.info.known, "labels")
+    known = known_quantities(columns, n_star, fm.info.known, "labels", fm.model.vocabulary.log)
     if not known or not all(np.isfinite([v for v, _ in known.values()]).any(axis=0)):
         raise InputValueError("labels: a star of which nothing is known; give labels such as teff and logg")
-    power = np.broadcast_to(np.asarray(np.nan if resolving_power is None else resolving_power, float), (n_star,))
+    power = resolving_powers(resolving_power, n_star)
+    if (power <= 0).any():
+        raise InputValueError(f"resolving_power: {power.min():g}; expected positive numbers, or NaN where not known")
     values, errors = _as_observed(fm, wavelength, *expected_flux(fm, known, number, wavelength, power))
     one = not lengths
     return Spectrum(
@@ -109,7 +111,7 @@ def reconstructed_spectra(fm, stars):
             flux, sigma = values[0] * by, errors[0] * by
         found.append(
             Spectrum(
-                flux=flux * u.Unit(arrays.flux_unit),
+                flux=flux * u.Unit(arrays.flux_unit, parse_strict="silent"),
                 spectral_axis=wavelength[: len(flux)] * u.AA,
                 uncertainty=StdDevUncertainty(sigma),
                 meta={"identifier": arrays.identifier, "model": fm.info.name},

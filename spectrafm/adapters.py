@@ -189,19 +189,40 @@ def _per_star_options(n_star, medium, radial_velocity, resolving_power):
     _check_length(media, n_star, "medium")
     is_air = np.array([str(m) == "air" for m in media], dtype=bool)
     velocity = None if radial_velocity is None else _speeds(radial_velocity, n_star)
+    return is_air, velocity, resolving_powers(resolving_power, n_star)
+
+
+def resolving_powers(resolving_power, n_star):
+    """Check the resolving power of spectra.
+
+    Parameters
+    ----------
+    resolving_power : float, array_like or None
+        One for all stars, or one a star.
+    n_star : int
+        Number of stars.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n_star,)``, NaN where not known; of single stars it may be anything.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        No numbers, another number of stars, or one for all that is not positive.
+    """
     if resolving_power is None:
-        power = np.full(n_star, np.nan)
-    else:
-        try:
-            power = _filled(u.Quantity(resolving_power).to_value(u.one), resolving_power)
-        except (TypeError, ValueError, u.UnitsError):
-            raise InputTypeError(f"resolving_power: {resolving_power!r}; expected a number or one a star") from None
-        if power.ndim:
-            _check_length(power, n_star, "resolving_power")
-        elif not (power > 0 or np.isnan(power)):
-            raise InputValueError(f"resolving_power: {power}; expected a positive number, or NaN where not known")
-        power = np.broadcast_to(power, (n_star,))
-    return is_air, velocity, power
+        return np.full(n_star, np.nan)
+    try:
+        power = _filled(u.Quantity(resolving_power).to_value(u.one), resolving_power)
+    except (TypeError, ValueError, u.UnitsError):
+        raise InputTypeError(f"resolving_power: {resolving_power!r}; expected a number or one a star") from None
+    if power.ndim:
+        _check_length(power, n_star, "resolving_power")
+    elif not (power > 0 or np.isnan(power)):
+        raise InputValueError(f"resolving_power: {power}; expected a positive number, or NaN where not known")
+    return np.broadcast_to(power, (n_star,))
 
 
 def _speeds(radial_velocity, n_star):

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
 from .exceptions import InputValueError
 from .flags import Flag
@@ -15,6 +15,8 @@ __all__ = ["COUNTS", "SpectrumArrays"]
 _FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 # cells that a pixel is made of when spectra are smoothed
 _CELLS = 4
+# so many cells from a good pixel are covered by it
+_CLOSE = 2
 
 #: Names of the counts of pixels that are kept with a spectrum.
 COUNTS = ("n_pixel", "n_good", "n_masked", "n_bits", "n_nonfinite_flux", "n_filled", "n_bad_sigma")
@@ -137,7 +139,8 @@ class SpectrumArrays:
         Returns
         -------
         SpectrumArrays
-            Good are pixels at whose place there are good ones and about which most are.
+            Good are pixels that have good ones in most of the line-spread function. Bad pixels
+            and those that are not there are the same.
             Errors are those of a mean of the pixels that fall on one: the noise of neighbours
             is correlated, and this is what it amounts to in lines.
 
@@ -166,14 +169,16 @@ class SpectrumArrays:
             return sums.reshape(n_pixel, _CELLS)[:, middle].mean(axis=1)
 
         told = self.good & np.isfinite(self.sigma)
-        n_good, n_told, n_all = (summed(which.astype(float)) for which in (self.good, told, np.ones_like(told)))
-        here = n_good.reshape(n_pixel, _CELLS).sum(axis=1)
+        n_good, n_told = (summed(which.astype(float)) for which in (self.good, told))
         weight, weight_told = spread(n_good), spread(n_told)
-        good = (here > 0) & (weight > 0.5 * spread(n_all))
+        # between good pixels that are close together nothing is missing
+        covered = maximum_filter1d((n_good > 0).astype(float), 2 * _CLOSE + 1, mode="constant")
+        good = (weight > 0) & (spread(covered) > 0.5)
         flux = spread(summed(np.where(self.good, self.flux, 0.0)))
         variance = spread(summed(np.where(told, self.sigma, 0.0) ** 2))
         nothing = np.full(n_pixel, np.nan)
-        variance = np.divide(variance, weight_told * here, out=nothing.copy(), where=good & (weight_told > 0))
+        # of the mean of so many pixels as fall on one
+        variance = np.divide(variance, _CELLS * weight_told**2, out=nothing.copy(), where=good & (weight_told > 0))
         return dataclasses.replace(
             self,
             wavelength=np.exp((first + _CELLS * (np.arange(n_pixel) + 0.5)) * cell),

@@ -13,6 +13,7 @@ import numpy as np
 from .arrays import COUNTS, SpectrumArrays
 from .exceptions import InputValueError
 from .flags import Flag
+from .known import split_mask
 from .spectral_units import air_to_vacuum, doppler_factor, flux_rule, sigma_factor
 
 __all__ = ["MASK_POLICIES", "Block", "as_real", "finish", "policy_bits"]
@@ -70,7 +71,7 @@ def as_real(array, what):
     Parameters
     ----------
     array : array_like
-        Numbers of any kind and byte order, masked or not.
+        Numbers of any kind and byte order; masked ones become NaN.
     what : str
         What they are, for the error message.
 
@@ -84,10 +85,11 @@ def as_real(array, what):
     InputValueError
         They are not real numbers.
     """
-    array = np.asarray(np.ma.getdata(getattr(array, "unmasked", array)))
+    array, mask = split_mask(array)
+    array = np.asarray(array)
     if array.dtype.kind not in "fiub":
         raise InputValueError(f"the {what} holds {array.dtype}; expected real numbers")
-    return np.array(array, dtype=np.float64)
+    return np.where(mask, np.nan, array.astype(np.float64))
 
 
 @dataclass
@@ -148,10 +150,12 @@ class Block:
         InputValueError
             Not numbers, or units that do not belong together.
         """
+        # what is under a mask stays as it is
+        flux, masked = split_mask(flux)
         self.flux, self.flux_unit = rows(as_real(flux, "flux")), flux_unit
         self.masked = np.zeros(self.flux.shape, dtype=bool)
-        for some in (getattr(flux, "mask", None), mask):
-            if some is None or some is np.ma.nomask:
+        for some in (masked if np.ndim(masked) else None, mask):
+            if some is None:
                 continue
             some = np.asarray(some)
             if some.dtype.kind in "iu":

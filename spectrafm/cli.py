@@ -45,7 +45,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
-    except SpectraFMError as error:
+    except (SpectraFMError, OSError) as error:
         _complain(f"error: {error}")
         return _FAILED
     except KeyboardInterrupt:

@@ -27,6 +27,8 @@ _BLOCK = 64
 # share of the kernel's variance that is added to that of the pixels: slopes
 # stay tame where few pixels, or pixels on one side only, are in reach
 _RIDGE = 0.01
+# a pixel so many times as bright as the divisor is a number that stands for none
+_ABSURD = 1e4
 _MAX_ROUNDS = 5
 
 
@@ -78,17 +80,17 @@ class _Normalizer:
         -------
         SpectrumArrays
             Flux and sigma divided, ``flux_unit`` "", pixels whose divisor is
-            not positive marked bad; with `Flag.NO_GOOD_PIXELS` if none is left.
+            not positive, and those ten thousand times as bright as it, marked bad; with
+            `Flag.NO_GOOD_PIXELS` if none is left.
         """
         by = self.divisor(arrays.wavelength[None], arrays.flux[None], arrays.good[None])[0]
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             by = np.where(np.isfinite(by) & (by > 0), by, np.nan)
-        good = arrays.good & np.isfinite(by)
+            flux, sigma = arrays.flux / by, arrays.sigma / by
+            good = arrays.good & (np.abs(flux) < _ABSURD)
         flags = arrays.flags
         if not good.any() and not flags & Flag.BAD_INPUT:
             flags |= int(Flag.NO_GOOD_PIXELS)
-        with np.errstate(over="ignore"):
-            flux, sigma = arrays.flux / by, arrays.sigma / by
         return replace(arrays, flux=flux, sigma=sigma, good=good, flux_unit="", flags=int(flags))
 
     def to_dict(self):
@@ -261,6 +263,11 @@ class ContinuumNormalizer(_Normalizer):
                 break
             deviation = (flux / continuum - 1).abs()
             sound = use & (continuum > 0)
+            if bool((use & ~sound).any()):
+                # spikes far below zero, or flux that is: who is far from the rest of the star tells which
+                typical = torch.where(use, flux, torch.nan).nanmedian(dim=-1, keepdim=True).values
+                deviation = torch.where(sound, deviation, (flux / typical - 1).abs())
+                sound = use & (sound | (typical > 0))
             scatter = 1.4826 * torch.where(sound, deviation, torch.nan).nanmedian(dim=-1, keepdim=True).values
             spike = sound & (deviation > self.clip * (1 + 5 * scatter))
             if not spike.any():

@@ -15,6 +15,7 @@ from .continuum import normalizer_from_dict
 from .diagnostics import diagnosis_table
 from .exceptions import InputValueError
 from .flags import Flag
+from .quantities import registered_on_success
 from .tokens import flux_name, spectra_to_tokens, star_batches
 from .weights_files import DEFAULT, find_weights, load_weights, save_weights
 
@@ -148,9 +149,9 @@ class SpectraFM:
         CheckpointError
             Missing or damaged files, or another base.
         """
-        info, model, density, head, lines, digest = load_weights(Path(folder), device, base, cls.from_pretrained)
-        loaded = cls(model, info, density, head, lines)
-        loaded._hash = digest
+        *parts, digest, base = load_weights(Path(folder), device, base, cls.from_pretrained)
+        loaded = cls(*parts)
+        loaded._hash, loaded._base = digest, base
         return loaded
 
     def save(self, folder, half=False):
@@ -360,6 +361,8 @@ class SpectraFM:
         arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         recalibrated = copy.copy(self)
         recalibrated.info = recalibrated_info(self, arrays, labels_table, method)
+        # other errors than those of the files that these weights are from
+        recalibrated._hash = ""
         return recalibrated
 
     def fine_tune(
@@ -433,8 +436,9 @@ class SpectraFM:
 
         config = FineTuneConfig(method, n_fold, steps, batch_size, learning_rate, rank, seed)
         arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
-        truth = label_truth(labels_table, len(arrays), labels)
-        return fine_tune(self, arrays, truth, config, name=name, progress=progress)
+        with registered_on_success():
+            truth = label_truth(labels_table, len(arrays), labels)
+            return fine_tune(self, arrays, truth, config, name=name, progress=progress)
 
     def attention(
         self, spectrum, label, known=None, medium="vacuum", radial_velocity=None, resolving_power=None, mask_policy=None
@@ -543,7 +547,8 @@ class SpectraFM:
         `~specutils.SpectrumList`
             One a star, at all of its wavelengths, good and bad, that lie in the range of
             the weights: in vacuum and at rest, ascending, in Angstrom. The flux has the
-            unit and the slope of the input, and standard deviations. A spectrum that is
+            slope and the scale of the input, per unit of wavelength (what came in Jy is in
+            erg / (s cm2 Angstrom)), and standard deviations. A spectrum that is
             smoothed to be read, see `infer`, comes back as smooth, at its new pixels. A star
             that cannot be used has no pixels.
 
@@ -586,7 +591,9 @@ class SpectraFM:
         )
         vectors = np.full((len(arrays), self.model.config.embedding_dim), np.nan, dtype=np.float32)
         for number, rows in star_batches(arrays, domains, batch_size):
-            vectors[rows] = self.perceive([self.prepare(arrays[row], number) for row in rows], number).pooled
+            prepared = [self.prepare(arrays[row], number) for row in rows]
+            readable = [star.n_good > 0 for star in prepared]
+            vectors[rows[readable]] = self.perceive(prepared, number).pooled[readable]
         return vectors
 
     def similar(self, spectra, library, n=5, **options):
@@ -637,11 +644,10 @@ class SpectraFM:
         SpectrumArrays
             With the flag ``NO_OVERLAP`` where nothing good is inside.
         """
-        good = arrays.good & self.info.domains[number].inside(arrays.wavelength)
-        flags = arrays.flags
-        if arrays.n_good and not good.any():
-            flags |= int(Flag.NO_OVERLAP)
-        prepared = self._normalizers[number](replace(arrays, good=good, flags=flags))
+        inside = self.info.domains[number].cut(arrays)
+        if arrays.n_good and not inside.n_good:
+            inside = replace(inside, flags=arrays.flags | int(Flag.NO_OVERLAP))
+        prepared = self._normalizers[number](inside)
         return prepared if self._lines is None else self._lines(prepared)
 
     def tokens(self, prepared, number, known=None):

@@ -70,7 +70,7 @@ def _one_star(fm, spectrum, label, known, door):
     if stars[0].problem:
         raise InputValueError(f"spectrum: {stars[0].problem}")
     [star], [number] = fm.info.suited(stars)
-    domain, known = fm.info.domains[number], known_quantities(known, 1, fm.info.known)
+    domain, known = fm.info.domains[number], known_quantities(known, 1, fm.info.known, positive=fm.model.vocabulary.log)
     wanted_labels(fm, label, known, {number})
     if label not in domain.labels:
         raise InputValueError(

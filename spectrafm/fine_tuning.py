@@ -256,24 +256,12 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
 def _domain(fm, arrays, truth):
     """Return rows that can be used, the number of the domain of these spectra, it as it will be, and the spectra."""
     known = np.any([np.isfinite(values) for values, _ in truth.values()], axis=0)
-    lost = [row for row, star in enumerate(arrays) if not (star.n_good > 0 and known[row])]
-    if lost:
-        rows = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
-        warnings.warn(
-            f"{len(lost)} of {len(arrays)} stars have no good pixel or no label and are left out: rows {rows}",
-            SpectraFMWarning,
-            stacklevel=4,
-        )
     usable = np.array([row for row, star in enumerate(arrays) if star.n_good > 0 and known[row]], dtype=int)
-    few = {name: int(np.isfinite(values[usable]).sum()) for name, (values, _) in truth.items()}
-    few = {name: count for name, count in few.items() if count < _FEWEST}
-    if few:
-        told = ", ".join(f"{name}: {count}" for name, count in few.items())
-        raise InputValueError(
-            f"labels_table: stars with a usable spectrum and a label: {told}; "
-            f"expected {_FEWEST} or more of each label, or leave it out with labels="
-        )
+    _check_count(truth, usable)
     numbers = [fm.info.domain_of(arrays[row]) for row in usable]
+    # what is in no range says nothing of the kind, unless all of them are
+    within = [i for i, row in zip(numbers, usable, strict=True) if fm.info.domains[i].cut(arrays[row]).n_good]
+    numbers = within or numbers
     number = max(set(numbers), key=numbers.count)
     if len(set(numbers)) > 1:
         names = sorted({fm.info.domains[i].name for i in numbers})
@@ -298,12 +286,36 @@ def _domain(fm, arrays, truth):
         predicts_flux=before.predicts_flux and not new,
     )
     stars = [domain.suited(star) for star in stars]
+    normalizer = fm.normalizer_of(before.name)
+    readable = np.array([normalizer(domain.cut(star)).n_good > 0 for star in stars])
+    usable, stars = usable[readable], [star for star, there in zip(stars, readable, strict=True) if there]
+    lost = np.setdiff1d(np.arange(len(arrays)), usable).tolist()
+    if lost:
+        rows = ", ".join(map(str, lost[:10])) + (", ..." if len(lost) > 10 else "")
+        warnings.warn(
+            f"{len(lost)} of {len(arrays)} stars have no good pixel or no label and are left out: rows {rows}",
+            SpectraFMWarning,
+            stacklevel=4,
+        )
+    _check_count(truth, usable)
     spacings = [star.spacing for star in stars if np.isfinite(star.spacing)] or [before.spacing_range[0]]
     finest, coarsest = (
         min(before.spacing_range[0], 0.7 * min(spacings)),
         max(before.spacing_range[1], 1.4 * max(spacings)),
     )
     return usable, number, replace(domain, spacing_range=(finest, coarsest)), stars
+
+
+def _check_count(truth, usable):
+    """Refuse labels that too few of the stars that can be used have."""
+    few = {name: int(np.isfinite(values[usable]).sum()) for name, (values, _) in truth.items()}
+    few = {name: count for name, count in few.items() if count < _FEWEST}
+    if few:
+        told = ", ".join(f"{name}: {count}" for name, count in few.items())
+        raise InputValueError(
+            f"labels_table: stars with a usable spectrum and a label: {told}; "
+            f"expected {_FEWEST} or more of each label, or leave it out with labels="
+        )
 
 
 def _generator(*key):

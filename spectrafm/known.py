@@ -6,7 +6,7 @@ from astropy import units as u
 from .exceptions import InputTypeError, InputValueError
 from .quantities import get_quantity
 
-__all__ = ["known_labels", "known_quantities", "table_columns"]
+__all__ = ["known_labels", "known_quantities", "split_mask", "table_columns"]
 
 
 def table_columns(table, argument):
@@ -70,7 +70,7 @@ def known_labels(columns, labels, n_star, argument):
     return known_quantities(wanted, n_star, labels, argument)
 
 
-def known_quantities(known, n_star, allowed, argument="known"):
+def known_quantities(known, n_star, allowed, argument="known", positive=()):
     """Check what the user gives as known.
 
     Parameters
@@ -84,6 +84,8 @@ def known_quantities(known, n_star, allowed, argument="known"):
         Names that the weights accept.
     argument : str, optional
         Name of the user's argument, for the error messages.
+    positive : sequence of str, optional
+        Names whose logarithm is modelled.
 
     Returns
     -------
@@ -116,12 +118,31 @@ def known_quantities(known, n_star, allowed, argument="known"):
             else np.full(n_star, np.nan)
             for column, unit in ((name, quantity.unit), (f"e_{name}", quantity.error_unit))
         )
+        wrong = np.flatnonzero(values <= 0) if name in positive else []
+        if len(wrong):
+            raise InputValueError(
+                f"{argument}[{name!r}]: {values[wrong[0]]:g} in row {wrong[0]}, expected positive numbers; give NaN or "
+                "a masked value where it is not known, and a small number for next to nothing"
+            )
         checked[name] = (values, errors)
     return checked
 
 
 def split_mask(given):
-    """Return what is under the mask, with its unit, and the mask."""
+    """Split values from their mask.
+
+    Parameters
+    ----------
+    given : array_like
+        Array, masked array, column of a table or of pandas, or `~astropy.units.Quantity`.
+
+    Returns
+    -------
+    values : array_like
+        What is under the mask, with its unit.
+    mask : numpy.ndarray or False
+        The mask.
+    """
     mask = getattr(given, "mask", False)
     # that of pandas is a method
     mask = False if callable(mask) else np.asarray(mask)

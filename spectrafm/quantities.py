@@ -5,11 +5,12 @@ piece of photometry. Nothing else in the package repeats these facts. Units are
 kept as strings so that this module stays free of astropy.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .exceptions import InputValueError
 
-__all__ = ["QUANTITIES", "Quantity", "get_quantity", "register_quantity"]
+__all__ = ["QUANTITIES", "Quantity", "get_quantity", "register_quantity", "registered_on_success"]
 
 
 @dataclass(frozen=True)
@@ -145,3 +146,15 @@ def register_quantity(quantity):
     known = QUANTITIES.setdefault(name, quantity)
     if known != quantity:
         raise InputValueError(f"quantity: {name!r} is registered as {known}; give {quantity} another name")
+
+
+@contextmanager
+def registered_on_success():
+    """Forget quantities that were registered within, where an error ends it."""
+    before = set(QUANTITIES)
+    try:
+        yield
+    except BaseException:
+        for name in set(QUANTITIES) - before:
+            del QUANTITIES[name]
+        raise

@@ -249,6 +249,9 @@ def write_labels(table, filename, overwrite=False):
             # units of dex, and keys of more than eight letters: read_labels brings them back
             warnings.filterwarnings("ignore", message="The unit .* could not be saved in native FITS format")
             warnings.filterwarnings("ignore", message="Keyword name .* is greater than 8 characters")
+            if extension in (".mrt", ".vot"):
+                table = table.copy(copy_data=False)
+                table.meta = _flat(table.meta)
             if extension == ".mrt":
                 to_mrt(table, path, overwrite)
             elif extension == ".vot":
@@ -314,15 +317,18 @@ def read_labels(filename):
         raise InputValueError(f"filename: {path.name!r}, expected a name that ends in {', '.join(EXTENSIONS)}")
     if not path.is_file():
         raise InputValueError(f"filename: there is no file {path}")
-    file_format, meta = EXTENSIONS[path.suffix.lower()], None
+    extension, meta = path.suffix.lower(), None
+    file_format = EXTENSIONS[extension]
     if file_format == "votable":
         raw, meta = read_votable(path)
     elif file_format == "fits":
         raw = Table.read(path, format="fits", character_as_bytes=False)
         meta = {key.lower(): value for key, value in raw.meta.items()}
     else:
-        raw = Table.read(path, format=file_format)
-    table = QTable(meta=_flat(meta if meta is not None else raw.meta))
+        # names that look like numbers are names
+        names = {"converters": {"identifier": str, "file": str}} if extension == ".csv" else {}
+        raw = Table.read(path, format=file_format, **names)
+    table = QTable(meta=raw.meta if meta is None else meta)
     for name in raw.colnames:
         label = name.removeprefix("e_")
         if label in QUANTITIES:
@@ -336,7 +342,8 @@ def read_labels(filename):
         else:
             table[name] = without_mask(QTable([raw[name]], names=[name])[name])
             if name in ("flag", "n_pixels_used", "identifier"):
-                table[name] = Column(np.asarray(table[name]).astype(str if name == "identifier" else np.int64))
+                filled = np.asarray(np.ma.filled(raw[name], "" if name == "identifier" else 0))
+                table[name] = Column(filled.astype(str if name == "identifier" else np.int64))
     _document(table)
     return table
 

@@ -115,7 +115,7 @@ def check_spectral_axis(spectral_axis):
     InputTypeError
         It has no unit, or another number of dimensions.
     InputValueError
-        It has another unit, or values that are no wavelengths.
+        It has another unit, values that are no wavelengths, or neither ascends nor descends.
     """
     if getattr(spectral_axis, "unit", None) is None or np.ndim(spectral_axis) != 1 or not len(spectral_axis):
         raise InputTypeError(
@@ -123,9 +123,16 @@ def check_spectral_axis(spectral_axis):
             "Quantity of shape (n_pixel,), for example numpy.linspace(15200, 16900, 5000) * u.AA"
         )
     try:
-        return axis_to_angstrom(np.array(spectral_axis.value), spectral_axis.unit)
+        wavelength = axis_to_angstrom(np.array(spectral_axis.value), spectral_axis.unit)
     except InputValueError as error:
         raise InputValueError(f"spectral_axis: {error}") from None
+    steps = np.diff(wavelength)
+    if not ((wavelength > 0).all() and ((steps > 0).all() or (steps < 0).all())):
+        raise InputValueError(
+            "spectral_axis: some values are not positive, repeat, or go up and down; expected wavelengths, "
+            "frequencies or the like in ascending or descending order"
+        )
+    return wavelength
 
 
 def air_to_vacuum(wavelength):

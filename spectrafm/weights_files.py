@@ -22,8 +22,9 @@ __all__ = ["DEFAULT", "PRETRAINED", "find_weights", "load_weights", "save_weight
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "small"
 
-# files whose bytes are the weights, in the order in which they are hashed
-_HASHED = ("model.safetensors", "adapter.safetensors", "head.safetensors", "lines.safetensors")
+# files whose numbers decide the labels, and those that decide errors and flags, too: in this order they are hashed
+_WEIGHTS = ("model.safetensors", "adapter.safetensors", "head.safetensors", "lines.safetensors")
+_HASHED = (*_WEIGHTS, "density.safetensors", "spectrafm.json")
 # singular values of a change below this, relative to the largest, are rounding
 _ROUNDING = 1e-5
 
@@ -91,7 +92,7 @@ def save_weights(folder, info, model, density, head=None, lines=None, *, base=No
         Store the trained parameters in half precision.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*_HASHED, "density.safetensors", "head.json"):
+    for name in (*_WEIGHTS, "density.safetensors", "head.json"):
         (folder / name).unlink(missing_ok=True)
     changes = None if base is None else _changes(base.model.torch_model.state_dict(), model.torch_model.state_dict())
     if changes is not None and 2 * _size(changes) < _size(model.torch_model.state_dict()):
@@ -128,13 +129,15 @@ def load_weights(folder, device, base, find_base):
 
     Returns
     -------
-    info : WeightsInfo
     model : StellarPerceptron
+    info : WeightsInfo
     density : dict of str to torch.Tensor or None
     head : ResidualHead or None
     lines : LineCorrection or None
     digest : str
-        First digits of the SHA-256 of the weights.
+        First digits of the SHA-256 of the weights, calibration and thresholds included.
+    base : SpectraFM or None
+        What these are changes to.
 
     Raises
     ------
@@ -142,10 +145,9 @@ def load_weights(folder, device, base, find_base):
         Missing or damaged files, or another base.
     """
     info = WeightsInfo.read(folder / "spectrafm.json")
-    if (folder / "adapter.safetensors").exists():
-        model = _apply(folder, _checked_base(info, base, find_base), device)
-    else:
-        model = StellarPerceptron.load(folder, device)
+    changed = (folder / "adapter.safetensors").exists()
+    base = _checked_base(info, base, find_base) if changed else None
+    model = _apply(folder, base, device) if changed else StellarPerceptron.load(folder, device)
     head, lines, density = None, None, folder / "density.safetensors"
     try:
         if (folder / "head.safetensors").exists():
@@ -161,7 +163,7 @@ def load_weights(folder, device, base, find_base):
     for name in _HASHED:
         if (folder / name).exists():
             digest.update((folder / name).read_bytes())
-    return info, model, density, head, lines, digest.hexdigest()[:16]
+    return model, info, density, head, lines, digest.hexdigest()[:16], base
 
 
 def _size(state):

@@ -100,13 +100,13 @@ class Domain:
         Returns
         -------
         tuple
-            Larger is better: whether the spacing of its pixels is right, and how many
-            of its good pixels lie in the range.
+            Larger is better: whether the spacing of its good pixels in the range is right,
+            and how many there are.
         """
-        n_inside = np.count_nonzero(arrays.good & self.inside(arrays.wavelength))
+        inside = self.cut(arrays)
         low, high = self.spacing_range
         low = 0.0 if np.isfinite(self.highest_power) else low
-        return n_inside > 0 and low <= arrays.spacing <= high, n_inside
+        return inside.n_good > 0 and low <= inside.spacing <= high, inside.n_good
 
     def suited(self, arrays):
         """Return a spectrum that is not finer than those of the training.
@@ -127,10 +127,25 @@ class Domain:
         if not np.isfinite(power):
             return arrays
         # numbers for the same instrument differ by some per cent
-        finer = arrays.spacing < self.spacing_range[0] or arrays.resolving_power > 1.05 * power
-        if not (finer and self.inside(arrays.wavelength[arrays.good]).any()):
+        inside = self.cut(arrays)
+        finer = inside.spacing < self.spacing_range[0] or arrays.resolving_power > 1.05 * power
+        if not (finer and inside.n_good):
             return arrays
         return arrays.smoothed(arrays.resolving_power if arrays.resolving_power < power else power)
+
+    def cut(self, arrays):
+        """Return a spectrum in which only pixels in the range are good.
+
+        Parameters
+        ----------
+        arrays : SpectrumArrays
+            The spectrum.
+
+        Returns
+        -------
+        SpectrumArrays
+        """
+        return dataclasses.replace(arrays, good=arrays.good & self.inside(arrays.wavelength))
 
     def inside(self, wavelength):
         """Return which wavelengths are in the range.

@@ -240,6 +240,20 @@ def test_zero_inverse_variance():
     assert arrays.n_good == 0
 
 
+def test_masks_of_errors_and_wavelengths():
+    """What is masked in the errors is a bad pixel, and so is a wavelength refused; columns of pandas are arrays."""
+    pandas = pytest.importorskip("pandas")
+    mask = np.arange(N_PIXEL) < 2
+    for sigma in (np.ma.array(SIGMA, mask=mask), MaskedColumn(SIGMA, mask=mask), Masked(SIGMA * u.one, mask=mask)):
+        (arrays,) = from_arrays(WAVELENGTH, FLUX, sigma)
+        assert_array_equal(arrays.good, ~mask)
+    with pytest.raises(InputValueError, match="leave out the pixels without a wavelength"):
+        from_arrays(np.ma.array(WAVELENGTH, mask=mask), FLUX)
+    frame = pandas.DataFrame({"w": WAVELENGTH, "f": FLUX, "s": SIGMA})
+    (arrays,) = from_arrays(frame.w, frame.f, frame.s)
+    assert_array_equal(arrays.flux, FLUX)
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-4, -1e-4])
 def test_gaps_filled_with_a_number(value):
     """Many neighbours of one tiny flux were not measured; a few, or a plateau of the height of a star, were."""

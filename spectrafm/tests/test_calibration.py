@@ -502,6 +502,9 @@ def test_recalibrated_weights_come_back_from_disk(fm, tmp_path):
     fitted.save(tmp_path / "weights")
     loaded = SpectraFM.load(tmp_path / "weights")
     assert loaded.info.domains[0].calibration == fitted.info.domains[0].calibration
+    fm.save(tmp_path / "before")
+    before = SpectraFM.load(tmp_path / "before")
+    assert len({before.weights_hash, loaded.weights_hash, before.recalibrate(held_out(), truths()).weights_hash}) == 3
     np.testing.assert_allclose(
         loaded.infer(held_out())["e_teff"].value, fitted.infer(held_out())["e_teff"].value, rtol=1e-5
     )

@@ -277,6 +277,17 @@ def test_several_spectra_in_a_file():
     np.testing.assert_allclose(np.diff(table["teff"].value) > 0, True)
 
 
+def test_what_the_system_refuses(tmp_path, monkeypatch, capsys):
+    """A file that cannot be written is told in words."""
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "labels.ecsv")
+
+    monkeypatch.setattr("spectrafm.results.write_labels", refuse)
+    assert main(["infer", "--example", "-o", str(tmp_path / "labels.ecsv")]) == 2
+    assert "error: [Errno 13] Permission denied: 'labels.ecsv'" in capsys.readouterr().err
+
+
 def test_describe(capsys):
     """`describe` prints what the weights say of themselves."""
     assert main(["describe"]) == 0

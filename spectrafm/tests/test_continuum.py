@@ -150,6 +150,17 @@ def test_spikes_are_left_out():
     assert_allclose(after / before, 1, atol=2e-3)
 
 
+@pytest.mark.parametrize("value", [9999.0, -9999.0, 1e30])
+def test_numbers_that_stand_for_no_flux(value):
+    """A pipeline's mark in one pixel that nobody masked costs that pixel, and no other."""
+    wavelength, continuum, lines = star(1500)
+    flux = continuum * lines
+    marked = np.where(np.arange(1500) == 700, value, flux)
+    plain, found = (ContinuumNormalizer()(arrays_of(wavelength, some)) for some in (flux, marked))
+    assert_array_equal(np.flatnonzero(~found.good), [700])
+    assert_allclose(found.flux[found.good], plain.flux[found.good], rtol=1e-3)
+
+
 @settings(max_examples=20)
 @given(exponent=st.floats(-30, 30), seed=st.integers(0, 1000))
 def test_scale_does_not_matter(exponent, seed):

@@ -12,6 +12,7 @@ from astropy.table import MaskedColumn, QTable, Table
 from specutils import Spectrum, SpectrumCollection, SpectrumList
 
 from spectrafm import Flag, SpectraFM, SpectraFMWarning
+from spectrafm.adapters import from_arrays
 from spectrafm.exceptions import CheckpointError, InputTypeError, InputValueError, MissingDependencyError
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_table
@@ -235,6 +236,7 @@ def test_known_label(fm):
         ({"known": {"k_mag": [1.0, 2.0, 3.0]}}, InputValueError, r"shape \(3,\), expected one number or one a star"),
         ({"known": {"k_mag": "bright"}}, InputTypeError, r"known\['k_mag'\]: 'bright', expected a number"),
         ({"known": {"teff": 5000 * u.m}}, InputValueError, r"known\['teff'\]: unit m, expected K"),
+        ({"known": {"teff": -9999}}, InputValueError, r"known\['teff'\]: -9999 in row 0, expected positive numbers"),
         ({"batch_size": 0}, InputValueError, "batch_size: 0, expected a positive integer"),
         ({"medium": "water"}, InputValueError, "medium"),
     ],
@@ -243,6 +245,28 @@ def test_bad_arguments(fm, kwargs, error, message):
     """A bad argument is named with what came and what was expected."""
     with pytest.raises(error, match=message):
         fm.infer(spectrum(), **kwargs)
+
+
+@pytest.mark.parametrize("value", [1e25, -1e25])
+def test_a_number_that_stands_for_no_flux(fm, value):
+    """A mark in one pixel that nobody masked does not cost the star its labels."""
+    plain, marked = spectrum(), spectrum()
+    flux = marked.flux.value.copy()
+    flux[30] = value
+    found = fm.infer([plain, Spectrum(flux * u.one, WAVELENGTH * u.AA, uncertainty=marked.uncertainty)])
+    assert np.isfinite(numbers(found)).all()
+    # a median divides: of these spectra nothing else is changed by it
+    assert found["n_pixels_used"].tolist() == [60, 59]
+
+
+def test_domain_by_the_pixels_that_it_reads(fm):
+    """A kind of spectrum is told by the spacing of the pixels in its range, whatever lies beyond."""
+    fine = replace(fm.info.domains[0], name="fine", spacing_range=(0.0, 0.003), highest_power=500.0)
+    info = replace(fm.info, domains=(fine, fm.info.domains[0]))
+    beyond = np.arange(9060.0, 9560.0)
+    for wavelength in (WAVELENGTH, np.concatenate((WAVELENGTH, beyond))):
+        (arrays,) = from_arrays(wavelength, np.ones_like(wavelength))
+        assert info.domain_of(arrays) == 1
 
 
 def test_bad_spectra(fm):

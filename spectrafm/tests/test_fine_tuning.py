@@ -150,6 +150,8 @@ def test_saved_and_loaded(base, tmp_path, method):
     np.testing.assert_allclose(residuals(loaded), residuals(new), rtol=1e-4)
     assert loaded.history == new.history
     assert loaded.weights_hash != base.weights_hash
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").exists() == whole
     if not whole:
         with pytest.raises(CheckpointError, match="base: these weights are changes to 'tiny', which is not in"):
             SpectraFM.load(tmp_path)
@@ -222,6 +224,9 @@ def test_missing_labels_and_bad_spectra(base):
     with pytest.warns(SpectraFMWarning, match="1 of 40 stars have no good pixel or no label and are left out: rows 7"):
         new = base.fine_tune(stars, table, method="head", **SETTINGS)
     assert new.info.fine_tuning["n_star"] == 39
+    stars[7], stars[9] = spectra(slice(47, 48), 10 * WAVELENGTH)[0], spectra(slice(49, 50))[0]
+    with pytest.warns(SpectraFMWarning, match="left out: rows 7"):
+        assert base.fine_tune(stars, table, method="head", **SETTINGS).info.fine_tuning["n_star"] == 39
     np.testing.assert_allclose(residuals(new), residuals(base.fine_tune(spectra(FEW), labels(), method="head")), rtol=1)
 
 
@@ -250,6 +255,11 @@ def test_refused(base):
         FineTuneConfig(method="magic", n_fold=1)
     with pytest.raises(InputValueError, match="teff: 8, logg: 8; expected 10 or more"):
         base.fine_tune(spectra(slice(0, 8)), labels(slice(0, 8)))
+    table = labels(slice(0, 8))
+    table["oddity"] = np.arange(8) * u.mag
+    with pytest.raises(InputValueError, match="oddity: 8; expected 10 or more"):
+        base.fine_tune(spectra(slice(0, 8)), table, labels=["oddity"])
+    assert "oddity" not in REGISTRY
 
 
 def test_nothing_warns_twice(base, tuned):

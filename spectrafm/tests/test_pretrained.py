@@ -10,7 +10,7 @@ from spectrafm import Flag, SpectraFM
 from spectrafm.adapters import from_arrays
 from spectrafm.benchmarks import mad_std, stars_apart
 from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
-from spectrafm.exceptions import InputValueError
+from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.weights_files import PRETRAINED
 
 # a little above what the model cards said when they were at their best
@@ -121,6 +121,25 @@ def test_predict_coarse_spectrum():
     assert (spectrum.uncertainty.array < 0.1).all()
     with pytest.raises(InputValueError, match="optical covers 3549 to 7450 Angstrom"):
         small.predict_spectrum(labels, axis + 300 * u.AA, resolving_power=2000)
+    for changes, message in (
+        ({"labels": labels | {"vsini": 0.0}}, r"labels\['vsini'\]: 0 in row 0, expected positive"),
+        ({"resolving_power": [1000, 2000]}, r"resolving_power: shape \(2,\) for 1 stars"),
+        ({"resolving_power": "high"}, "resolving_power: 'high'; expected a number"),
+        ({"resolving_power": -5}, "resolving_power: -5.0; expected a positive"),
+        ({"spectral_axis": axis[[2, 0, 1]]}, "spectral_axis: some values are not positive, repeat, or go up and down"),
+    ):
+        with pytest.raises((InputTypeError, InputValueError), match=message):
+            small.predict_spectrum(**({"labels": labels, "spectral_axis": axis} | changes))
+
+
+def test_nothing_to_embed():
+    """A star that cannot be read has no embedding, whatever is told of its instrument."""
+    axis = np.exp(np.arange(np.log(15200), np.log(16800), 3e-5))
+    rng = np.random.default_rng(0)
+    good, beyond = (Spectrum(rng.normal(1, 0.01, len(axis)) * u.one, f * axis * u.AA) for f in (1, 3))
+    masked = Spectrum(good.flux, good.spectral_axis, mask=np.ones(len(axis), dtype=bool))
+    found = SpectraFM.from_pretrained().embed([good, beyond, masked], resolving_power=20_000)
+    assert np.isfinite(found).all(axis=1).tolist() == [True, False, False]
 
 
 def test_size():

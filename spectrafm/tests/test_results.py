@@ -359,6 +359,29 @@ def test_round_to_error(value, error, expected):
     assert round_to_error(value, error) == expected
 
 
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_names_are_names(extension, tmp_path):
+    """Names that look like numbers, or are empty, come back as they are."""
+    t = table(identifier=["0001", "1e5", ""])
+    write_labels(t, tmp_path / f"t{extension}")
+    assert read_labels(tmp_path / f"t{extension}")["identifier"].tolist() == ["0001", "1e5", ""]
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_meta_of_your_own(extension, tmp_path):
+    """Notes in meta are kept, or refused by name before anything is written."""
+    t = table()
+    t.meta["comments"], t.meta["n"] = ["checked by hand"], np.int64(3)
+    path = tmp_path / f"t{extension}"
+    if extension in (".vot", ".mrt"):
+        with pytest.raises(InputTypeError, match=r"meta\['comments'\]: list, expected a string or a number"):
+            write_labels(t, path)
+        assert not path.exists()
+        del t.meta["comments"]
+    write_labels(t, path)
+    assert read_labels(path)["teff"].unit == u.K
+
+
 def test_describe_row():
     """Labels with errors and units, flags in words; the same without units."""
     t = table(meta={})

@@ -68,6 +68,18 @@ def test_what_is_bad_is_not_seen(seed):
     np.testing.assert_allclose(scaled.sigma, 1e-17 * whole.sigma)
 
 
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_scattered_bad_pixels_cost_nothing(share):
+    """Masked pixels and pixels that are not there are the same, and between good ones nothing is lost."""
+    star = line_star()
+    good = np.random.default_rng(0).random(len(star.good)) > share
+    masked = replace(star, good=good).smoothed(5000.0)
+    cut = from_arrays(star.wavelength[good], star.flux[good], star.sigma[good])[0].smoothed(5000.0)
+    assert masked.good.mean() > 0.99
+    np.testing.assert_allclose(np.interp(cut.wavelength, masked.wavelength, masked.flux), cut.flux, rtol=1e-9)
+    assert cut.good[2:-2].all()
+
+
 def test_errors():
     """Means over many pixels scatter as the errors say; where no errors are known, none are made up."""
     z = []
