@@ -6,6 +6,9 @@ from .exceptions import InputValueError
 
 __all__ = ["flux_name", "spectra_to_tokens", "star_batches"]
 
+# pixels of a batch, padding included
+_MOST_PIXELS = 3_000_000
+
 
 def flux_name(vocabulary, flux_kind):
     """Return the name of the token of a pixel.
@@ -35,7 +38,7 @@ def star_batches(spectra, domains, batch_size):
     domains : numpy.ndarray
         ``(n_star,)`` number of the domain of each.
     batch_size : int
-        Most stars in a batch.
+        Most stars in a batch; fewer where spectra are so long that memory asks for it.
 
     Yields
     ------
@@ -51,11 +54,16 @@ def star_batches(spectra, domains, batch_size):
     """
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise InputValueError(f"batch_size: {batch_size!r}, expected a positive integer")
-    order = np.lexsort(([star.n_good for star in spectra], domains))
+    n_good = np.array([star.n_good for star in spectra], dtype=int)
+    order = np.lexsort((n_good, domains))
     for number in np.unique(domains).tolist():
         rows = order[domains[order] == number]
-        for start in range(0, len(rows), batch_size):
-            yield number, rows[start : start + batch_size]
+        while len(rows):
+            # the longest of a batch, its last, decides how much each takes
+            longest = n_good[rows[:batch_size]]
+            n_star = max(np.count_nonzero(longest * np.arange(1, len(longest) + 1) <= _MOST_PIXELS), 1)
+            yield number, rows[:n_star]
+            rows = rows[n_star:]
 
 
 def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind=""):
