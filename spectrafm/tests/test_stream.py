@@ -366,6 +366,8 @@ def test_line_errors(synthetic, vocabulary):
     assert (clean - weak).max() > 0.05
     both = disturb_lines(replace(config, veil=0.05), clean, seen, generator)
     assert 0.35 < ((both - clean).abs() < 1e-6).all(dim=1).double().mean() < 0.65
+    few = disturb_lines(replace(config, wrong_lines=0.1), clean, seen, generator)
+    assert 0.82 < ((few - clean).abs() < 1e-6).all(dim=1).double().mean() < 0.98
 
 
 def test_settings_tell_of_stars(synthetic, vocabulary):

@@ -55,11 +55,13 @@ class ObservationConfig(Config):
         ``largest_velocity`` [km / s] of 0.
     largest_velocity : float
         See ``fast``.
+    wrong_lines : float
+        Fraction of stars whose lines are wrong, as ``line_error`` and ``veil`` say.
     line_error : float
         Largest error that lines are given, in ln(depth) of each resolution element and of
         each region of the spectrum; each star has its own, so that trust in any single
-        synthetic line is not learnt. Half of the stars have none, the others at least a
-        third of it: spectra as right as that can be told from those that are not.
+        synthetic line is not learnt. It is at least a third of this: spectra without can be
+        told from those that have it.
     veil : float
         Largest depth of weak lines that are added to the same stars, likewise.
 
@@ -87,6 +89,7 @@ class ObservationConfig(Config):
     velocity: float = 2.0
     fast: float = 0.0
     largest_velocity: float = 300.0
+    wrong_lines: float = 0.5
     line_error: float = 0.0
     veil: float = 0.0
 
@@ -96,7 +99,7 @@ class ObservationConfig(Config):
             f"{name} must be in [0, 1], not {getattr(self, name)!r}"
             for name in (
                 *("nominal", "power_spread", "withhold_sigma", "whole_range"),
-                *("gaps", "bad_pixels", "sparse", "fast"),
+                *("gaps", "bad_pixels", "sparse", "fast", "wrong_lines"),
             )
             if not 0 <= getattr(self, name) <= 1
         ]
@@ -254,8 +257,8 @@ def disturb_lines(config, flux, seen, generator):
     draw = _Draws(generator, len(flux))
     position = torch.log(seen.wavelength / seen.wavelength[:, :1])
     elements, regions = position * seen.resolving_power[:, None], 20 * position / position[:, -1:]
-    # half of them none; the others enough to be told from these
-    hit = draw.uniform() < 0.5
+    # some of them none; the others enough to be told from these
+    hit = draw.uniform() < config.wrong_lines
     error, veil = ((hit * (1 + 2 * draw.uniform()) / 3).float()[:, None] for _ in range(2))
     scatter = draw.pieces(elements) + draw.pieces(regions)
     depth = (1 - flux) * torch.exp(config.line_error * error * scatter)
