@@ -150,7 +150,12 @@ def register_quantity(quantity):
 
 @contextmanager
 def registered_on_success():
-    """Forget quantities that were registered within, where an error ends it."""
+    """Forget quantities that were registered within, where an error ends it.
+
+    Yields
+    ------
+    None
+    """
     before = set(QUANTITIES)
     try:
         yield
