@@ -1,13 +1,14 @@
 """From spectra to labels with errors and flags, a batch of stars of one kind at a time."""
 
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 
 from ._progress import progress as progress_bar
 from .adapters import to_arrays
 from .diagnostics import diagnose_batch
-from .exceptions import InputValueError, SpectraFMWarning
+from .exceptions import InputTypeError, InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag
 from .known import known_quantities
 from .results import label_table
@@ -94,14 +95,16 @@ def wanted_labels(fm, labels, known, domains):
 
     Raises
     ------
-    InputValueError
-        None, one that these weights do not know, or one that is given.
+    InputTypeError, InputValueError
+        No names; none, one that these weights do not know, or one that is given.
     """
     if labels is None:
         # where no star can be used, nothing is left out
         kinds = [fm.info.domains[number] for number in domains] or fm.info.domains
         told = {name for kind in kinds for name in kind.labels}
         return tuple(name for name in fm.labels if name in told and name not in known)
+    if not isinstance(labels, Iterable):
+        raise InputTypeError(f"labels: {labels!r}, expected names such as ['teff', 'logg']")
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     unknown = [name for name in labels if name not in fm.labels]
     if unknown or not labels:

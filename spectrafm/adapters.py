@@ -133,6 +133,8 @@ def from_arrays(
             raise InputValueError(f"{name}: shape {np.shape(array)} does not fit flux {shape}")
     n_star = shape[0] if len(shape) == 2 else 1
     if identifier is not None:
+        if not isinstance(identifier, Iterable):
+            raise InputTypeError(f"identifier: {identifier!r}; expected a name for each star")
         identifier = [identifier] if isinstance(identifier, str) else [str(name) for name in identifier]
         if len(identifier) != n_star:
             raise InputValueError(f"identifier: {len(identifier)} names for {n_star} stars")

@@ -658,6 +658,8 @@ def test_from_arrays_identifier_length():
     """A name for each star."""
     with pytest.raises(InputValueError, match="identifier: 1 names for 2 stars"):
         from_arrays(WAVELENGTH, [FLUX, FLUX], identifier="a")
+    with pytest.raises(InputTypeError, match="identifier: 5; expected a name for each star"):
+        from_arrays(WAVELENGTH, FLUX, identifier=5)
 
 
 def test_thousand_spectra_take_no_time():

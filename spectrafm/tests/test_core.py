@@ -241,6 +241,7 @@ def test_known_label(fm):
     [
         ({"labels": ["age"]}, InputValueError, r"labels: \['age'\] asked for; these weights know teff, logg"),
         ({"labels": []}, InputValueError, "labels: none asked for"),
+        ({"labels": 5}, InputTypeError, "labels: 5, expected names such as"),
         ({"known": {"parallax": 1}}, InputValueError, r"known: \['parallax'\] cannot be given"),
         ({"known": 4.4}, InputTypeError, "known: float, expected a dictionary"),
         ({"known": {"k_mag": [1.0, 2.0, 3.0]}}, InputValueError, r"shape \(3,\), expected one number or one a star"),
