@@ -42,7 +42,8 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
     n_star = len(arrays)
     known = known_quantities(known, n_star, fm.info.known, positive=fm.model.vocabulary.log)
     usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
-    labels = wanted_labels(fm, labels, known, set(domains[usable]))
+    used = set(domains[usable])
+    labels = wanted_labels(fm, labels, known, used)
     values, errors = np.full((2, n_star, len(labels)), np.nan)
     flag, n_used = np.zeros((2, n_star), dtype=np.int64)
     snr = np.full(n_star, np.nan)
@@ -66,7 +67,7 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
             SpectraFMWarning,
             stacklevel=3,
         )
-    unproven = {k for number in set(domains[usable]) for k in fm.info.domains[number].unproven}
+    unproven = {k for number in used for k in fm.info.domains[number].unproven}
     meta = provenance(fm, door)
     if unproven & set(labels):
         meta["unproven"] = ", ".join(name for name in labels if name in unproven)

@@ -106,8 +106,8 @@ def _with_notes(text, table):
         bits = [f"    {bit.value} = {describe_flags(bit)[0]}" for bit in Flag]
         notes += ["Note (1): flag is 0, or the sum of", *bits]
     notes += ["Note (2): how the labels were made"] * bool(table.meta)
+    indent = {"initial_indent": "    ", "subsequent_indent": "        "}
     for key, value in table.meta.items():
-        indent = {"initial_indent": "    ", "subsequent_indent": "        "}
         notes += textwrap.wrap(f"{key} = {value}", 80, break_long_words=False, **indent)
     line = "-" * 80
     head, _, data = text.rpartition(f"Notes:\n{line}\n")

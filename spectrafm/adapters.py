@@ -16,6 +16,7 @@ from .arrays import SpectrumArrays
 from .blocks import MASK_POLICIES, Block, as_real, finish, policy_bits
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
+from .known import split_mask
 from .spectral_units import SPEED_OF_LIGHT, axis_to_angstrom
 
 __all__ = ["MASK_POLICIES", "SpectrumArrays", "from_arrays", "to_arrays"]
@@ -246,11 +247,8 @@ def _speeds(radial_velocity, n_star):
 
 def _filled(values, original):
     """Return float64 values, NaN where the original is masked."""
-    mask = getattr(original, "mask", None)
-    values = np.array(getattr(values, "unmasked", values), dtype=np.float64)
-    if mask is not None:
-        values[np.broadcast_to(mask, values.shape)] = np.nan
-    return values
+    values = np.asarray(getattr(values, "unmasked", values), dtype=np.float64)
+    return np.where(split_mask(original)[1], np.nan, values)
 
 
 def _sequence(values, name, expected):

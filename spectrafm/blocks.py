@@ -235,7 +235,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     if block.bits is not None:
         bits = block.bits != 0 if policy is None else (block.bits & policy) != 0
     finite = np.isfinite(flux)
-    filled = _filled(flux, finite)
+    filled = _unmeasured(flux, finite)
     good = finite & ~block.masked & ~bits & ~filled
     bad_sigma = np.zeros(flux.shape, dtype=bool)
     has_sigma = np.zeros(n_star, dtype=bool)
@@ -298,7 +298,7 @@ def _ascending(block, problems):
     return np.where(turn, axes[:, ::-1], axes).reshape(wavelength.shape)
 
 
-def _filled(flux, finite):
+def _unmeasured(flux, finite):
     """Tell pixels that hold zero, or another small number, because nothing was measured there."""
     filled = np.zeros(flux.shape, dtype=bool)
     same = (flux[:, 1:] == flux[:, :-1]) & finite[:, 1:]

@@ -360,7 +360,7 @@ def _stars(fm, arrays, truth, correct_lines):
     wavelength = np.empty((len(arrays), n_pixel))
     for row, star in enumerate(arrays):
         here = slice(0, len(star.wavelength))
-        good = star.good & domain.inside(star.wavelength)
+        good = domain.cut(star).good
         # close to 1, so that single precision holds any unit
         scale = np.median(np.abs(star.flux[good])) or 1.0
         flux[row, here] = np.where(good, star.flux / scale, np.nan)

@@ -250,8 +250,9 @@ def test_masks_of_errors_and_wavelengths():
     with pytest.raises(InputValueError, match="leave out the pixels without a wavelength"):
         from_arrays(np.ma.array(WAVELENGTH, mask=mask), FLUX)
     frame = pandas.DataFrame({"w": WAVELENGTH, "f": FLUX, "s": SIGMA})
-    (arrays,) = from_arrays(frame.w, frame.f, frame.s)
+    (arrays,) = from_arrays(frame.w, frame.f, frame.s, resolving_power=pandas.Series([2000.0]))
     assert_array_equal(arrays.flux, FLUX)
+    assert arrays.resolving_power == 2000
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-4, -1e-4])
