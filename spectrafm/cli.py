@@ -286,6 +286,7 @@ def _add_train(parser):
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, mps (cpu)")
     parser.add_argument("--steps", type=int, metavar="N", help="train for another number of steps")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that make stars, for a GPU (0)")
 
 
 def _run_train(arguments):
@@ -302,7 +303,8 @@ def _run_train(arguments):
     if not bar:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     folders = (arguments.data, output)
-    fm = train_recipe(recipe, *folders, resume=arguments.resume, progress=bar, device=arguments.device)
+    options = {"resume": arguments.resume, "device": arguments.device, "n_worker": arguments.workers}
+    fm = train_recipe(recipe, *folders, progress=bar, **options)
     if fm is None:
         # one of several processes, but not the first
         return 0

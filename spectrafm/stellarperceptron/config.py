@@ -116,6 +116,10 @@ class ModelConfig(Config):
         Widths of patches, from the largest, that have components of their own.
     patch_dense : int
         Width of the dense layer inside the patch projection.
+    patch_convolutions : tuple of int
+        Channels of convolutions over the knots of a patch, whose result goes into that
+        layer too; each halves the number of knots, the last one divides it by four. None
+        where empty.
     patch_place : {"add", "modulate"}
         What the wavelength of a patch does to that layer: it adds to it, or scales it
         too, so that each patch has filters of its own.
@@ -156,6 +160,7 @@ class ModelConfig(Config):
     patch_components: int = 160
     patch_levels: int = 1
     patch_dense: int = 512
+    patch_convolutions: tuple = ()
     patch_place: str = "add"
     asinh_softening: float = 0.05
     pad_to_context: bool = False
@@ -207,6 +212,11 @@ class ModelConfig(Config):
             problems.append(
                 f"patch_components {self.patch_components} exceed 5 channels x patch_size {self.patch_size}"
             )
+        channels = self.patch_convolutions
+        if any(not isinstance(n, int) or n < 1 for n in channels):
+            problems.append(f"patch_convolutions must be positive integers, not {channels!r}")
+        if channels and (self.patch_size == 1 or self.patch_size % 2 ** (len(channels) + 1)):
+            problems.append(f"patch_size {self.patch_size} cannot be halved {len(channels) + 1} times by convolutions")
         refuse("ModelConfig", problems)
 
     @classmethod

@@ -169,7 +169,8 @@ class NonLinearEmbedding(nn.Module):
         torch.Tensor
             ``(n_star, n_token, embedding_dim)``, zero where padded.
         """
-        x = self.embeddings[row] * value[..., None] + self.bias[row]  # (n_star, n_token, embedding_dim)
+        scale, offset = (nn.functional.embedding(row, table) for table in (self.embeddings, self.bias))
+        x = scale * value[..., None] + offset  # (n_star, n_token, embedding_dim)
         if self.error is not None and sigma is not None:
             precision, known = _error_features(sigma)
             x = x + torch.stack((precision, known), dim=-1).to(x.dtype) @ self.error
@@ -188,7 +189,7 @@ class NonLinearEmbedding(nn.Module):
         torch.Tensor
             ``(n_star, n_request, embedding_dim)``.
         """
-        return self.embeddings[row]
+        return nn.functional.embedding(row, self.embeddings)
 
 
 def _spacing(x, good, default):
@@ -333,6 +334,16 @@ def _ascending(wavelength, good):
     return torch.empty_like(place).scatter_(1, place, number)[:, :n_most]
 
 
+def _convolutions(n_in, channels):
+    """Return convolutions over the knots of patches, ``(n_patch, n_in, n_knot)`` to ``(n_patch, n_out)``."""
+    layers = []
+    for i, n_out in enumerate(channels, start=1):
+        size, stride = (7, 2) if i < len(channels) else (5, 4)
+        layers += [nn.Conv1d(n_in, n_out, size, stride, padding=size // 2), nn.GELU()]
+        n_in = n_out
+    return nn.Sequential(*layers, nn.Flatten())
+
+
 class PatchEmbedding(nn.Module):
     """One vector a patch of pixels, on any wavelength grid.
 
@@ -348,6 +359,10 @@ class PatchEmbedding(nn.Module):
     without it the first layer learns the continuum long before the lines.
     Patches of one width are whitened apart from those of another, up to
     ``patch_levels`` widths: lines are narrow in some and wide in others.
+
+    Convolutions over the knots, where ``patch_convolutions`` asks for them, see the sums as
+    they are: what a line looks like is learnt once for all places. They start with no say,
+    so that weights without them can go on with them.
 
     Parameters
     ----------
@@ -372,6 +387,12 @@ class PatchEmbedding(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(*levels, n_in))
         self.register_buffer("components", torch.eye(n_in)[:, :n_component].expand(*levels, -1, -1).clone())
         self.dense_1 = nn.Linear(n_component, config.patch_dense)
+        self.convolutions = self.dense_convolved = None
+        if config.patch_convolutions:
+            self.convolutions = _convolutions(self.n_channel, config.patch_convolutions)
+            n_convolved = config.patch_convolutions[-1] * config.patch_size // 2 ** (len(config.patch_convolutions) + 1)
+            self.dense_convolved = nn.Linear(n_convolved, config.patch_dense, bias=False)
+            nn.init.zeros_(self.dense_convolved.weight)
         self.modulate = config.patch_place == "modulate"
         n_place = config.patch_dense * (2 if self.modulate else 1)
         self.place = nn.Linear(config.embedding_dim + 1, n_place, bias=False)
@@ -521,14 +542,18 @@ class PatchEmbedding(nn.Module):
         with _without_autocast(value):
             features, center, width = self.features(value.float(), sigma.float(), wavelength, good, kind)
             halved, level = self._levels(width)
-            features = self._whiten(features, level)
+            white = self._whiten(features, level)
             encoding = self.encoding(center)  # (n_star, n_patch, embedding_dim)
             place = torch.cat((encoding, 0.1 * halved.to(encoding)[..., None]), dim=-1).to(value.device)
         dtype = self.dense_1.weight.dtype
-        hidden, place = self.dense_1(features.to(dtype)), self.place(place.to(dtype))
+        hidden, place = self.dense_1(white.to(dtype)), self.place(place.to(dtype))
+        if self.convolutions is not None:
+            knots = features.unflatten(-1, (self.n_channel, -1)).flatten(0, 1).to(dtype)
+            hidden = hidden + self.dense_convolved(self.convolutions(knots)).view_as(hidden)
         if self.modulate:
             place, scale = place.chunk(2, dim=-1)
             hidden = hidden * (1 + scale)
         hidden = nn.functional.gelu(hidden + place)
-        vectors = self.dense_2(hidden)  # (n_star, n_patch, embedding_dim)
+        # the sum that all blocks add to stays in the precision of the weights, whatever the autocast
+        vectors = self.dense_2(hidden).to(dtype)  # (n_star, n_patch, embedding_dim)
         return vectors + encoding.to(vectors), (center == 0).to(value.device)

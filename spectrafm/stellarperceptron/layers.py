@@ -9,7 +9,14 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from .embedding import _ACTIVATIONS, LogFourierEncoding, NonLinearEmbedding, PatchEmbedding, SinusoidalEncoding
+from .embedding import (
+    _ACTIVATIONS,
+    LogFourierEncoding,
+    NonLinearEmbedding,
+    PatchEmbedding,
+    SinusoidalEncoding,
+    _without_autocast,
+)
 
 __all__ = [
     "Attention",
@@ -319,8 +326,11 @@ class StellarPerceptronDecoder(nn.Module):
         x = self.final_norm(x)
         for name in self.dense_names:
             x = self.dropout(nn.functional.gelu(getattr(self, name)(x)))
-        prediction = self.decoder_out(x).squeeze(-1).float()
-        log_variance = self.decoder_logvar_out(x).squeeze(-1).float()
+        # labels are told to better than the three digits of bfloat16
+        with _without_autocast(x):
+            x = x.to(self.decoder_out.weight.dtype)
+            prediction = self.decoder_out(x).squeeze(-1).float()
+            log_variance = self.decoder_logvar_out(x).squeeze(-1).float()
         return prediction, log_variance, collected
 
 

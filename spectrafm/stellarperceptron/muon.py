@@ -1,4 +1,4 @@
-"""Muon where bfloat16 is slow."""
+"""Muon for many matrices at once, and where bfloat16 is slow."""
 
 import math
 
@@ -30,7 +30,7 @@ def multiplies_bfloat16(device):
 
 
 class Muon(torch.optim.Muon):
-    """Muon, with its iteration in single precision where processors cannot multiply in bfloat16.
+    """Muon, all matrices of a shape at once, and in single precision where processors cannot multiply in bfloat16.
 
     Otherwise `torch.optim.Muon`, whose state it has, with Nesterov's momentum and updates
     scaled to the size of those of AdamW.
@@ -65,29 +65,37 @@ class Muon(torch.optim.Muon):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            alike = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    alike.setdefault(parameter.shape, []).append(parameter)
+            for parameters in alike.values():
+                self._update(parameters, group)
         return loss
 
-    def _update(self, parameter, group):
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
-        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-        update = _orthogonal(parameter.grad.lerp(buffer, group["momentum"]))
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-0.2 * group["lr"] * math.sqrt(max(parameter.shape)))
+    def _update(self, parameters, group):
+        """Update matrices of one shape, all at once: one by one, a GPU would wait for Python."""
+        for parameter in parameters:
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        gradients = [parameter.grad for parameter in parameters]
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        updates = _orthogonal(torch.stack(torch._foreach_lerp(gradients, buffers, group["momentum"])))
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        scale = -0.2 * group["lr"] * math.sqrt(max(parameters[0].shape))
+        torch._foreach_add_(parameters, updates.unbind(), alpha=scale)
 
 
-def _orthogonal(matrix):
-    """Bring the singular values of a matrix near to 1 by five steps of a quintic iteration."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
+def _orthogonal(matrices):
+    """Bring the singular values of matrices ``(n, n_row, n_column)`` near to 1, by a quintic iteration."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
     x = x.to(torch.bfloat16 if multiplies_bfloat16(x.device.type) else torch.float32)
-    x = x / x.norm().clamp(min=1e-7)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     first, third, fifth = _QUINTIC
     for _ in range(_N_ITERATION):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = first * x + (third * gram + fifth * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    return (x.mT if tall else x).to(matrices.dtype)

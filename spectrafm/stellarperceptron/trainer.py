@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import distributed
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._progress import progress as progress_bar
 from ..exceptions import CheckpointError, TrainingError
@@ -26,6 +27,8 @@ logger = logging.getLogger("spectrafm")
 
 # stars at a time in validation
 _VALIDATION_BATCH = 512
+# that of cuDNN is planned anew for every number of tokens, which takes longer than a step
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # smallest dimension of the matrices that Muon trains
 _MUON_SIZE = 16
 
@@ -188,8 +191,22 @@ class Trainer:
         list of dict
             The log.
         """
-        with process_group(self.model.device):
+        with process_group(self.model.device), sdpa_kernel(_ATTENTION), self._compiled():
             return self._run()
+
+    @contextmanager
+    def _compiled(self):
+        """Compile the transformer blocks for a while: those of the same shapes share what is compiled."""
+        network = self.model.torch_model
+        blocks = [*network.torch_encoder.blocks, *network.torch_decoder.blocks] if self.config.compile else []
+        for block in blocks:
+            block.compile(dynamic=True)
+        try:
+            yield
+        finally:
+            for block in blocks:
+                # there is no public way back
+                block._compiled_call_impl = None
 
     def _run(self):
         config, network = self.config, self.model.torch_model
@@ -199,7 +216,6 @@ class Trainer:
         if self.world_size > 1:
             for tensor in network.state_dict().values():
                 distributed.broadcast(tensor, 0)
-        trained = torch.compile(network, dynamic=True) if config.compile else network
         network.train()
         steps = progress_bar(range(self.step, config.steps), self.progress and self.rank == 0, description="training")
         clock, done = time.perf_counter(), self.step
@@ -207,7 +223,7 @@ class Trainer:
             # a step that is logged is timed in parts, which makes the device wait
             logged = (step + 1) % config.log_every == 0 or step + 1 == config.steps
             ended = False
-            loss, norm, waited = self._step(trained, step, timed=logged)
+            loss, norm, waited = self._step(network, step, timed=logged)
             self.step = step + 1
             if logged:
                 seconds = (time.perf_counter() - clock) / (self.step - done)
@@ -304,25 +320,30 @@ class Trainer:
         if self.average is not None:
             # a young average follows closely
             decay = min(config.ema_decay, (1 + step) / (10 + step))
-            for name, parameter in self.model.torch_model.named_parameters():
-                self.average[name].lerp_(parameter.detach(), 1 - decay)
+            parameters = {name: p.detach() for name, p in self.model.torch_model.named_parameters()}
+            torch._foreach_lerp_([self.average[name] for name in parameters], list(parameters.values()), 1 - decay)
         return loss, norm, data_seconds / (self._wait() - begin) if timed else math.nan
 
     def _take_gradients(self):
         """Return the gradients so far, and leave none."""
-        taken = [parameter.grad for parameter in self.model.torch_model.parameters()]
-        for parameter in self.model.torch_model.parameters():
+        taken = [parameter.grad for parameter in self._parameters()]
+        for parameter in self._parameters():
             parameter.grad = None
         return taken
 
     def _add_gradients(self, before, most):
         """Clip the gradients of one source, and add those of the sources before."""
-        torch.nn.utils.clip_grad_norm_(self.model.torch_model.parameters(), most)
-        for parameter, earlier in zip(self.model.torch_model.parameters(), before, strict=True):
+        parameters = self._parameters()
+        torch.nn.utils.clip_grad_norm_(parameters, most)
+        for parameter, earlier in zip(parameters, before, strict=True):
             if parameter.grad is None:
                 parameter.grad = earlier
-            elif earlier is not None:
-                parameter.grad += earlier
+        both = [(p.grad, b) for p, b in zip(parameters, before, strict=True) if b is not None and p.grad is not b]
+        if both:
+            torch._foreach_add_(*map(list, zip(*both, strict=True)))
+
+    def _parameters(self):
+        return list(self.model.torch_model.parameters())
 
     def _share_gradients(self):
         """Replace gradients by their mean over all processes."""

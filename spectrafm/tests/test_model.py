@@ -11,7 +11,11 @@ from spectrafm.stellarperceptron import StellarPerceptron, Vocabulary
 from spectrafm.stellarperceptron import model as model_module
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
 
-CONFIGS = {"patches": {}, "pixels": {"patch_size": 1, "context_length": 80}}
+CONFIGS = {
+    "patches": {},
+    "convolutions": {"patch_knots": "interpolate", "patch_convolutions": (6, 8)},
+    "pixels": {"patch_size": 1, "context_length": 80},
+}
 TABLE = tiny_table(6)
 FLUX = TABLE.flux.astype(np.float64)
 NAMES = np.repeat("flux", 60)
@@ -19,7 +23,7 @@ NAMES = np.repeat("flux", 60)
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def model(request):
-    """Return an untrained model, with patches and with single pixels."""
+    """Return an untrained model, with patches of two kinds and with single pixels."""
     return tiny_model(**CONFIGS[request.param])
 
 

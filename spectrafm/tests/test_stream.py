@@ -435,15 +435,16 @@ def test_no_target(synthetic, vocabulary):
         ObservedSource(synthetic, vocabulary, ContinuumNormalizer(), targets=["alpha_m"])
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Return a model trained for a moment on synthetic stars, a library and a table."""
+def train_mixed(folder, fit=None, **options):
+    """Train for a moment on synthetic stars, a library and a table; return the model and its log."""
     grid = fake_grid(60, seed=9)
     labels = {name: grid.labels[:, i] for i, name in enumerate(LABELS[:3])}
     nothing = np.full(grid.flux.shape, np.nan, dtype=np.float32)
     library = LabelledSpectra(grid.wavelength, grid.flux, nothing, labels, {}, np.arange(60).astype(str))
     observation = replace(SEEN, snr=(30.0, 300.0))
     seen = {"domain": "lines", "observation": observation}
+    settings = {"steps": 60, "batch_size": 96, "warmup_steps": 5, "learning_rate": 3e-3}
+    settings |= {"log_every": 30, "validation_every": 60}
     recipe = Recipe(
         name="mixed",
         labels=("teff", "logg", "fe_h", "mg_fe", "vsini"),
@@ -461,7 +462,7 @@ def trained(tmp_path_factory):
             patch_dense=48,
             patch_place="modulate",
         ),
-        fit=FitConfig(steps=60, batch_size=96, warmup_steps=5, learning_rate=3e-3, log_every=30, validation_every=60),
+        fit=FitConfig(**(settings | (fit or {}))),
         sources={
             "synthetic": SourceConfig(kind="emulator", data="fake", n_pool=500, share=2, **seen),
             "library": SourceConfig(
@@ -476,15 +477,44 @@ def trained(tmp_path_factory):
             "sed": DomainConfig(),
         },
     )
-    folder = tmp_path_factory.mktemp("mixed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(train_module._READERS, "lines", lambda _: library)
         patch.setitem(train_module._READERS, "tiny", lambda _: tiny_data(400))
         patch.setattr("spectrafm.training.sources.load_emulator", lambda _: fake_emulator())
         patch.setattr(train_module, "_N_CALIBRATION", 100)
         patch.setattr(train_module, "_N_DENSITY", 200)
-        train_recipe(recipe, folder, folder)
+        train_recipe(recipe, folder, folder, **options)
     return SpectraFM.load(folder / "weights"), (folder / "log.csv").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a model trained on all three kinds of sources."""
+    return train_mixed(tmp_path_factory.mktemp("mixed"))
+
+
+def learnt(log):
+    """Return the last residual of the temperature of synthetic stars, standardised."""
+    return float(log[-1].split(",")[log[0].split(",").index("synthetic:mad_std_teff")])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fit", [{}, {"optimizer": "muon", "precision": "auto", "compile": True, "ema_decay": 0.9}])
+def test_training_on_a_gpu(trained, tmp_path, fit):
+    """A GPU learns as well, by itself or with a process that makes the stars; its weights work on the CPU."""
+    fm, log = train_mixed(tmp_path, fit, device="cuda", n_worker=len(fit) and 1)
+    assert learnt(log) < 1.5 * learnt(trained[1])
+    table = fm.infer([line_star(), line_star(1)])
+    assert np.isfinite(table["e_teff"].value).all()
+
+
+@pytest.mark.slow
+def test_stars_made_ahead(trained, tmp_path):
+    """Training gives the same, number by number, whoever makes the stars."""
+    _, log = train_mixed(tmp_path, n_worker=2)
+    column = log[0].split(",").index("loss")
+    losses = [[line.split(",")[column] for line in lines[1:]] for lines in (log, trained[1])]
+    assert losses[0] == losses[1]
 
 
 def line_star(row=0, sigma=0.01):

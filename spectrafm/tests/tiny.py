@@ -1,6 +1,7 @@
 """A tiny model and a tiny set of stars, made in a second, for the tests."""
 
 import numpy as np
+import torch
 
 from spectrafm.stellarperceptron import FitConfig, ModelConfig, StellarPerceptron, TableStream, TokenTable, Vocabulary
 
@@ -46,4 +47,8 @@ def tiny_model(seed=0, **changes):
     vocabulary.fit(table, np.arange(len(table)))
     model = StellarPerceptron(tiny_config(**changes), vocabulary, seed=seed)
     model.fit_patches(TableStream(model, table, ["teff"], FitConfig()), n_step=1)
+    if model.config.patch_convolutions:
+        # they start with no say
+        weight = model.torch_model.patch_layer.dense_convolved.weight
+        torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(seed))
     return model

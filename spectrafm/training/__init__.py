@@ -1,5 +1,6 @@
 """Recipes: named, checked configurations that turn stars into weights."""
 
+from .ahead import AheadStream
 from .observation import ObservationConfig
 from .recipes import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names
 from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
@@ -7,6 +8,7 @@ from .stream import ObservedSource, RequestConfig, StarStream, StreamPart, Table
 from .train import build_stream, calibrate, train_recipe
 
 __all__ = [
+    "AheadStream",
     "DomainConfig",
     "EmulatorSource",
     "LibrarySource",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ..stellarperceptron import StellarPerceptron, TokenTable, TrainingGenerator
 from ..stellarperceptron.nn_utils import split_by_star
 from ..stellarperceptron.trainer import process_group, processes
 from ..weights_info import Domain, WeightsInfo
+from .ahead import AheadStream
 from .recipes import load_recipe
 from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
 from .stream import ObservedSource, StarStream, StreamPart, TableSource
@@ -223,7 +225,7 @@ def standardize(vocabulary, sources):
     vocabulary.fitted = True
 
 
-def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, device="cpu"):
+def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, device="cpu", n_worker=0):
     """Train, calibrate and save.
 
     Parameters
@@ -242,6 +244,9 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
         Show a progress bar, where tqdm is installed.
     device : str or torch.device, optional
         Where to train; of several GPUs under torchrun, ``"cuda"`` is that of the process.
+    n_worker : int, optional
+        Processes that make batches ahead of time, for each that trains (see `AheadStream`): for GPUs. What is
+        trained is the same with any number of them.
 
     Returns
     -------
@@ -251,15 +256,18 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     if str(device) == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
-    start = _train_start(recipe, data_folder, output, resume=resume, progress=progress, device=device)
+    options = {"resume": resume, "progress": progress}
+    start = _train_start(recipe, data_folder, output, device=device, n_worker=n_worker, **options)
     vocabulary = make_vocabulary(recipe) if start is None else start.vocabulary
     stream, calibration = build_stream(recipe, data_folder, vocabulary, device)
     model = StellarPerceptron(recipe.model, vocabulary, device, recipe.fit.seed)
     if start is None:
         model.fit_patches(stream)
     else:
-        model.torch_model.load_state_dict(start.torch_model.state_dict())
-    model.fit(stream, config=recipe.fit, folder=output, resume=resume, progress=progress)
+        # new convolutions start with no say
+        model.torch_model.load_state_dict(model.torch_model.state_dict() | start.torch_model.state_dict())
+    with AheadStream(stream, n_worker, recipe.fit.steps) if n_worker else nullcontext(stream) as ahead:
+        model.fit(ahead, config=recipe.fit, folder=output, **options)
     if processes()[0] > 0:
         return None
     fm = calibrate(model, recipe, calibration)
@@ -274,7 +282,10 @@ def _train_start(recipe, data_folder, output, **options):
     if not recipe.start:
         return None
     before, folder = load_recipe(recipe.start), Path(output) / recipe.start
-    if before.model != recipe.model or make_vocabulary(before).names != make_vocabulary(recipe).names:
+    same = replace(before.model, patch_convolutions=recipe.model.patch_convolutions)
+    if before.model.patch_convolutions not in ((), same.patch_convolutions):
+        same = before.model
+    if same != recipe.model or make_vocabulary(before).names != make_vocabulary(recipe).names:
         raise ConfigError(
             f"Recipe {recipe.name!r}: its model, labels or known quantities are not those of "
             f"{recipe.start!r}, from which it starts; make them the same"
