@@ -320,10 +320,12 @@ def _benchmarks():
     from .foundation_benchmark import benchmark_foundation, benchmark_networks
     from .lines_benchmark import benchmark_lines
     from .synthesis.settings_benchmark import benchmark_settings
+    from .throughput_benchmark import benchmark_throughput
 
     return {
         "gaia-xp": benchmark_gaia_xp,
         "speed": benchmark_speed,
+        "throughput": benchmark_throughput,
         "synthesis": benchmark_synthesis,
         "synthesis-settings": benchmark_settings,
         "foundation": benchmark_foundation,

@@ -317,7 +317,8 @@ def _add_benchmark(parser):
     parser.add_argument(
         "name",
         metavar="NAME",
-        help="gaia-xp: accuracy on held-out stars; speed: time and memory; synthesis: emulators on real stars; "
+        help="gaia-xp: accuracy on held-out stars; speed: time and memory; throughput: of recipes, on a "
+        "GPU if there is one; synthesis: emulators on real stars; "
         "synthesis-settings: spectra beside those of a much finer synthesis; "
         "foundation: weights that read every instrument; networks: others trained on the same synthetic stars; "
         "lines: whether weights look at the lines of an element; flags: what flags catch and what they miss; "

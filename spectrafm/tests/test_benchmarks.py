@@ -5,8 +5,9 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
-from spectrafm import SpectraFM
+from spectrafm import SpectraFM, throughput_benchmark
 from spectrafm.benchmarks import Residuals, _gradient_boosting, _perceptron, mad_std, run_benchmark
 from spectrafm.datasets import LabelledSpectra
 from spectrafm.exceptions import CheckpointError, InputValueError
@@ -48,6 +49,22 @@ def test_rivals_learn(rival):
     data = LabelledSpectra(np.linspace(4000, 9000, 120), flux, 0 * flux + 0.01, {"teff": known}, {}, np.arange(900))
     found = rival(flux[:700], flux[700:], data, np.arange(700), ["teff"], seed=0)
     assert np.corrcoef(found["teff"], teff[700:])[0, 1] > 0.8
+
+
+@pytest.mark.slow
+def test_throughput(monkeypatch, tmp_path):
+    """Recipes are trained for a moment where the benchmark runs, and what needs a GPU says so."""
+    monkeypatch.setattr(throughput_benchmark, "_N_STAR", 4)
+    first, header, paper, *rest = throughput_benchmark.benchmark_throughput(tmp_path, recipes=("paper", "paper-full"))
+    assert "PyTorch" in first
+    assert header.split()[0] == "recipe"
+    name, _, n_star, *rates = paper.split()
+    assert name == "paper"
+    assert all(float(rate) > 0 for rate in rates)
+    assert len(rest) == 1
+    if not torch.cuda.is_available():
+        assert n_star == "4"
+        assert "needs a GPU" in rest[0]
 
 
 def test_unknown_benchmark(tmp_path):

@@ -150,8 +150,8 @@ class AheadStream:
                 process = self._processes[number]
                 if not process.is_alive():
                     raise TrainingError(
-                        f"a process that makes batches ended (exit code {process.exitcode}); "
-                        "memory may have run out: train with fewer of them"
+                        f"a process that makes batches ended (exit code {process.exitcode}): where memory ran out, "
+                        "train with fewer of them; where a script trains, put that under if __name__ == '__main__'"
                     ) from None
         if isinstance(made, str):
             raise TrainingError(f"batches could not be made:\n{made}")
