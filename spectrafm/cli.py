@@ -296,8 +296,8 @@ def _run_train(arguments):
 
     recipe = load_recipe(arguments.recipe, {"fit": {"steps": arguments.steps}} if arguments.steps else None)
     output = Path(arguments.output)
-    begun = any((folder / "checkpoint.pt").exists() for folder in (output, output / recipe.start))
-    if begun and not arguments.resume:
+    # those of recipes that this one starts from lie within
+    if any(output.rglob("checkpoint.pt")) and not arguments.resume:
         raise InputValueError(f"--output: {arguments.output} holds a checkpoint; add --resume or choose another")
     bar = sys.stderr.isatty()
     if not bar:

@@ -213,9 +213,9 @@ class ModelConfig(Config):
                 f"patch_components {self.patch_components} exceed 5 channels x patch_size {self.patch_size}"
             )
         channels = self.patch_convolutions
-        if any(not isinstance(n, int) or n < 1 for n in channels):
-            problems.append(f"patch_convolutions must be positive integers, not {channels!r}")
-        if channels and (self.patch_size == 1 or self.patch_size % 2 ** (len(channels) + 1)):
+        if not isinstance(channels, tuple) or any(not isinstance(n, int) or n < 1 for n in channels):
+            problems.append(f"patch_convolutions must be a tuple of positive integers, not {channels!r}")
+        elif channels and not problems and self.patch_size % 2 ** (len(channels) + 1):
             problems.append(f"patch_size {self.patch_size} cannot be halved {len(channels) + 1} times by convolutions")
         refuse("ModelConfig", problems)
 
@@ -353,7 +353,7 @@ class FitConfig(Config):
         bfloat16 uses autocast; wavelengths and the loss stay in float32. ``"auto"`` is
         bfloat16 on GPUs and on processors that multiply in it, float32 elsewhere.
     compile : bool
-        Compile the network with `torch.compile`: slower to start, faster on GPUs.
+        Compile the transformer blocks with `torch.compile` while they are trained: slow to start.
     seed : int
         Seed of everything that is drawn.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from .embedding import (
@@ -26,6 +27,9 @@ __all__ = [
     "StellarPerceptronTorchModel",
     "TransformerBlock",
 ]
+
+# that of cuDNN is planned anew for every number of tokens, which takes longer than a step of training
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class Attention(nn.Module):
@@ -436,7 +440,8 @@ class StellarPerceptronTorchModel(nn.Module):
         Memory
         """
         vectors, pad_mask = self.embed(tokens)
-        vectors, weights = self.torch_encoder(vectors, pad_mask, need_weights)
+        with sdpa_kernel(_ATTENTION):
+            vectors, weights = self.torch_encoder(vectors, pad_mask, need_weights)
         attention = weights if need_weights else []
         return Memory(vectors, pad_mask, self.torch_decoder.keys_values(vectors), attention)
 
@@ -463,7 +468,8 @@ class StellarPerceptronTorchModel(nn.Module):
         """
         query = self.embedding_layer.request(self.rows[request_token])
         query = query + self._encode(request_wavelength, query)
-        return self.torch_decoder(query, memory, need_weights)
+        with sdpa_kernel(_ATTENTION):
+            return self.torch_decoder(query, memory, need_weights)
 
     def forward(self, tokens, request_token, request_wavelength):
         """Encode and decode in one call, for training.

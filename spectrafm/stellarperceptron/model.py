@@ -256,7 +256,7 @@ class StellarPerceptron(StellarPerceptronCore):
 
         Parameters
         ----------
-        stars : TokenTable or StarStream
+        stars : TokenTable, StarStream or AheadStream
             Spectra and quantities; a stream draws its own.
         targets : sequence of str, optional
             Quantities to learn to predict; needed with a table.

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import distributed
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._progress import progress as progress_bar
 from ..exceptions import CheckpointError, TrainingError
@@ -27,8 +26,6 @@ logger = logging.getLogger("spectrafm")
 
 # stars at a time in validation
 _VALIDATION_BATCH = 512
-# that of cuDNN is planned anew for every number of tokens, which takes longer than a step
-_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # smallest dimension of the matrices that Muon trains
 _MUON_SIZE = 16
 
@@ -161,7 +158,7 @@ class Trainer:
     ----------
     model : StellarPerceptron
         Trained in place.
-    stream : TableStream or StarStream
+    stream : TableStream, StarStream or AheadStream
         Gives the batches of each step and those to validate on.
     config : FitConfig, optional
         Steps, learning rate, seed and the rest.
@@ -191,7 +188,7 @@ class Trainer:
         list of dict
             The log.
         """
-        with process_group(self.model.device), sdpa_kernel(_ATTENTION), self._compiled():
+        with process_group(self.model.device), self._compiled():
             return self._run()
 
     @contextmanager

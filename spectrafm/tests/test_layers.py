@@ -234,8 +234,10 @@ def test_config_lists_all_problems():
         ModelConfig(context_length=0, encoder_heads=(7, 7), dropout=1.5)
     with pytest.raises(ConfigError, match="patch_size 12 cannot be halved 3 times by convolutions"):
         tiny_config(patch_size=12, patch_convolutions=(4, 4))
-    with pytest.raises(ConfigError, match=r"patch_convolutions must be positive integers, not \(4, 0\)"):
+    with pytest.raises(ConfigError, match=r"patch_convolutions must be a tuple of positive integers, not \(4, 0\)"):
         tiny_config(patch_convolutions=(4, 0))
+    with pytest.raises(ConfigError, match="patch_convolutions must be a tuple of positive integers, not 4"):
+        tiny_config(patch_convolutions=4)
 
 
 def test_config_round_trip():

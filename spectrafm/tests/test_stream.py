@@ -515,11 +515,14 @@ def learnt(log):
     return float(log[-1].split(",")[log[0].split(",").index("synthetic:mad_std_teff")])
 
 
+MODERN = {"optimizer": "muon", "precision": "auto", "compile": True, "ema_decay": 0.9}
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("fit", [{}, {"optimizer": "muon", "precision": "auto", "compile": True, "ema_decay": 0.9}])
-def test_training_on_a_gpu(trained, tmp_path, fit):
-    """A GPU learns as well, by itself or with a process that makes the stars; its weights work on the CPU."""
-    fm, log = train_mixed(tmp_path, fit, device="cuda", n_worker=len(fit) and 1)
+@pytest.mark.parametrize(("fit", "n_worker"), [({}, 0), ({}, 1), (MODERN, 0), (MODERN, 2)])
+def test_training_on_a_gpu(trained, tmp_path, fit, n_worker):
+    """A GPU learns as well, by itself or with processes that make the stars; its weights work on the CPU."""
+    fm, log = train_mixed(tmp_path, fit, device="cuda", n_worker=n_worker)
     assert learnt(log) < 1.5 * learnt(trained[1])
     table = fm.infer([line_star(), line_star(1)])
     assert np.isfinite(table["e_teff"].value).all()

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -304,6 +305,22 @@ def test_schedule():
     assert (np.diff(factors[10:]) <= 0).all()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler of C++")
+# those of torch's compiler, of itself
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_blocks_learn_the_same():
+    """Blocks are compiled while they are trained, with the same outcome, and are as before when that is over."""
+    losses = []
+    for compiled in (False, True):
+        model = new_model()
+        config = FitConfig(**(SHORT | {"steps": 6, "log_every": 1, "compile": compiled}))
+        losses.append([entry["loss"] for entry in model.fit(tiny_table(), ["teff", "logg"], config)])
+        blocks = [*model.torch_model.torch_encoder.blocks, *model.torch_model.torch_decoder.blocks]
+        assert all(block._compiled_call_impl is None for block in blocks)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+
+
 @pytest.mark.parametrize(("config", "limit"), [({}, 0.4), ({"patch_size": 1, "context_length": 32}, 0.7)])
 def test_fit_learns(config, limit, tmp_path):
     """A short training beats the mean of the labels, writes its log, and holds its errors."""
@@ -471,18 +488,26 @@ def test_replicas_stay_equal(tmp_path):
 
 @pytest.mark.parametrize("shape", [(40, 64), (64, 40)])
 def test_muon_is_muon(shape):
-    """Ours takes the steps of torch's, which iterates in bfloat16."""
-    start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    """Ours takes the steps of torch's, which iterates in bfloat16, with several matrices, some without a gradient."""
+    shapes = [shape, shape, (32, 32), shape]
+    starts = [torch.randn(s, generator=torch.Generator().manual_seed(i)) for i, s in enumerate(shapes)]
     found = []
     for kind, settings in ((Muon, {}), (torch.optim.Muon, {"adjust_lr_fn": "match_rms_adamw"})):
-        parameter = torch.nn.Parameter(start.clone())
-        optimizer = kind([parameter], lr=0.1, weight_decay=0.1, **settings)
-        for step in range(3):
-            parameter.grad = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+        parameters = [torch.nn.Parameter(start.clone()) for start in starts]
+        optimizer = kind(parameters, lr=0.1, weight_decay=0.1, **settings)
+        for step in range(4):
+            for i, parameter in enumerate(parameters):
+                gradient = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(10 * step + i))
+                # sizes do not matter, nor do those of others
+                parameter.grad = None if (step, i) == (1, 1) else gradient * 10.0**i
             optimizer.step()
-        found.append(parameter.detach())
-    moved = (found[1] - start).norm()
-    assert (found[0] - found[1]).norm() < 0.02 * moved
+            if step == 1:
+                state = optimizer.state_dict()
+                optimizer = kind(parameters, lr=0.1, weight_decay=0.1, **settings)
+                optimizer.load_state_dict(state)
+        found.append([parameter.detach() for parameter in parameters])
+    for ours, theirs, start in zip(*found, starts, strict=True):
+        assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()
 
 
 def test_watch_ends_training():

@@ -1,7 +1,6 @@
 """Batches that are made ahead of time, by other processes."""
 
 import os
-import queue
 import threading
 import traceback
 from contextlib import suppress
@@ -14,9 +13,7 @@ from ..exceptions import InputValueError, TrainingError
 __all__ = ["AheadStream"]
 
 # batches of so many steps wait in front of the trainer, for each process that makes them
-_WAITING = 2
-# seconds between looks at whether a process that is waited for is still there
-_PATIENCE = 5.0
+_WAITING = 3
 
 
 class AheadStream:
@@ -40,7 +37,8 @@ class AheadStream:
         if not isinstance(n_process, int) or n_process < 1:
             raise InputValueError(f"n_process: {n_process!r}, expected a positive integer")
         self.stream, self.n_process, self.steps = stream, n_process, steps
-        self._processes, self._queues, self._next = [], [], None
+        # of each process: itself, where its batches arrive, and what counts those that wait
+        self._makers, self._first, self._next = [], None, None
 
     @property
     def targets(self):
@@ -74,14 +72,17 @@ class AheadStream:
 
         Raises
         ------
+        InputValueError
+            A step beyond the last.
         TrainingError
-            A process ended before its time.
+            A process ended before its time, or could not make a batch.
         """
+        if step >= self.steps:
+            raise InputValueError(f"step: {step}, expected less than steps = {self.steps}, of the whole training")
         if step != self._next:
             self.close()
             self._start(step)
-        number = (step - self._first) % self.n_process
-        made = self._take(number)
+        made = self._take(step)
         self._next = step + 1
         yield from made
 
@@ -119,54 +120,59 @@ class AheadStream:
 
     def close(self):
         """End the processes; what they made and nobody took is lost."""
-        for waiting in self._queues:
-            with suppress(queue.Empty):
-                while True:
-                    waiting.get_nowait()
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.join()
-        self._processes, self._queues, self._next = [], [], None
+        try:
+            for _, arrived, _ in self._makers:
+                # taken, so that it is given back; who is gone cannot be asked
+                with suppress(Exception):
+                    while arrived.poll():
+                        arrived.recv()
+        finally:
+            for process, arrived, _ in self._makers:
+                process.terminate()
+                process.join()
+                arrived.close()
+            self._makers, self._next = [], None
 
     def _start(self, first):
         # a process that was forked cannot use a GPU
         context = multiprocessing.get_context("spawn")
-        self._first, self._next = first, first
+        self._first = first
         for number in range(self.n_process):
-            waiting = context.Queue(_WAITING)
+            arrived, sent = context.Pipe(duplex=False)
+            room = context.Semaphore(_WAITING)
             steps = range(first + number, self.steps, self.n_process)
-            process = context.Process(target=_make, args=(self.stream, steps, waiting), daemon=True)
+            process = context.Process(target=_make, args=(self.stream, steps, sent, room), daemon=True)
             process.start()
-            self._processes.append(process)
-            self._queues.append(waiting)
+            # who ends closes the last end of the pipe, and is not waited for
+            sent.close()
+            self._makers.append((process, arrived, room))
 
-    def _take(self, number):
-        while True:
-            try:
-                made = self._queues[number].get(timeout=_PATIENCE)
-                break
-            except queue.Empty:
-                process = self._processes[number]
-                if not process.is_alive():
-                    raise TrainingError(
-                        f"a process that makes batches ended (exit code {process.exitcode}): where memory ran out, "
-                        "train with fewer of them; where a script trains, put that under if __name__ == '__main__'"
-                    ) from None
+    def _take(self, step):
+        process, arrived, room = self._makers[(step - self._first) % self.n_process]
+        try:
+            made = arrived.recv()
+        except (EOFError, OSError, RuntimeError) as error:
+            process.join(1.0)
+            raise TrainingError(
+                f"step {step}: the process that makes its batches ended (exit code {process.exitcode}). Where memory "
+                "ran out, train with fewer of them; where a script trains, put that under if __name__ == '__main__'"
+            ) from error
         if isinstance(made, str):
-            raise TrainingError(f"batches could not be made:\n{made}")
+            raise TrainingError(f"step {step}: its batches could not be made\n{made}")
+        room.release()
         return made
 
 
-def _make(stream, steps, waiting):
-    """Put the batches of some steps into a queue, in order, and stay until the process is ended."""
+def _make(stream, steps, sent, room):
+    """Send the batches of some steps, in order, and stay until the process is ended."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
         for step in steps:
-            waiting.put(list(stream.batches(step)))
+            room.acquire()
+            sent.send(list(stream.batches(step)))
     except Exception:
-        waiting.put(traceback.format_exc())
+        sent.send(traceback.format_exc())
     # what was sent lies in the memory of this process
     threading.Event().wait()
 

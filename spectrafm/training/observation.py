@@ -103,10 +103,12 @@ class ObservationConfig(Config):
             f"{name} must be in [0, 1], not {getattr(self, name)!r}"
             for name in (
                 *("nominal", "power_spread", "withhold_sigma", "whole_range"),
-                *("gaps", "bad_pixels", "sparse", "fast", "wrong_lines", "trim"),
+                *("gaps", "bad_pixels", "sparse", "fast", "wrong_lines"),
             )
             if not 0 <= getattr(self, name) <= 1
         ]
+        if not 0 <= self.trim < 1:
+            problems.append(f"trim must be in [0, 1), not {self.trim!r}")
         for name in ("resolving_power_range", "pixels_per_fwhm", "snr"):
             ends = getattr(self, name)
             if len(ends) != 2 or not 0 < ends[0] <= ends[1]:

@@ -252,7 +252,18 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     -------
     SpectraFM or None
         The calibrated model, in the first of the processes.
+
+    Raises
+    ------
+    InputValueError
+        A number of workers that is none, or that the device does not allow; data that are not there.
+    ConfigError
+        A recipe that does not fit the one it starts from.
     """
+    if not isinstance(n_worker, int) or n_worker < 0:
+        raise InputValueError(f"n_worker: {n_worker!r}, expected 0 or a positive integer")
+    if n_worker and str(device) == "mps":
+        raise InputValueError("n_worker: processes cannot share the memory of mps; expected 0 there")
     if str(device) == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
@@ -282,13 +293,11 @@ def _train_start(recipe, data_folder, output, **options):
     if not recipe.start:
         return None
     before, folder = load_recipe(recipe.start), Path(output) / recipe.start
-    same = replace(before.model, patch_convolutions=recipe.model.patch_convolutions)
-    if before.model.patch_convolutions not in ((), same.patch_convolutions):
-        same = before.model
-    if same != recipe.model or make_vocabulary(before).names != make_vocabulary(recipe).names:
+    same = before.model in (recipe.model, replace(recipe.model, patch_convolutions=()))
+    if not same or make_vocabulary(before).names != make_vocabulary(recipe).names:
         raise ConfigError(
             f"Recipe {recipe.name!r}: its model, labels or known quantities are not those of "
-            f"{recipe.start!r}, from which it starts; make them the same"
+            f"{recipe.start!r}, from which it starts; make them the same, but for convolutions where that one has none"
         )
     if not (folder / "weights" / "spectrafm.json").exists():
         with process_group(options["device"]):
