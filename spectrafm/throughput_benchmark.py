@@ -13,7 +13,7 @@ from .training.train import make_vocabulary
 
 __all__ = ["benchmark_throughput"]
 
-_RECIPES = ("small-long", "base", "paper", "paper-full")
+_RECIPES = ("small", "base", "paper", "paper-full")
 # stars of a pool, and of a step on a processor
 _N_POOL, _N_STAR = 2000, 96
 # steps that are not counted, and that are; passes of inference, likewise

@@ -189,17 +189,15 @@ def test_train_from_a_start(recipe, tmp_path, monkeypatch):
 def test_split_stays(recipe):
     """Which stars are set aside is decided by a seed of its own, where one is given."""
     assert recipe.split_seed == recipe.fit.seed
-    chain = [load_recipe(name) for name in ("small", "small-long", "small-start")]
-    assert [before.name for before in chain] == ["small", *(after.start for after in chain[:2])]
-    assert len({each.split_seed for each in chain}) == 1
-    assert len({each.fit.seed for each in chain}) == 3
+    assert load_recipe("small").split_seed == load_recipe("small-start").split_seed
+    assert load_recipe("small").fit.seed != load_recipe("small-start").fit.seed
 
 
 def test_moved_by(recipe):
     """Only stars of a library are moved."""
     with pytest.raises(ConfigError, match="moved_by is for sources of the kind 'library', not 'table'"):
         dataclasses.replace(recipe.sources["stars"], moved_by="optical")
-    assert {load_recipe(k).sources["miles"].moved_by for k in ("small", "small-long", "small-start", "base")} == {
+    assert {load_recipe(k).sources["miles"].moved_by for k in ("small", "small-start", "base")} == {
         "optical"
     }
 

@@ -86,23 +86,6 @@ def test_observation_is_within_its_limits(seed):
     assert torch.isfinite(seen.response).all()
 
 
-def test_trim():
-    """Spectra of all of the range lack as much of it as may be, at both ends, each star in its own place."""
-    low, high, settings = 16_000.0, 16_900.0, replace(SEEN, whole_range=1.0, trim=0.2)
-    ends = [
-        draw_observation(settings, 20, (low, high), torch.Generator().manual_seed(seed)).wavelength[:, [0, -1]]
-        for seed in range(40)
-    ]
-    extent = torch.stack([(last - first) / (high - low) for first, last in (end.T for end in ends)])
-    assert 0.79 < extent.min() < 0.85
-    assert 0.95 < extent.max() <= 1
-    first = torch.stack([end[:, 0] for end in ends])
-    assert ((first >= low) & (first < low + 0.21 * (high - low))).all()
-    assert first.std(dim=1).max() > 30
-    whole = draw_observation(settings.undisturbed(), 5, (low, high), torch.Generator().manual_seed(1))
-    assert (whole.wavelength[:, -1] - whole.wavelength[:, 0]).min() > 0.99 * (high - low)
-
-
 def test_sparse_spectra():
     """Some of the spectra with bad pixels lose most of them, as many as are asked for."""
     settings = replace(SEEN, gaps=0.0, bad_pixels=1.0)

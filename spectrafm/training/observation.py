@@ -40,9 +40,6 @@ class ObservationConfig(Config):
         its own, from ``narrowest`` [Angstrom] to all of it.
     narrowest : float
         Narrowest window [Angstrom].
-    trim : float
-        Largest part of the range that spectra of "all of it" lack at their ends: no two
-        instruments begin and end at the same wavelength.
     gaps : float
         Fraction of stars with up to three gaps.
     bad_pixels : float
@@ -85,7 +82,6 @@ class ObservationConfig(Config):
     withhold_sigma: float = 0.25
     whole_range: float = 0.6
     narrowest: float = 100.0
-    trim: float = 0.0
     gaps: float = 0.3
     bad_pixels: float = 0.3
     sparse: float = 0.1
@@ -107,8 +103,6 @@ class ObservationConfig(Config):
             )
             if not 0 <= getattr(self, name) <= 1
         ]
-        if not 0 <= self.trim < 1:
-            problems.append(f"trim must be in [0, 1), not {self.trim!r}")
         for name in ("resolving_power_range", "pixels_per_fwhm", "snr"):
             ends = getattr(self, name)
             if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
@@ -137,8 +131,8 @@ class ObservationConfig(Config):
         -------
         ObservationConfig
         """
-        names = ("power_spread", "uneven_noise", "trim", "gaps", "bad_pixels", "tilt", "velocity", "fast")
-        never = dict.fromkeys((*names, "line_error", "veil"), 0.0)
+        names = ("power_spread", "uneven_noise", "gaps", "bad_pixels", "tilt", "velocity", "fast", "line_error", "veil")
+        never = dict.fromkeys(names, 0.0)
         return replace(self, nominal=1.0, whole_range=1.0, **(never | changes))
 
 
@@ -210,8 +204,6 @@ def draw_observation(config, n_star, wavelength_range, generator, *, largest_pow
     if whole >= config.whole_range:
         narrowest = min(config.narrowest / np.exp(0.5 * (low + high)), width)
         width = narrowest * (width / narrowest) ** share
-    else:
-        width *= 1 - config.trim * share
     n_pixel = int(np.ceil(width * power * (fewest + sampling * (most - fewest))))
     n_pixel = max(min(n_pixel, config.max_pixels), 16)
 

@@ -280,7 +280,7 @@ class ObservedSource:
 
     def _observe(self, n_star, generator, whole=False):
         """Draw how stars are observed."""
-        config = replace(self.observation, whole_range=1.0, trim=0.0) if whole else self.observation
+        config = replace(self.observation, whole_range=1.0) if whole else self.observation
         source = self.source
         return draw_observation(
             config, n_star, source.wavelength_range, generator, largest_power=source.resolving_power
