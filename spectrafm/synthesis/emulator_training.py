@@ -1,7 +1,5 @@
 """From a grid of synthetic spectra to an emulator, with its errors on stars that were held out."""
 
-from importlib.metadata import version
-
 import numpy as np
 import torch
 
@@ -54,6 +52,8 @@ def train_emulator(grid, *, name=None, n_component=100, held_out=0.1, n_step=100
         The grid has fewer than 20 stars, labels or flux that cannot be, or ``held_out``
         leaves no star.
     """
+    from .. import __version__
+
     labels, flux = _checked(grid)
     n_star = len(labels)
     order = np.random.default_rng(seed).permutation(n_star)
@@ -89,7 +89,7 @@ def train_emulator(grid, *, name=None, n_component=100, held_out=0.1, n_step=100
     settings = {"n_train": len(train), "n_held_out": len(test), "seed": seed, "n_step": n_step, "n_tuning": n_tuning}
     info = _info(grid, labels, name)
     info.reach = _reach(process.points)
-    info.grid["training"] = settings | {"version": version("spectrafm")}
+    info.grid["training"] = settings | {"version": __version__}
     emulator = Emulator(info, {key: tensor.float() for key, tensor in tensors.items()})
     info.errors = emulator_errors(emulator, labels[test], flux[test])
     return emulator

@@ -14,7 +14,6 @@ import re
 import signal
 import tomllib
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +208,8 @@ def build_grid(
     ConfigError
         The parts that are there are of another seed, window or part size.
     """
+    from .. import __version__
+
     window, path = get_window(window), Path(path)
     for name, value in (("n_star", n_star), ("workers", workers), ("part_size", part_size)):
         if value < 1:
@@ -236,7 +237,7 @@ def build_grid(
 
         check_ready(window)
         synthesizer = synthesize_normalized
-    meta = {"seed": int(seed), "window": asdict(window), "version": version("spectrafm")}
+    meta = {"seed": int(seed), "window": asdict(window), "version": __version__}
     for first, last, stars in _synthesize_parts(missing, seed, synthesizer, window, workers, show_progress):
         _write_part(_part_folder(path) / f"part-{first:06d}.npz", first, last, stars, settings, meta)
     grid = load_grid(path)

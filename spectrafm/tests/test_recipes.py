@@ -197,9 +197,7 @@ def test_moved_by(recipe):
     """Only stars of a library are moved."""
     with pytest.raises(ConfigError, match="moved_by is for sources of the kind 'library', not 'table'"):
         dataclasses.replace(recipe.sources["stars"], moved_by="optical")
-    assert {load_recipe(k).sources["miles"].moved_by for k in ("small", "small-start", "base")} == {
-        "optical"
-    }
+    assert {load_recipe(k).sources["miles"].moved_by for k in ("small", "small-start", "base")} == {"optical"}
 
 
 def test_train_command(recipe, tmp_path, monkeypatch, capsys):
