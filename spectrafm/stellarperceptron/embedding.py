@@ -390,7 +390,8 @@ class PatchEmbedding(nn.Module):
         self.convolutions = self.dense_convolved = None
         if config.patch_convolutions:
             self.convolutions = _convolutions(self.n_channel, config.patch_convolutions)
-            n_convolved = config.patch_convolutions[-1] * config.patch_size // 2 ** (len(config.patch_convolutions) + 1)
+            with torch.no_grad():
+                n_convolved = self.convolutions(torch.zeros(1, self.n_channel, config.patch_size)).shape[1]
             self.dense_convolved = nn.Linear(n_convolved, config.patch_dense, bias=False)
             nn.init.zeros_(self.dense_convolved.weight)
         self.modulate = config.patch_place == "modulate"
