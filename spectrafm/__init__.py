@@ -1,4 +1,4 @@
-"""Stellar labels, with errors you can trust, from any stellar spectrum."""
+"""Stellar labels, with errors and flags, from stellar spectra."""
 
 import logging
 from importlib.metadata import PackageNotFoundError, version

@@ -325,7 +325,9 @@ def _add_benchmark(parser):
         "few-shot: what a hundred real stars add",
     )
     parser.add_argument("--data", default=".", metavar="FOLDER", help="folder of the benchmark's data sets (.)")
-    parser.add_argument("--model", metavar="M", help="name or folder of weights; by default those in the package")
+    parser.add_argument(
+        "--model", metavar="M", help="name or folder of weights; by default those that the benchmark is about"
+    )
     parser.add_argument("--no-rivals", action="store_true", help="do not train other methods for comparison")
 
 
@@ -421,7 +423,3 @@ _COMMANDS = {
     "train-emulator": (_add_train_emulator, _run_train_emulator, "train an emulator on a grid of synthetic spectra"),
     "benchmark": (_add_benchmark, _run_benchmark, "measure weights on held-out stars, beside rivals"),
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -38,7 +38,7 @@ _MEANING = {
     Flag.NO_OVERLAP: "no good pixel in any wavelength range of the weights; labels masked",
     Flag.FEW_PIXELS: "fewer good pixels than the weights were trained to expect",
     Flag.PARTIAL_COVERAGE: "less of the wavelength range than training stars had",
-    Flag.NO_UNCERTAINTY: "no usable flux uncertainties were given; errors are wider",
+    Flag.NO_UNCERTAINTY: "no usable flux uncertainties were given",
     Flag.LOW_SNR: "signal-to-noise ratio below the range of the training stars",
     Flag.OUTSIDE_LABEL_RANGE: "a label lies at or beyond the edge of the training labels",
     Flag.LARGE_UNCERTAINTY: "a predicted error is more than five times that of usual stars",

@@ -309,10 +309,10 @@ def test_help_and_version(capsys):
 
 
 def test_runs_as_a_module():
-    """`python -m spectrafm.cli` is the same command."""
+    """`python -m spectrafm` is the same command."""
     root = os.path.dirname(os.path.dirname(spectrafm.__file__))
     environment = {**os.environ, "PYTHONPATH": root}
-    command = [sys.executable, "-m", "spectrafm.cli", "--version"]
+    command = [sys.executable, "-m", "spectrafm", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.startswith("spectrafm ")
 
