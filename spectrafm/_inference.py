@@ -38,7 +38,8 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
     diagnoses : list of (numpy.ndarray, Domain, Diagnosis)
         Rows of the stars of each batch, and what was found; empty where not wanted.
     """
-    arrays, domains = fm.info.suited(to_arrays(spectra, **door))
+    given = to_arrays(spectra, **door)
+    arrays, domains = fm.info.suited(given)
     n_star = len(arrays)
     known = known_quantities(known, n_star, fm.info.known, positive=fm.model.vocabulary.log)
     usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
@@ -50,8 +51,8 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
     diagnoses = []
     batches = list(star_batches(arrays, domains, batch_size))
     for number, rows in progress_bar(batches, progress, description="infer"):
-        some = [arrays[row] for row in rows]
-        prepared = [fm.prepare(a, number) for a in some]
+        some = [given[row] for row in rows]
+        prepared = [fm.prepare(arrays[row], number) for row in rows]
         its = {name: (v[rows], e[rows]) for name, (v, e) in known.items()}
         found = _infer_batch(fm, number, some, prepared, labels, its, statistics)
         values[rows], errors[rows], flag[rows], diagnosis = found
@@ -68,7 +69,7 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
             stacklevel=3,
         )
     unproven = {k for number in used for k in fm.info.domains[number].unproven}
-    meta = provenance(fm, door)
+    meta = provenance(fm, given)
     if unproven & set(labels):
         meta["unproven"] = ", ".join(name for name in labels if name in unproven)
     columns = {"flag": flag, "n_pixels_used": n_used, "snr": snr, "identifier": [a.identifier for a in arrays]}
@@ -116,15 +117,15 @@ def wanted_labels(fm, labels, known, domains):
     return labels
 
 
-def provenance(fm, door):
+def provenance(fm, spectra):
     """Return what made a table, and in what its wavelengths came.
 
     Parameters
     ----------
     fm : SpectraFM
         Weights.
-    door : dict
-        Arguments of `~spectrafm.adapters.to_arrays`.
+    spectra : sequence of SpectrumArrays
+        What it was made of.
 
     Returns
     -------
@@ -135,13 +136,13 @@ def provenance(fm, door):
 
     from . import __version__
 
-    medium = door.get("medium", "vacuum")
+    media = {star.medium for star in spectra} or {"vacuum"}
     return {
         "model": fm.info.name,
         "weights_sha256": fm.weights_hash,
         "spectrafm_version": __version__,
         "date": Time.now().isot,
-        "medium": medium if isinstance(medium, str) else "one a star",
+        "medium": media.pop() if len(media) == 1 else "one a star",
         "frame": "rest",
     }
 
@@ -158,22 +159,24 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics):
         perception = fm.perceive(prepared, number, known)
     values, errors = np.full((2, n_star, len(labels)), np.nan)
     flag = np.array([a.flags | _spectrum_flags(a, domain) for a in prepared], dtype=np.int64)
+    more = np.zeros(n_star, dtype=np.int64)
     told = [column for column, name in enumerate(labels) if name in domain.labels]
     if told:
         names, has_sigma = [labels[column] for column in told], np.array([a.has_sigma for a in prepared])
         found, predicted = fm._tell(perception, names)
         calibrated = domain.calibrated_errors(names, found, predicted, has_sigma)
         values[:, told], errors[:, told] = found, calibrated
-        flag |= _label_flags(domain, fm.model.vocabulary.log, names, found, calibrated)
+        more |= _label_flags(domain, fm.model.vocabulary.log, names, found, calibrated)
     diagnosis = None
     if statistics or domain.thresholds:
         diagnosis = diagnose_batch(fm, number, arrays, prepared, spectrum_only)
     if domain.thresholds:
-        flag |= diagnosis.flags(domain)
+        more |= diagnosis.flags(domain)
     else:
         distance = fm.distances(spectrum_only, domain.name)
-        flag |= np.where(distance > domain.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
-    return values, errors, flag, diagnosis
+        more |= np.where(distance > domain.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
+    # of a star without pixels nothing was seen
+    return values, errors, flag | np.where([a.n_good > 0 for a in prepared], more, 0), diagnosis
 
 
 def _label_flags(domain, log, labels, values, errors):

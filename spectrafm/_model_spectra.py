@@ -111,7 +111,7 @@ def reconstructed_spectra(fm, stars):
             flux, sigma = values[0] * by, errors[0] * by
         found.append(
             Spectrum(
-                flux=flux * u.Unit(arrays.flux_unit, parse_strict="silent"),
+                flux=u.Quantity(flux, u.Unit(arrays.flux_unit, parse_strict="silent")),
                 spectral_axis=wavelength[: len(flux)] * u.AA,
                 uncertainty=StdDevUncertainty(sigma),
                 meta={"identifier": arrays.identifier, "model": fm.info.name},

@@ -13,7 +13,7 @@ import astropy.units as u
 import numpy as np
 
 from .arrays import SpectrumArrays
-from .blocks import MASK_POLICIES, Block, as_real, finish, policy_bits
+from .blocks import MASK_POLICIES, Block, as_real, finish, policy_bits, power_problem
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
 from .known import split_mask
@@ -122,6 +122,7 @@ def from_arrays(
         Shapes that do not fit, or no star that can be used.
     """
     bits = policy_bits(mask_policy)
+    mask = None if mask is np.ma.nomask else mask
     shape = np.shape(flux)
     if len(shape) not in (1, 2):
         raise InputValueError(f"flux: shape {shape}; expected (n_star, n_pixel), or (n_pixel,) for one star")
@@ -136,7 +137,7 @@ def from_arrays(
     if identifier is not None:
         if not isinstance(identifier, Iterable):
             raise InputTypeError(f"identifier: {identifier!r}; expected a name for each star")
-        identifier = [identifier] if isinstance(identifier, str) else [str(name) for name in identifier]
+        identifier = [identifier] if isinstance(identifier, str) else [_text(name) for name in identifier]
         if len(identifier) != n_star:
             raise InputValueError(f"identifier: {len(identifier)} names for {n_star} stars")
     options = _per_star_options(n_star, medium, radial_velocity, resolving_power)
@@ -265,7 +266,14 @@ def _check_length(values, n_star, name):
 def _check_ready(arrays, options, row):
     """Let a `SpectrumArrays` pass; it is in vacuum and in the rest frame already."""
     is_air, velocity, power = options
-    if is_air[row] or (velocity is not None and velocity[row] != 0):
+    speed = 0.0 if velocity is None else velocity[row]
+    if np.isnan(speed):
+        return SpectrumArrays.unusable(
+            "its radial velocity is nan km/s; expected none for SpectrumArrays", arrays.identifier
+        )
+    if problem := power_problem(power[row]):
+        return SpectrumArrays.unusable(problem, arrays.identifier)
+    if is_air[row] or speed != 0:
         raise InputValueError(
             f"spectra: number {row} is a SpectrumArrays, in vacuum and in the rest frame already; "
             "leave out medium='air' and radial_velocity for it"
@@ -315,7 +323,8 @@ def _identifiers(meta, n_star):
     """Return the names found in the meta of an object, or None."""
     if isinstance(meta, (list, tuple)) and len(meta) == n_star:
         names = [_identifiers(one, 1) for one in meta]
-        return None if None in names else [name[0] for name in names]
+        # who has none is named by its number
+        return [None if name is None else name[0] for name in names]
     if not hasattr(meta, "keys"):
         return None
     lower = {str(key).lower(): key for key in meta}
@@ -324,8 +333,12 @@ def _identifiers(meta, n_star):
     values += [header.get(key) for key in _HEADER_KEYS] if hasattr(header, "keys") else []
     for value in values:
         if isinstance(value, (str, bytes, int, np.integer)) and str(value):
-            name = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+            name = _text(value)
             return [name] if n_star == 1 else [f"{name}:{row}" for row in range(n_star)]
         if isinstance(value, (list, tuple, np.ndarray)) and np.shape(value) == (n_star,):
-            return [str(name) for name in value]
+            return [_text(name) for name in value]
     return None
+
+
+def _text(name):
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)

@@ -15,7 +15,7 @@ __all__ = ["COUNTS", "SpectrumArrays"]
 _FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 # cells that a pixel is made of when spectra are smoothed
 _CELLS = 4
-# so many cells from a good pixel are covered by it
+# so many cells from a good pixel are covered by it, at least
 _CLOSE = 2
 
 #: Names of the counts of pixels that are kept with a spectrum.
@@ -45,6 +45,8 @@ class SpectrumArrays:
         NaN where not known.
     identifier : str
         Name of the star, for the table of results.
+    medium : {"vacuum", "air"}
+        In which its wavelengths came.
     flags : int
         `~spectrafm.flags.Flag` bits known at this stage.
     problem : str
@@ -67,6 +69,7 @@ class SpectrumArrays:
     flux_unit: str = ""
     resolving_power: float = np.nan
     identifier: str = ""
+    medium: str = "vacuum"
     flags: int = 0
     problem: str = ""
     counts: dict = field(default_factory=dict)
@@ -172,7 +175,9 @@ class SpectrumArrays:
         n_good, n_told = (summed(which.astype(float)) for which in (self.good, told))
         weight, weight_told = spread(n_good), spread(n_told)
         # between good pixels that are close together nothing is missing
-        covered = maximum_filter1d((n_good > 0).astype(float), 2 * _CLOSE + 1, mode="constant")
+        steps = np.diff(np.log(self.wavelength))
+        close = max(_CLOSE, int(np.ceil(0.5 * np.quantile(steps, 0.95) / cell))) if len(steps) else _CLOSE
+        covered = maximum_filter1d((n_good > 0).astype(float), 2 * close + 1, mode="constant")
         good = (weight > 0) & (spread(covered) > 0.5)
         flux = spread(summed(np.where(self.good, self.flux, 0.0)))
         variance = spread(summed(np.where(told, self.sigma, 0.0) ** 2))

@@ -16,7 +16,7 @@ from .flags import Flag
 from .known import split_mask
 from .spectral_units import air_to_vacuum, doppler_factor, flux_rule, sigma_factor
 
-__all__ = ["MASK_POLICIES", "Block", "as_real", "finish", "policy_bits"]
+__all__ = ["MASK_POLICIES", "Block", "as_real", "finish", "policy_bits", "power_problem"]
 
 logger = logging.getLogger("spectrafm")
 
@@ -100,7 +100,7 @@ class Block:
     ----------
     n_star : int
         Number of stars.
-    identifiers : list of str or None
+    identifiers : list of (str or None) or None
         Their names, where the object tells them.
     problem : str
         Why the object cannot be used at all, or "".
@@ -204,7 +204,9 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
         One a star.
     """
     n_star = block.n_star
-    names = block.identifiers or [str(row) for row in range(first, first + n_star)]
+    names = [
+        str(first + row) if name is None else name for row, name in enumerate(block.identifiers or [None] * n_star)
+    ]
     try:
         per_frequency, factor, unit = flux_rule(block.flux_unit)
     except InputValueError as error:
@@ -227,9 +229,8 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     wavelength = wavelength / shift[0] if (shift == shift[0]).all() else wavelength / shift[:, None]
     for row in np.flatnonzero(~np.isfinite(shift)):
         problems[row] = problems[row] or f"its radial velocity is {velocity[row]} km/s; expected a finite speed below c"
-    for row in np.flatnonzero(~((resolving_power > 0) | np.isnan(resolving_power))):
-        text = f"its resolving power is {resolving_power[row]}; expected a positive number, or NaN where not known"
-        problems[row] = problems[row] or text
+    for row, power in enumerate(resolving_power):
+        problems[row] = problems[row] or power_problem(power)
 
     bits = np.zeros(flux.shape, dtype=bool)
     if block.bits is not None:
@@ -259,11 +260,30 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
             flux_unit=unit,
             resolving_power=float(resolving_power[row]),
             identifier=name,
+            medium="air" if is_air[row] else "vacuum",
             flags=int(flags[row]),
             counts=dict(zip(COUNTS, counts[row], strict=True)),
         )
         for row, name in enumerate(names)
     ]
+
+
+def power_problem(resolving_power):
+    """Say what is wrong with the resolving power of a star.
+
+    Parameters
+    ----------
+    resolving_power : float
+        NaN where not known.
+
+    Returns
+    -------
+    str
+        "" where nothing is.
+    """
+    if resolving_power > 0 or np.isnan(resolving_power):
+        return ""
+    return f"its resolving power is {resolving_power}; expected a positive number, or NaN where not known"
 
 
 def _unusable(problem, name):

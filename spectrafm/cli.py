@@ -120,7 +120,6 @@ def _run_infer(arguments):
         table = model.infer(arrays, labels=arguments.labels, progress=sys.stderr.isatty())
     table.add_column(sources, name="file", index=0)
     table["file"].info.description = "File of the spectrum"
-    table.meta["medium"] = arguments.medium
     for source, star, flag in zip(sources, arrays, table["flag"], strict=True):
         if flag & MASKING_FLAGS:
             problem = star.problem or describe_flags(flag & MASKING_FLAGS)[-1].partition(": ")[2]
@@ -155,10 +154,21 @@ def _check_outputs(arguments):
             raise InputValueError(f"--plot: {path} exists; choose another name, or add --overwrite")
         if not path.parent.is_dir():
             raise InputValueError(f"--plot: there is no folder {path.parent}; make it first")
+        if len(set(arguments.files)) > 1:
+            _check_kiel(arguments.labels)
     written = {Path(name).resolve() for name in (arguments.output, arguments.plot) if name}
     for name in arguments.files:
         if Path(name).resolve() in written:
             raise InputValueError(f"{name} is to be read and to be written; choose another name for the output")
+
+
+def _check_kiel(labels):
+    """Refuse a figure of several stars without its axes."""
+    missing = [name for name in ("teff", "logg") if labels is not None and name not in labels]
+    if missing:
+        raise InputValueError(
+            f"--plot: of several stars it is their Kiel diagram; add {','.join(missing)} to --labels, or leave it out"
+        )
 
 
 def _read_all(arguments):
@@ -257,6 +267,7 @@ def _write_plot(filename, fm, spectrum, arrays, table):
     single = len(table) == 1 and spectrum is not None
     figure = Figure(figsize=spectrum_size(table) if single else (6.4, 5.2), layout="constrained")
     if not single:
+        _check_kiel(table.colnames)
         plot_labels(table, ax=figure.subplots())
     else:
         model = None

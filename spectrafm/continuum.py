@@ -81,7 +81,7 @@ class _Normalizer:
         SpectrumArrays
             Flux and sigma divided, ``flux_unit`` "", pixels whose divisor is
             not positive, and those ten thousand times as bright as it, marked bad; with
-            `Flag.NO_GOOD_PIXELS` if none is left.
+            `Flag.NO_GOOD_PIXELS` if none is left that there was.
         """
         by = self.divisor(arrays.wavelength[None], arrays.flux[None], arrays.good[None])[0]
         with np.errstate(invalid="ignore", over="ignore"):
@@ -89,7 +89,7 @@ class _Normalizer:
             flux, sigma = arrays.flux / by, arrays.sigma / by
             good = arrays.good & (np.abs(flux) < _ABSURD)
         flags = arrays.flags
-        if not good.any() and not flags & Flag.BAD_INPUT:
+        if not good.any() and not flags & (Flag.BAD_INPUT | Flag.NO_OVERLAP):
             flags |= int(Flag.NO_GOOD_PIXELS)
         return replace(arrays, flux=flux, sigma=sigma, good=good, flux_unit="", flags=int(flags))
 

@@ -183,7 +183,7 @@ def diagnose_batch(fm, number, arrays, prepared, perception):
     arrays : sequence of SpectrumArrays
         The spectra as they came.
     prepared : sequence of SpectrumArrays
-        The same, cut and normalised.
+        The same, smoothed if that was necessary, cut and normalised.
     perception : Perception
         Of these, without anything else known.
 
@@ -225,7 +225,7 @@ def diagnose_batch(fm, number, arrays, prepared, perception):
         "rv_error": velocity_error,
         "double_lines": np.array([_double_lines(a) for a in prepared]) if "rv_offset" in labels else nothing,
         "emission": _emission(flux, noise),
-        "saturation": _saturation(_padded([a.flux[p.good] for a, p in zip(arrays, prepared, strict=True)])),
+        "saturation": _saturation(_padded([star.flux[star.good] for star in map(domain.cut, arrays)])),
     }
     return Diagnosis(statistics, features, velocity, velocity_error, middle)
 

@@ -54,7 +54,7 @@ def explain(fm, column, spectrum, label, known, **door):
     columns = {"wavelength": wavelength * u.AA, "flux": flux * u.one, column: found[0] * u.Unit(unit)}
     domain = fm.info.domains[number].name
     table = QTable(columns, meta={"identifier": prepared.identifier, "label": label, "domain": domain})
-    table.meta |= provenance(fm, door)
+    table.meta |= provenance(fm, [prepared])
     for name in table.colnames:
         table[name].info.description = _DESCRIPTIONS[name].format(label=label)
     return table

@@ -6,6 +6,9 @@ from astropy import units as u
 from .exceptions import InputTypeError, InputValueError
 from .quantities import get_quantity
 
+# nothing has a larger logarithm or magnitude, but what stands for "not known" often has
+_LARGEST = {"dex": 90.0, "mag": 90.0}
+
 __all__ = ["known_labels", "known_quantities", "split_mask", "table_columns"]
 
 
@@ -98,7 +101,7 @@ def known_quantities(known, n_star, allowed, argument="known", positive=()):
     InputTypeError
         ``known`` is not a dictionary or a table.
     InputValueError
-        A name, unit or length that cannot be used.
+        A name, unit or length that cannot be used; a number that the quantity cannot have.
     """
     if known is None:
         return {}
@@ -118,14 +121,24 @@ def known_quantities(known, n_star, allowed, argument="known", positive=()):
             else np.full(n_star, np.nan)
             for column, unit in ((name, quantity.unit), (f"e_{name}", quantity.error_unit))
         )
-        wrong = np.flatnonzero(values <= 0) if name in positive else []
-        if len(wrong):
-            raise InputValueError(
-                f"{argument}[{name!r}]: {values[wrong[0]]:g} in row {wrong[0]}, expected positive numbers; give NaN or "
-                "a masked value where it is not known, and a small number for next to nothing"
-            )
+        if name in positive:
+            hint = ", and a small number for next to nothing"
+            _refuse(f"{argument}[{name!r}]", values, values <= 0, "positive numbers", hint)
+        largest = _LARGEST.get(quantity.error_unit, np.inf)
+        _refuse(f"{argument}[{name!r}]", values, np.abs(values) > largest, f"numbers within +-{largest:g}")
+        _refuse(f"{argument}['e_{name}']", errors, errors < 0, "standard deviations")
         checked[name] = (values, errors)
     return checked
+
+
+def _refuse(name, values, wrong, expected, hint=""):
+    """Refuse numbers that a quantity cannot have."""
+    if wrong.any():
+        row = np.flatnonzero(wrong)[0]
+        raise InputValueError(
+            f"{name}: {values[row]:g} in row {row}, expected {expected}; give NaN or a masked value where it is not "
+            f"known{hint}"
+        )
 
 
 def split_mask(given):

@@ -120,8 +120,8 @@ class Domain:
         -------
         SpectrumArrays
             The same, or, where its pixels are finer than any of the training or its resolving
-            power is known to be higher, smoothed to the largest resolving power of the
-            training, see `SpectrumArrays.smoothed`.
+            power is known to be higher and its pixels are not coarse, smoothed to the largest
+            resolving power of the training, see `SpectrumArrays.smoothed`.
         """
         power = self.highest_power
         if not np.isfinite(power):
@@ -129,7 +129,8 @@ class Domain:
         # numbers for the same instrument differ by some per cent
         inside = self.cut(arrays)
         finer = inside.spacing < self.spacing_range[0] or arrays.resolving_power > 1.05 * power
-        if not (finer and inside.n_good):
+        # pixels as wide as half a resolution element have smoothed it themselves
+        if not (finer and inside.n_good) or inside.spacing > 0.5 / power:
             return arrays
         return arrays.smoothed(arrays.resolving_power if arrays.resolving_power < power else power)
 

@@ -409,7 +409,11 @@ def test_bad_keywords(keywords, error, text):
 
 def test_bad_resolving_power_of_one_star():
     """A resolving power that cannot be costs its star only."""
-    found = to_arrays([make(), make()], resolving_power=[2000, 0])
+    for thing in (make(), one(make())):
+        found = to_arrays([thing, thing], resolving_power=[2000, 0])
+        assert [arrays.flags for arrays in found] == [0, Flag.BAD_INPUT]
+        assert "its resolving power is 0" in found[1].problem
+    found = to_arrays([one(make())] * 2, radial_velocity=[0, np.nan] * u.km / u.s)
     assert [arrays.flags for arrays in found] == [0, Flag.BAD_INPUT]
 
 
@@ -597,6 +601,13 @@ def test_identifiers_of_two_dimensions():
     two = np.ones((2, N_PIXEL))
     assert [a.identifier for a in to_arrays(make(two, sigma=None, meta={"obj": ["a", "b"]}))] == ["a", "b"]
     assert [a.identifier for a in to_arrays(make(two, sigma=None, meta={"object": "p"}))] == ["p:0", "p:1"]
+    names = np.array(["a", "b"], dtype="S1")
+    assert [a.identifier for a in to_arrays(make(two, sigma=None, meta={"obj": names}))] == ["a", "b"]
+    assert [a.identifier for a in from_arrays(WAVELENGTH, two, identifier=names)] == ["a", "b"]
+    # one without a name costs the others nothing
+    metas = [{"obj": "a"}, {}]
+    collection = SpectrumCollection(two * u.Jy, np.tile(WAVELENGTH, (2, 1)) * u.AA, meta=metas)
+    assert [a.identifier for a in to_arrays([make(), collection])] == ["0", "a", "2"]
 
 
 @settings(max_examples=20)
@@ -634,6 +645,8 @@ def test_from_arrays_units_and_masks():
         assert_same(from_arrays(WAVELENGTH / 10 * u.nm, given_, sigma)[0], expected)
     assert_array_equal(from_arrays(WAVELENGTH, flux)[0].good, ~flux.mask)
     assert from_arrays(WAVELENGTH, [FLUX, FLUX], identifier=["a", 5])[1].identifier == "5"
+    whole = np.ma.array(FLUX)
+    assert from_arrays(WAVELENGTH, whole, mask=whole.mask)[0].good.all()
 
 
 @pytest.mark.parametrize(

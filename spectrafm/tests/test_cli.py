@@ -73,7 +73,7 @@ class FakeSpectraFM:
             n_pixels_used=[a.n_good for a in arrays],
             snr=[a.snr for a in arrays],
             identifier=[a.identifier for a in arrays],
-            meta={"model": "fake", "medium": medium},
+            meta={"model": "fake", "medium": arrays[0].medium},
         )
 
 
@@ -119,6 +119,14 @@ def test_infer_several_to_stdout(capsys):
     assert "b.fits" in captured.out
     assert "flag 2 NO_GOOD_PIXELS: no good pixel at all" in captured.out
     assert "c.fits: no good pixel" in captured.err
+
+
+def test_figure_of_several_needs_its_axes(capsys):
+    """A Kiel diagram without temperature or gravity is refused before any work; one star needs neither."""
+    files = [write_star("a.fits"), write_star("b.fits", 6000.0)]
+    assert main(["infer", *files, "--labels", "fe_h", "-o", "t.ecsv", "--plot", "k.png"]) == 2
+    assert "add teff,logg to --labels" in capsys.readouterr().err
+    assert not os.path.exists("t.ecsv")
 
 
 @pytest.mark.parametrize("extension", list(EXTENSIONS))

@@ -119,6 +119,13 @@ def test_air_and_velocity(fm):
     np.testing.assert_allclose(numbers(fm.infer(moving, radial_velocity=velocity)), expected, rtol=1e-5)
 
 
+def test_medium_of_arrays(fm):
+    """The table says what the wavelengths of arrays came in, too."""
+    stars = [from_arrays(WAVELENGTH, TABLE.flux[0], medium=medium)[0] for medium in ("air", "vacuum")]
+    assert fm.infer(stars[:1]).meta["medium"] == "air"
+    assert fm.infer(stars).meta["medium"] == "one a star"
+
+
 def test_calibration_is_applied(fm):
     """Predicted errors are multiplied with the factors of the weights, each kind with its own."""
     plain = changed(fm, calibration={})
@@ -147,7 +154,8 @@ def test_bad_stars_are_masked_rows(fm):
     assert list(table["teff"].mask) == [False, True, True, True, False]
     assert list(table["e_logg"].mask) == [False, True, True, True, False]
     assert table["flag"][1] & Flag.NO_GOOD_PIXELS
-    assert table["flag"][2] & Flag.NO_OVERLAP
+    # there are good ones, and nothing is said of what was not seen
+    assert table["flag"][2] & ~Flag.PARTIAL_COVERAGE & ~Flag.FEW_PIXELS & ~Flag.NO_UNCERTAINTY == Flag.NO_OVERLAP
     assert table["flag"][3] & Flag.BAD_INPUT
     np.testing.assert_allclose(numbers(table)[:, [0, 4]], numbers(fm.infer([spectrum(0), spectrum(1)])), rtol=1e-5)
 
@@ -248,6 +256,16 @@ def test_known_label(fm):
         ({"known": {"k_mag": "bright"}}, InputTypeError, r"known\['k_mag'\]: 'bright', expected a number"),
         ({"known": {"teff": 5000 * u.m}}, InputValueError, r"known\['teff'\]: unit m, expected K"),
         ({"known": {"teff": -9999}}, InputValueError, r"known\['teff'\]: -9999 in row 0, expected positive numbers"),
+        (
+            {"known": {"k_mag": -9999.99}},
+            InputValueError,
+            r"\['k_mag'\]: -9999.99 in row 0, expected numbers within",
+        ),
+        (
+            {"known": {"teff": 5000, "e_teff": -1}},
+            InputValueError,
+            r"known\['e_teff'\]: -1 in row 0, expected",
+        ),
         ({"batch_size": 0}, InputValueError, "batch_size: 0, expected a positive integer"),
         ({"medium": "water"}, InputValueError, "medium"),
     ],

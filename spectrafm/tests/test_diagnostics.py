@@ -394,6 +394,14 @@ def test_packaged_weights():
     assert (np.array(table["saturation"]) == 0).all()
 
 
+def test_plateaus_of_fine_spectra():
+    """Smoothing a spectrum that is finer than the training does not hide that it was saturated."""
+    wavelength = np.arange(5000.0, 5400.0, 0.05)
+    flux = 1 + 0.3 * np.sin(wavelength)
+    [star] = from_arrays(wavelength, np.minimum(flux, 1.2))
+    assert SpectraFM.from_pretrained().diagnose(star)["saturation"][0] > 0.1
+
+
 def test_request_of_own_wavelengths(model):
     """Each star may be asked for flux at wavelengths of its own, with the answers of one by one."""
     table = tiny_table(2)

@@ -1,5 +1,7 @@
 """Figures: what is drawn, what the axes say, and that nothing global changes."""
 
+from dataclasses import replace
+
 import astropy.units as u
 import matplotlib
 import numpy as np
@@ -198,6 +200,14 @@ def test_flux_units(unit, scale, label):
     assert label in ax.get_ylabel()
     assert "times" not in ax.get_ylabel()
     assert 0.5 < np.nanmedian(ax.lines[0].get_ydata()) < 20
+
+
+def test_unit_that_astropy_does_not_know():
+    """What a unit means does not matter to a figure."""
+    [star] = to_arrays(spectrum("", 1.0))
+    star = replace(star, flux_unit="counts/sec")
+    model = Spectrum(u.Quantity(star.flux, u.Unit(star.flux_unit, parse_strict="silent")), star.wavelength * u.AA)
+    assert plot_spectrum(star, model=model).get_ylabel() == "Flux  [counts/sec]"
 
 
 def test_bad_pixels_leave_gaps_and_spikes_leave_the_figure():

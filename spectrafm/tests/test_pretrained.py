@@ -132,6 +132,16 @@ def test_predict_coarse_spectrum():
             small.predict_spectrum(**({"labels": labels, "spectral_axis": axis} | changes))
 
 
+def test_reconstruct_in_a_strange_unit():
+    """Spectra in a unit that astropy does not know get their model in the same."""
+    unit = u.Unit("counts/sec", parse_strict="silent")
+    wavelength = np.linspace(4000.0, 6800.0, 2000)
+    spectrum = Spectrum(u.Quantity(1 + 0.1 * np.sin(wavelength), unit), wavelength * u.AA)
+    [model] = SpectraFM.from_pretrained().reconstruct(spectrum)
+    assert str(model.flux.unit) == "counts/sec"
+    assert np.isfinite(model.flux.value).all()
+
+
 def test_nothing_to_embed():
     """A star that cannot be read has no embedding, whatever is told of its instrument."""
     axis = np.exp(np.arange(np.log(15200), np.log(16800), 3e-5))

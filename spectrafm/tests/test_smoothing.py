@@ -80,6 +80,15 @@ def test_scattered_bad_pixels_cost_nothing(share):
     assert cut.good[2:-2].all()
 
 
+@pytest.mark.parametrize("step", [0.3, 0.8, 1.2])
+def test_wide_pixels_are_no_gaps(step):
+    """However wide pixels are, beside the cells that spectra are smoothed in, none of them is lost."""
+    wavelength = np.arange(3900.0, 6800.0, step)
+    star = from_arrays(wavelength, np.ones_like(wavelength), resolving_power=5000.0)[0].smoothed(2000.0)
+    assert star.good[2:-2].all()
+    np.testing.assert_allclose(star.flux[star.good], 1.0)
+
+
 def test_errors():
     """Means over many pixels scatter as the errors say; where no errors are known, none are made up."""
     z = []
@@ -110,11 +119,15 @@ def test_sampling_alone():
         (8000.0, np.nan, 0.3, False),
         (8000.0, 40_000.0, 0.3, True),
         (8000.0, 8000.0, 0.3, False),
+        (8000.0, 40_000.0, 0.4, False),
         (np.inf, np.nan, 0.02, False),
     ],
 )
 def test_who_is_smoothed(highest, told, step, smoothed):
-    """Spectra with finer pixels than any of the training, or known to be sharper; never where nothing is known."""
+    """Spectra with finer pixels than any of the training, or known to be sharper; never where nothing is known.
+
+    Pixels as wide as half a resolution element have smoothed it already.
+    """
     domain = Domain("optical", ("teff",), spacing_range=(3e-5, 1e-3), highest_power=highest)
     star = line_star(told=told, wavelength=np.arange(4900.0, 5100.0, step))
     found = domain.suited(star)
