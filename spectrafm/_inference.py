@@ -136,7 +136,8 @@ def provenance(fm, spectra):
 
     from . import __version__
 
-    media = {star.medium for star in spectra} or {"vacuum"}
+    # of those that could be read
+    media = {star.medium for star in spectra if not star.problem} or {"vacuum"}
     return {
         "model": fm.info.name,
         "weights_sha256": fm.weights_hash,

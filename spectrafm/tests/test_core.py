@@ -124,6 +124,8 @@ def test_medium_of_arrays(fm):
     stars = [from_arrays(WAVELENGTH, TABLE.flux[0], medium=medium)[0] for medium in ("air", "vacuum")]
     assert fm.infer(stars[:1]).meta["medium"] == "air"
     assert fm.infer(stars).meta["medium"] == "one a star"
+    with pytest.warns(SpectraFMWarning, match="1 of 2 rows are masked"):
+        assert fm.infer([spectrum(), None], medium="air").meta["medium"] == "air"
 
 
 def test_calibration_is_applied(fm):
