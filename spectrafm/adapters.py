@@ -13,7 +13,7 @@ import astropy.units as u
 import numpy as np
 
 from .arrays import SpectrumArrays
-from .blocks import MASK_POLICIES, Block, as_real, finish, policy_bits, power_problem
+from .blocks import MASK_POLICIES, Block, as_real, finish, policy_bits, told_problem, unusable
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
 from .known import split_mask
@@ -267,12 +267,8 @@ def _check_ready(arrays, options, row):
     """Let a `SpectrumArrays` pass; it is in vacuum and in the rest frame already."""
     is_air, velocity, power = options
     speed = 0.0 if velocity is None else velocity[row]
-    if np.isnan(speed):
-        return SpectrumArrays.unusable(
-            "its radial velocity is nan km/s; expected none for SpectrumArrays", arrays.identifier
-        )
-    if problem := power_problem(power[row]):
-        return SpectrumArrays.unusable(problem, arrays.identifier)
+    if problem := told_problem(speed, power[row]):
+        return unusable(problem, arrays.identifier)
     if is_air[row] or speed != 0:
         raise InputValueError(
             f"spectra: number {row} is a SpectrumArrays, in vacuum and in the rest frame already; "

@@ -45,8 +45,6 @@ class SpectrumArrays:
         NaN where not known.
     identifier : str
         Name of the star, for the table of results.
-    medium : {"vacuum", "air"}
-        In which its wavelengths came.
     flags : int
         `~spectrafm.flags.Flag` bits known at this stage.
     problem : str
@@ -55,6 +53,8 @@ class SpectrumArrays:
         ``n_pixel``, ``n_good``, ``n_masked`` (boolean mask, or inverse variance
         of exactly 0), ``n_bits`` (integer mask), ``n_nonfinite_flux``,
         ``n_filled`` (zeros where nothing was measured), ``n_bad_sigma``, as found at the door.
+    medium : {"vacuum", "air"}
+        In which its wavelengths came.
 
     Raises
     ------
@@ -69,10 +69,10 @@ class SpectrumArrays:
     flux_unit: str = ""
     resolving_power: float = np.nan
     identifier: str = ""
-    medium: str = "vacuum"
     flags: int = 0
     problem: str = ""
     counts: dict = field(default_factory=dict)
+    medium: str = "vacuum"
 
     def __post_init__(self):
         """Check the shapes."""
@@ -158,7 +158,8 @@ class SpectrumArrays:
             )
         width = 1 / resolving_power**2 - (1 / self.resolving_power**2 if np.isfinite(self.resolving_power) else 0.0)
         cell = 1 / (resolving_power * pixels_per_fwhm * _CELLS)
-        place = np.floor(np.log(self.wavelength) / cell).astype(int)
+        position = np.log(self.wavelength) / cell
+        place = np.floor(position).astype(int)
         first = _CELLS * (place[0] // _CELLS)
         n_pixel = (place[-1] - first) // _CELLS + 1
 
@@ -175,8 +176,8 @@ class SpectrumArrays:
         n_good, n_told = (summed(which.astype(float)) for which in (self.good, told))
         weight, weight_told = spread(n_good), spread(n_told)
         # between good pixels that are close together nothing is missing
-        steps = np.diff(np.log(self.wavelength))
-        close = max(_CLOSE, int(np.ceil(0.5 * np.quantile(steps, 0.95) / cell))) if len(steps) else _CLOSE
+        steps = np.diff(position)
+        close = max(_CLOSE, int(np.ceil(0.5 * np.quantile(steps, 0.95)))) if len(steps) else _CLOSE
         covered = maximum_filter1d((n_good > 0).astype(float), 2 * close + 1, mode="constant")
         good = (weight > 0) & (spread(covered) > 0.5)
         flux = spread(summed(np.where(self.good, self.flux, 0.0)))

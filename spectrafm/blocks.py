@@ -14,9 +14,9 @@ from .arrays import COUNTS, SpectrumArrays
 from .exceptions import InputValueError
 from .flags import Flag
 from .known import split_mask
-from .spectral_units import air_to_vacuum, doppler_factor, flux_rule, sigma_factor
+from .spectral_units import SPEED_OF_LIGHT, air_to_vacuum, doppler_factor, flux_rule, sigma_factor
 
-__all__ = ["MASK_POLICIES", "Block", "as_real", "finish", "policy_bits", "power_problem"]
+__all__ = ["MASK_POLICIES", "Block", "as_real", "finish", "policy_bits", "told_problem", "unusable"]
 
 logger = logging.getLogger("spectrafm")
 
@@ -212,7 +212,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     except InputValueError as error:
         block.problem = block.problem or str(error)
     if block.problem or n_star == 0:
-        return [_unusable(block.problem, name) for name in names]
+        return [unusable(block.problem, name) for name in names]
 
     problems = [""] * n_star
     wavelength = _ascending(block, problems)
@@ -227,10 +227,8 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     velocity = np.broadcast_to(block.velocity if velocity is None else velocity, (n_star,))
     shift = doppler_factor(velocity)
     wavelength = wavelength / shift[0] if (shift == shift[0]).all() else wavelength / shift[:, None]
-    for row in np.flatnonzero(~np.isfinite(shift)):
-        problems[row] = problems[row] or f"its radial velocity is {velocity[row]} km/s; expected a finite speed below c"
-    for row, power in enumerate(resolving_power):
-        problems[row] = problems[row] or power_problem(power)
+    for row, told in enumerate(zip(velocity, resolving_power, strict=True)):
+        problems[row] = problems[row] or told_problem(*told)
 
     bits = np.zeros(flux.shape, dtype=bool)
     if block.bits is not None:
@@ -250,7 +248,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     counted = (good, block.masked, bits, ~finite, filled, bad_sigma)
     counts = np.stack([np.full(n_star, flux.shape[1]), *(some.sum(axis=1) for some in counted)], axis=1).tolist()
     return [
-        _unusable(problems[row], name)
+        unusable(problems[row], name)
         if problems[row]
         else SpectrumArrays(
             wavelength=wavelength if wavelength.ndim == 1 else wavelength[row],
@@ -268,11 +266,13 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     ]
 
 
-def power_problem(resolving_power):
-    """Say what is wrong with the resolving power of a star.
+def told_problem(velocity, resolving_power):
+    """Say what is wrong with what is told of a star.
 
     Parameters
     ----------
+    velocity : float
+        Radial velocity [km/s].
     resolving_power : float
         NaN where not known.
 
@@ -281,12 +281,28 @@ def power_problem(resolving_power):
     str
         "" where nothing is.
     """
+    if not abs(velocity) < SPEED_OF_LIGHT:
+        return f"its radial velocity is {velocity} km/s; expected a finite speed below c"
     if resolving_power > 0 or np.isnan(resolving_power):
         return ""
     return f"its resolving power is {resolving_power}; expected a positive number, or NaN where not known"
 
 
-def _unusable(problem, name):
+def unusable(problem, name):
+    """Return what stands for a star that cannot be used, and write into the log why.
+
+    Parameters
+    ----------
+    problem : str
+        Why, in words.
+    name : str
+        Name of the star.
+
+    Returns
+    -------
+    SpectrumArrays
+        As of `SpectrumArrays.unusable`.
+    """
     logger.info("star %s cannot be used: %s", name, problem)
     return SpectrumArrays.unusable(problem, name)
 

@@ -255,15 +255,15 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
     unit = unit if unit.physical_type == "length" else u.AA
     wavelength = (star.wavelength * u.AA).to_value(unit)
     flux, sigma = (np.where(star.good, a, np.nan) for a in (star.flux, star.sigma))
-    scale, flux_label = _readable_flux(flux, star.flux_unit)
+    flux_unit = u.Unit(star.flux_unit, parse_strict="silent")
+    scale, flux_label = _readable_flux(flux, flux_unit)
     flux, sigma = scale * flux, scale * sigma
     if star.has_sigma:
         ax.fill_between(wavelength, flux - sigma, flux + sigma, color=_BLUE, alpha=0.25, linewidth=0, label="error")
     ax.plot(wavelength, flux, color=_BLUE, linewidth=1.2 if star.n_good < 2000 else 0.6, label="flux")
     if model is not None:
-        own = u.Unit(star.flux_unit, parse_strict="silent")
         # a unit that astropy does not know cannot be converted, and need not be
-        values = model.flux.value if model.flux.unit == own else model.flux.to_value(own)
+        values = model.flux.value if model.flux.unit == flux_unit else model.flux.to_value(flux_unit)
         there, values = model.spectral_axis.to_value(unit), scale * values
         ax.plot(there, values, color=_VERMILION, linewidth=0.8, label="model")
         ax.legend(loc="lower right", fontsize="small")
@@ -314,11 +314,12 @@ def _readable_flux(flux, unit):
     """Return a factor that makes numbers readable, and the label that says so."""
     from astropy import units as u
 
-    unit, unit_power = u.Unit(unit, parse_strict="silent"), 0
     if isinstance(unit, u.UnrecognizedUnit):
         return 1.0, f"Flux  [{unit}]"
     if np.isclose(np.log10(unit.scale) % 1, 0):
         unit_power, unit = int(np.log10(unit.scale)), u.CompositeUnit(1, unit.bases, unit.powers)
+    else:
+        unit_power = 0
     typical = np.nanmedian(np.abs(flux)) if np.isfinite(flux).any() else 0
     power = int(np.floor(np.log10(typical))) if typical > 0 else 0
     power = power if abs(power + unit_power) > 3 else -unit_power
