@@ -48,8 +48,8 @@ class FineTuneConfig(Config):
         expects, and a Gaussian process on its answers and its embedding corrects these.
         ``"lora"``: changes of low rank in all of its matrices. ``"decoder"``, ``"encoder"``,
         ``"last_block"`` (of the encoder, and the decoder), ``"full"``: these parts are
-        trained. ``"auto"``: the one of head, lora and full that cross-validation within the
-        given stars likes best.
+        trained, the second look at labels with the decoder. ``"auto"``: the one of head,
+        lora and full that cross-validation within the given stars likes best.
     n_fold : int
         Folds of that cross-validation, which also decides when to stop and how large errors are.
     steps : int
@@ -514,10 +514,12 @@ def _train(method, base, stars, rows, config, *, held_out=None, stop=None, progr
 
 def _choose_parameters(network, method, config):
     """Leave only those parameters to be trained that a method trains."""
-    encoder, decoder = network.torch_encoder, network.torch_decoder
+    encoder, decoder = network.torch_encoder, [network.torch_decoder]
+    if network.readout is not None:
+        decoder.append(network.readout)
     trained = {
-        "decoder": [decoder],
-        "last_block": [encoder.blocks[-1], encoder.final_norm, decoder],
+        "decoder": decoder,
+        "last_block": [encoder.blocks[-1], encoder.final_norm, *decoder],
         "encoder": [encoder, *([] if network.patch_layer is None else [network.patch_layer])],
         "full": [network],
         "lora": [],

@@ -3,6 +3,7 @@
 from .config import AugmentationConfig, FitConfig, ModelConfig
 from .embedding import LogFourierEncoding, NonLinearEmbedding, PatchEmbedding, SinusoidalEncoding
 from .layers import (
+    Readout,
     StellarPerceptronDecoder,
     StellarPerceptronEncoder,
     StellarPerceptronTorchModel,
@@ -22,6 +23,7 @@ __all__ = [
     "NonLinearEmbedding",
     "PatchEmbedding",
     "Perception",
+    "Readout",
     "SinusoidalEncoding",
     "StellarPerceptron",
     "StellarPerceptronCore",

@@ -127,6 +127,15 @@ class ModelConfig(Config):
         Scale, in units of the standardised flux, of the arcsinh of the flux
         that the patch projection sees beside the flux itself; it opens up the
         faint end of a spectral energy distribution.
+    readout_labels : tuple of str
+        Labels that get a second look: dense layers correct them all together, by what the
+        decoder says of each and by the mean of what the encoder made of the star. None where
+        empty.
+    readout_dense : int
+        Width of these layers.
+    readout_ranges : tuple of float
+        Ranges of wavelength [Angstrom, vacuum], two numbers each: a star gets the second look
+        where all of its pixels lie in one of them; every star does where empty.
     pad_to_context : bool
         Pad every batch to ``context_length`` (paper) instead of to its
         longest star. Answers do not depend on it.
@@ -163,6 +172,9 @@ class ModelConfig(Config):
     patch_convolutions: tuple = ()
     patch_place: str = "add"
     asinh_softening: float = 0.05
+    readout_labels: tuple = ()
+    readout_dense: int = 2048
+    readout_ranges: tuple = ()
     pad_to_context: bool = False
 
     def __post_init__(self):
@@ -175,6 +187,7 @@ class ModelConfig(Config):
             "patch_components",
             "patch_levels",
             "patch_dense",
+            "readout_dense",
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -217,7 +230,20 @@ class ModelConfig(Config):
             problems.append(f"patch_convolutions must be a tuple of positive integers, not {channels!r}")
         elif channels and not problems and self.patch_size % 2 ** (len(channels) + 1):
             problems.append(f"patch_size {self.patch_size} cannot be halved {len(channels) + 1} times by convolutions")
+        ends = self.readout_ranges
+        if len(ends) % 2 or any(not 0 < low < high for low, high in zip(ends[::2], ends[1::2], strict=False)):
+            problems.append(f"readout_ranges must be pairs of ascending wavelengths, not {ends!r}")
         refuse("ModelConfig", problems)
+
+    def without_readout(self):
+        """Return the same architecture without a second look at labels.
+
+        Returns
+        -------
+        ModelConfig
+        """
+        plain = {k: getattr(ModelConfig, k) for k in ("readout_labels", "readout_dense", "readout_ranges")}
+        return dataclasses.replace(self, **plain)
 
     @classmethod
     def paper(cls, **changes):

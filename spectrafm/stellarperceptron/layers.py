@@ -22,6 +22,7 @@ from .embedding import (
 __all__ = [
     "Attention",
     "Memory",
+    "Readout",
     "StellarPerceptronDecoder",
     "StellarPerceptronEncoder",
     "StellarPerceptronTorchModel",
@@ -30,6 +31,9 @@ __all__ = [
 
 # that of cuDNN is planned anew for every number of tokens, which takes longer than a step of training
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+# what the readout sees, in standard deviations of the stars that it was trained on, is no larger
+_FARTHEST = 6.0
 
 
 class Attention(nn.Module):
@@ -248,12 +252,22 @@ class Memory:
         One pair a decoder block, computed once for all requests.
     attention : list of torch.Tensor
         Encoder attention ``(n_star, n_token, n_token)`` a block, when asked for.
+    second_look : torch.Tensor, optional
+        ``(n_star,)`` bool, stars whose labels the readout corrects; None where there is none.
     """
 
     vectors: torch.Tensor
     pad_mask: torch.Tensor
     keys_values: list
     attention: list = field(default_factory=list)
+    second_look: torch.Tensor | None = None
+
+    @property
+    def pooled(self):
+        """Mean over the tokens of each star, ``(n_star, embedding_dim)`` float32; zero where there is none."""
+        there = (~self.pad_mask)[..., None]
+        total = torch.where(there, self.vectors.float(), 0.0).sum(dim=1)
+        return total / there.sum(dim=1).clamp(min=1)
 
 
 class StellarPerceptronDecoder(nn.Module):
@@ -338,6 +352,86 @@ class StellarPerceptronDecoder(nn.Module):
         return prediction, log_variance, collected
 
 
+class Readout(nn.Module):
+    """A second look at labels: all of them together, beside the mean of what the encoder made of the star.
+
+    The decoder answers each request by itself. What several labels come out at says more
+    of each of them, and small corrections are learnt from encodings alone, many times over,
+    where whole spectra would take too long.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The architecture.
+    tokens : sequence of int
+        Tokens of the labels that are looked at.
+    n_token : int
+        Number of tokens that there are, padding among them.
+    """
+
+    def __init__(self, config, tokens, n_token):
+        super().__init__()
+        self.register_buffer("tokens", torch.as_tensor(tokens, dtype=torch.int64), persistent=False)
+        # the label that a token is, -1 for all others
+        column = torch.full((n_token,), -1)
+        column[self.tokens] = torch.arange(len(tokens))
+        self.register_buffer("column", column, persistent=False)
+        self.ranges = list(zip(config.readout_ranges[::2], config.readout_ranges[1::2], strict=True))
+        n_input = config.embedding_dim + len(tokens)
+        self.register_buffer("input_mean", torch.zeros(n_input))
+        self.register_buffer("input_scale", torch.ones(n_input))
+        self.dense = nn.Linear(n_input, config.readout_dense)
+        self.out = nn.Linear(config.readout_dense, 2 * len(tokens))
+        # nothing to add, at first
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def within(self, wavelength, pixel):
+        """Return which stars get a second look.
+
+        Parameters
+        ----------
+        wavelength : torch.Tensor
+            ``(n_star, n_token)`` float64 [Angstrom].
+        pixel : torch.Tensor
+            ``(n_star, n_token)`` bool, tokens that are pixels.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star,)`` bool.
+        """
+        there = pixel.any(dim=1)
+        if not self.ranges:
+            return there
+        pixel = pixel.to(wavelength.device)
+        outside = [(pixel & ((wavelength < low) | (wavelength > high))).any(dim=1) for low, high in self.ranges]
+        return there & ~torch.stack(outside).all(dim=0).to(there.device)
+
+    def forward(self, pooled, first):
+        """Return what is added to the answers.
+
+        Parameters
+        ----------
+        pooled : torch.Tensor
+            ``(n_star, embedding_dim)`` mean of the encoder output.
+        first : torch.Tensor
+            ``(n_star, n_label)`` what the decoder says of the labels, standardised.
+
+        Returns
+        -------
+        value, log_variance : torch.Tensor
+            ``(n_star, n_label)``.
+        """
+        # the small differences that matter here have more digits than bfloat16
+        with _without_autocast(pooled):
+            seen = (torch.cat((pooled.float(), first.float()), dim=1) - self.input_mean) / self.input_scale
+            # of what is unlike all that it learnt from it makes no more than of the most unlike of these
+            seen = seen.clamp(-_FARTHEST, _FARTHEST).to(self.dense.weight.dtype)
+            value, log_variance = self.out(nn.functional.gelu(self.dense(seen))).float().chunk(2, dim=1)
+        return value, log_variance
+
+
 class StellarPerceptronTorchModel(nn.Module):
     """Tokens in, standardised answers out.
 
@@ -351,9 +445,11 @@ class StellarPerceptronTorchModel(nn.Module):
     flux_tokens : sequence of int, optional
         Tokens that are pixels; with ``patch_size > 1`` they are gathered into
         patches.
+    readout_tokens : sequence of int, optional
+        Tokens of ``config.readout_labels``.
     """
 
-    def __init__(self, config, rows, flux_tokens=()):
+    def __init__(self, config, rows, flux_tokens=(), readout_tokens=()):
         super().__init__()
         self.config = config
         self.register_buffer("rows", torch.as_tensor(rows, dtype=torch.int64), persistent=False)
@@ -371,6 +467,7 @@ class StellarPerceptronTorchModel(nn.Module):
         self.patch_layer = PatchEmbedding(config, self.encoding, self.n_flux) if config.patch_size > 1 else None
         self.torch_encoder = StellarPerceptronEncoder(config)
         self.torch_decoder = StellarPerceptronDecoder(config)
+        self.readout = Readout(config, readout_tokens, len(rows)) if len(readout_tokens) else None
 
     def embed(self, tokens):
         """Turn tokens into vectors.
@@ -443,7 +540,8 @@ class StellarPerceptronTorchModel(nn.Module):
         with sdpa_kernel(_ATTENTION):
             vectors, weights = self.torch_encoder(vectors, pad_mask, need_weights)
         attention = weights if need_weights else []
-        return Memory(vectors, pad_mask, self.torch_decoder.keys_values(vectors), attention)
+        look = None if self.readout is None else self.readout.within(tokens.wavelength, self.pixels(tokens.token)[0])
+        return Memory(vectors, pad_mask, self.torch_decoder.keys_values(vectors), attention, look)
 
     def decode(self, memory, request_token, request_wavelength, need_weights=False):
         """Answer requests about perceived stars.
@@ -466,6 +564,27 @@ class StellarPerceptronTorchModel(nn.Module):
         weights : list of torch.Tensor or None
             ``(n_star, n_request, n_token)`` a block.
         """
+        if memory.second_look is None:
+            return self._answer(memory, request_token, request_wavelength, need_weights)
+        column = self.readout.column[request_token]
+        corrected = (column >= 0) & memory.second_look[:, None]
+        if not bool(corrected.any()):
+            return self._answer(memory, request_token, request_wavelength, need_weights)
+        # the labels that are looked at together, then whatever else is wanted
+        n_label, others = len(self.readout.tokens), (column < 0).any(dim=0)
+        token = torch.cat((self.readout.tokens.expand(len(column), -1), request_token[:, others]), dim=1)
+        wavelength = request_wavelength[:, others.to(request_wavelength.device)]
+        wavelength = torch.nn.functional.pad(wavelength, (n_label, 0))
+        prediction, log_variance, weights = self._answer(memory, token, wavelength, need_weights)
+        added = self.readout(memory.pooled, prediction[:, :n_label])
+        # back to where the requests are
+        place = torch.where(column >= 0, column, n_label - 1 + others.cumsum(dim=0))
+        value, ln_factor = (torch.where(corrected, a.gather(1, column.clamp(min=0)), 0.0) for a in added)
+        weights = [w if w is None else w.gather(1, place[..., None].expand(-1, -1, w.shape[2])) for w in weights]
+        return prediction.gather(1, place) + value, log_variance.gather(1, place) + ln_factor, weights
+
+    def _answer(self, memory, request_token, request_wavelength, need_weights):
+        """Return what the decoder says by itself, as `decode`."""
         query = self.embedding_layer.request(self.rows[request_token])
         query = query + self._encode(request_wavelength, query)
         with sdpa_kernel(_ATTENTION):

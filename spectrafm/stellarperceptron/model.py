@@ -46,9 +46,7 @@ class Perception:
     @property
     def pooled(self):
         """Mean over the tokens of each star, ``(n_star, embedding_dim)`` float32; NaN for empty stars."""
-        there = (~self.memory.pad_mask)[..., None]
-        total = torch.where(there, self.memory.vectors.float(), 0.0).sum(dim=1)
-        pooled = (total / there.sum(dim=1).clamp(min=1)).cpu().numpy()
+        pooled = self.memory.pooled.cpu().numpy()
         pooled[self.empty] = np.nan
         return pooled
 

@@ -322,10 +322,16 @@ class StellarPerceptronCore:
         self.config, self.vocabulary = config, vocabulary
         self.device = torch.device(device)
         flux_tokens = vocabulary.tokens(vocabulary.flux) if vocabulary.flux else ()
+        stray = [name for name in config.readout_labels if name not in vocabulary or name in vocabulary.flux]
+        if stray:
+            raise ConfigError(
+                f"readout_labels: {stray} are no quantities of this model; name some of {vocabulary.names}"
+            )
+        readout_tokens = vocabulary.tokens(config.readout_labels) if config.readout_labels else ()
         # the initialisers of torch know only the global generator: borrow it and give it back
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.torch_model = StellarPerceptronTorchModel(config, vocabulary.rows, flux_tokens)
+            self.torch_model = StellarPerceptronTorchModel(config, vocabulary.rows, flux_tokens, readout_tokens)
         self.torch_model.to(self.device).eval()
 
     @property

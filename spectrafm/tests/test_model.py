@@ -14,6 +14,7 @@ from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
 CONFIGS = {
     "patches": {},
     "convolutions": {"patch_knots": "interpolate", "patch_convolutions": (6, 8)},
+    "readout": {"readout_labels": ("logg", "teff"), "readout_dense": 24, "readout_ranges": (3900.0, 9100.0)},
     "pixels": {"patch_size": 1, "context_length": 80},
 }
 TABLE = tiny_table(6)
@@ -23,7 +24,7 @@ NAMES = np.repeat("flux", 60)
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def model(request):
-    """Return an untrained model, with patches of two kinds and with single pixels."""
+    """Return an untrained model, with patches of two kinds, with a second look, and with single pixels."""
     return tiny_model(**CONFIGS[request.param])
 
 

@@ -48,7 +48,10 @@ def tiny_model(seed=0, **changes):
     model = StellarPerceptron(tiny_config(**changes), vocabulary, seed=seed)
     model.fit_patches(TableStream(model, table, ["teff"], FitConfig()), n_step=1)
     if model.config.patch_convolutions:
-        # they start with no say
+        # they start with no say, as the readout does
         weight = model.torch_model.patch_layer.dense_convolved.weight
+        torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(seed))
+    if model.config.readout_labels:
+        weight = model.torch_model.readout.out.weight
         torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(seed))
     return model

@@ -2,6 +2,7 @@
 
 from .ahead import AheadStream
 from .observation import ObservationConfig
+from .readout import ReadoutConfig, with_readout
 from .recipes import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names
 from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
 from .stream import ObservedSource, RequestConfig, StarStream, StreamPart, TableSource
@@ -15,6 +16,7 @@ __all__ = [
     "MovedLibrarySource",
     "ObservationConfig",
     "ObservedSource",
+    "ReadoutConfig",
     "Recipe",
     "RequestConfig",
     "SourceConfig",
@@ -26,4 +28,5 @@ __all__ = [
     "load_recipe",
     "recipe_names",
     "train_recipe",
+    "with_readout",
 ]

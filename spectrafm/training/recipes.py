@@ -11,6 +11,7 @@ from ..quantities import get_quantity
 from ..stellarperceptron import AugmentationConfig, FitConfig, ModelConfig
 from ..stellarperceptron.config import Config, refuse
 from .observation import ObservationConfig
+from .readout import ReadoutConfig
 from .stream import RequestConfig
 
 __all__ = ["DomainConfig", "Recipe", "SourceConfig", "load_recipe", "recipe_names"]
@@ -152,6 +153,8 @@ class Recipe:
         Quantities that may be given, beside the labels.
     log : tuple of str
         Quantities whose logarithm is modelled.
+    readout : ReadoutConfig, optional
+        How the readout is trained, for a model with ``readout_labels``; not used for one without.
     start : str
         Name of the recipe whose weights training begins with; random ones when left out.
     split_seed : int
@@ -174,6 +177,7 @@ class Recipe:
     request: RequestConfig = RequestConfig()
     known: tuple = ()
     log: tuple = ()
+    readout: ReadoutConfig | None = None
     start: str = ""
     split_seed: int | None = None
     training_data: str = ""
@@ -200,6 +204,17 @@ class Recipe:
             stray = [label for label in source.labels if label not in self.labels]
             if stray:
                 problems.append(f"source {name!r} asks for {stray}, which are no labels of the recipe")
+        if self.model.readout_labels and self.readout is None:
+            problems.append("readout_labels of the model need a section [readout], which is missing")
+        looked_at = self.readout.sources if self.model.readout_labels and self.readout else ()
+        problems += [
+            f"readout: source {name!r} is not one of synthetic stars of the recipe"
+            for name in looked_at
+            if name not in self.sources or self.sources[name].kind != "emulator"
+        ]
+        stray = [name for name in self.model.readout_labels if name not in self.labels]
+        if stray:
+            problems.append(f"readout_labels names {stray}, which are no labels of the recipe")
         unused = sorted(set(self.domains) - {source.domain for source in self.sources.values()})
         problems += [f"domain {name!r} has no source" for name in unused]
         refuse(f"Recipe {self.name!r}", problems)
@@ -265,6 +280,9 @@ def load_recipe(name, changes=None):
     sections = {"model": ModelConfig, "fit": FitConfig, "request": RequestConfig}
     for section, kind in sections.items():
         settings[section] = kind.from_dict(settings.get(section, {}) | (changes or {}).get(section, {}))
+    if "readout" in settings or "readout" in (changes or {}):
+        changed = settings.get("readout", {}) | (changes or {}).get("readout", {})
+        settings["readout"] = ReadoutConfig.from_dict(changed)
     for section, kind in (("sources", SourceConfig), ("domains", DomainConfig)):
         settings[section] = {name: kind.from_dict(entry) for name, entry in settings.get(section, {}).items()}
     known = {field.name for field in dataclasses.fields(Recipe)}

@@ -20,6 +20,7 @@ from ..stellarperceptron.nn_utils import split_by_star
 from ..stellarperceptron.trainer import process_group, processes
 from ..weights_info import Domain, WeightsInfo
 from .ahead import AheadStream
+from .readout import with_readout
 from .recipes import load_recipe
 from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
 from .stream import ObservedSource, StarStream, StreamPart, TableSource
@@ -271,16 +272,21 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     start = _train_start(recipe, data_folder, output, device=device, n_worker=n_worker, **options)
     vocabulary = make_vocabulary(recipe) if start is None else start.vocabulary
     stream, calibration = build_stream(recipe, data_folder, vocabulary, device)
-    model = StellarPerceptron(recipe.model, vocabulary, device, recipe.fit.seed)
+    # the readout comes last: it is learnt from what all else makes of stars
+    model = StellarPerceptron(recipe.model.without_readout(), vocabulary, device, recipe.fit.seed)
     if start is None:
         model.fit_patches(stream)
     else:
-        # new convolutions start with no say
-        model.torch_model.load_state_dict(model.torch_model.state_dict() | start.torch_model.state_dict())
+        # new convolutions start with no say, and a readout would be that of another network soon
+        own, theirs = model.torch_model.state_dict(), start.torch_model.state_dict()
+        theirs = {k: v for k, v in theirs.items() if not k.startswith("readout.")}
+        model.torch_model.load_state_dict(own | theirs)
     with AheadStream(stream, n_worker, recipe.fit.steps) if n_worker else nullcontext(stream) as ahead:
         model.fit(ahead, config=recipe.fit, folder=output, **options)
     if processes()[0] > 0:
         return None
+    if recipe.model.readout_labels:
+        model = with_readout(model, recipe.model, stream, recipe.readout, recipe.fit.steps)
     fm = calibrate(model, recipe, calibration)
     fm.model.to("cpu")
     fm.save(Path(output) / "weights", half=True)
@@ -293,11 +299,13 @@ def _train_start(recipe, data_folder, output, **options):
     if not recipe.start:
         return None
     before, folder = load_recipe(recipe.start), Path(output) / recipe.start
-    same = before.model in (recipe.model, replace(recipe.model, patch_convolutions=()))
+    plain = recipe.model.without_readout()
+    same = before.model.without_readout() in (plain, replace(plain, patch_convolutions=()))
     if not same or make_vocabulary(before).names != make_vocabulary(recipe).names:
         raise ConfigError(
             f"Recipe {recipe.name!r}: its model, labels or known quantities are not those of "
-            f"{recipe.start!r}, from which it starts; make them the same, but for convolutions where that one has none"
+            f"{recipe.start!r}, from which it starts; make them the same, but for a readout, and for convolutions "
+            "where that one has none"
         )
     if not (folder / "weights" / "spectrafm.json").exists():
         with process_group(options["device"]):

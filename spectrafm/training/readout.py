@@ -1,0 +1,198 @@
+"""A second look at labels, learnt from what a trained model makes of many stars."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..exceptions import TrainingError
+from ..stellarperceptron import StellarPerceptron
+from ..stellarperceptron.config import Config, refuse
+from ..stellarperceptron.nn_utils import learning_rate_factor, robust_mean_squared_error
+from .stream import StarStream
+
+__all__ = ["ReadoutConfig", "with_readout"]
+
+logger = logging.getLogger("spectrafm")
+
+# first entry of the seed of the order of stars, beside those of streams
+_ORDER = 14
+# one in so many stars is set aside to validate on
+_ONE_IN = 24
+
+
+@dataclass(frozen=True)
+class ReadoutConfig(Config):
+    """How the readout of a model is trained, once all else is.
+
+    Attributes
+    ----------
+    sources : tuple of str
+        Where the stars come from: those of a recipe that never come twice, as what a model makes of
+        stars that it was trained on is better than what it makes of others.
+    n_star : int
+        Number of stars, of all sources, in the shares that they have in the recipe.
+    batch_size : int
+        Stars in a step.
+    epochs : int
+        How often each star is seen.
+    learning_rate, weight_decay : float
+        Of AdamW; the rate warms up in a tenth of the steps and falls in a cosine.
+    beta : float
+        As of `~spectrafm.stellarperceptron.FitConfig`.
+
+    Raises
+    ------
+    ConfigError
+        Listing everything that is inconsistent.
+    """
+
+    sources: tuple = ()
+    n_star: int = 200_000
+    batch_size: int = 1024
+    epochs: int = 20
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    beta: float = 0.25
+
+    def __post_init__(self):
+        """Refuse contradictions, all in one error."""
+        problems = [] if self.sources else ["sources must name some of the sources of the recipe"]
+        problems += [
+            f"{name} must be a positive integer, not {getattr(self, name)!r}"
+            for name in ("n_star", "batch_size", "epochs")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1
+        ]
+        problems += [
+            f"{name} must not be negative, not {getattr(self, name)!r}"
+            for name in ("learning_rate", "weight_decay", "beta")
+            if not getattr(self, name) >= 0
+        ]
+        refuse("ReadoutConfig", problems)
+
+
+def with_readout(model, model_config, stream, config, first_step):
+    """Return a model whose labels get a second look.
+
+    Parameters
+    ----------
+    model : StellarPerceptron
+        Trained, without.
+    model_config : ModelConfig
+        Its architecture, with one.
+    stream : StarStream
+        What it was trained on.
+    config : ReadoutConfig
+        How.
+    first_step : int
+        First step of the stream that the model has not seen.
+
+    Returns
+    -------
+    StellarPerceptron
+        On the device of ``model``.
+
+    Raises
+    ------
+    TrainingError
+        Stars that the readout is not for, or a loss that is not finite.
+    """
+    looking = StellarPerceptron(model_config, model.vocabulary, model.device, stream.seed)
+    looking.torch_model.load_state_dict(looking.torch_model.state_dict() | model.torch_model.state_dict())
+    readout = looking.torch_model.readout
+    start = time.perf_counter()
+    seen = _look(looking, stream, config, first_step)
+    logger.info("readout: looked at %d stars in %.0f s", len(seen.first), time.perf_counter() - start)
+    set_aside = torch.arange(len(seen.first), device=looking.device) % _ONE_IN == 0
+    train, held_out = seen.some(~set_aside), seen.some(set_aside)
+    if any(torch.isfinite(stars.target).sum() < 2 for stars in (train, held_out)):
+        raise TrainingError(
+            f"readout: {len(seen.first)} stars of {', '.join(config.sources)} lie within readout_ranges "
+            f"{model_config.readout_ranges}, too few to learn from; draw more, or mend the ranges"
+        )
+    inputs = torch.cat((train.pooled, train.first), dim=1)
+    readout.input_mean.copy_(inputs.mean(dim=0))
+    readout.input_scale.copy_(inputs.std(dim=0).clamp(min=1e-6))
+    _train(readout, train, held_out, config, stream.seed)
+    return looking
+
+
+@dataclass
+class _Seen:
+    """What a model makes of stars, ``(n_star, ...)`` each, and what they are."""
+
+    pooled: torch.Tensor
+    first: torch.Tensor
+    log_variance: torch.Tensor
+    target: torch.Tensor  # NaN where it was given
+    error: torch.Tensor
+
+    def some(self, chosen):
+        return _Seen(**{k: v[chosen] for k, v in vars(self).items()})
+
+    def loss(self, readout, beta=0.0):
+        value, ln_factor = readout(self.pooled, self.first)
+        return robust_mean_squared_error(
+            self.target, self.first + value, self.log_variance + ln_factor, self.error, beta=beta
+        )
+
+
+@torch.no_grad()
+def _look(model, stream, config, first_step):
+    """Return what the model makes of new stars of a stream."""
+    network, columns, n_star, step = model.torch_model, [], 0, first_step
+    parts = {name: stream.parts[name] for name in config.sources}
+    some = StarStream(parts, batch_size=config.batch_size, seed=stream.seed, device=stream.device)
+    while n_star < config.n_star:
+        for name, _, batch in some.batches(step):
+            batch = batch.to(model.device)
+            memory = network.encode(batch.tokens)
+            n_label = len(some.targets_of(name))
+            token = network.readout.tokens.expand(len(batch.target), -1)
+            nowhere = torch.zeros(token.shape, dtype=torch.float64, device=batch.request_wavelength.device)
+            answers = network.decode(replace(memory, second_look=None), token, nowhere)[:2]
+            targets = (
+                _in_columns(network.readout, batch.request_token[:, :n_label], values[:, :n_label])
+                for values in (batch.target, batch.target_sigma)
+            )
+            columns.append([values[memory.second_look] for values in (memory.pooled, *answers, *targets)])
+            n_star += len(token)
+        step += 1
+    return _Seen(*(torch.cat(parts) for parts in zip(*columns, strict=True)))
+
+
+def _in_columns(readout, token, values):
+    """Return values of requested tokens in the columns of the readout, ``(n_star, n_label)``; NaN where none is."""
+    columns = torch.full((len(values), len(readout.tokens) + 1), torch.nan, device=values.device)
+    # what is not looked at twice has the last column, -1
+    columns.scatter_(1, readout.column[token] % columns.shape[1], values)
+    return columns[:, :-1]
+
+
+def _train(readout, train, held_out, config, seed):
+    """Train the readout on stars that were looked at."""
+    entropy = np.random.SeedSequence((_ORDER, seed)).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
+    n_star = len(train.first)
+    n_batch = max(n_star // config.batch_size, 1)
+    steps = config.epochs * n_batch
+    optimizer = torch.optim.AdamW(readout.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, steps, max(steps // 10, 1), 0.0)
+    )
+    for epoch in range(config.epochs):
+        order = torch.randperm(n_star, generator=generator).to(train.first.device)
+        for rows in order.tensor_split(n_batch):
+            loss = train.some(rows).loss(readout, config.beta)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(readout.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+        with torch.no_grad():
+            validation = held_out.loss(readout).item()
+        logger.info("readout: epoch %d, loss %.4f, of stars set aside %.4f", epoch + 1, loss.item(), validation)
+    if not torch.isfinite(loss):
+        raise TrainingError("readout: the loss is not finite; lower the learning rate of [readout]")
