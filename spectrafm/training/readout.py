@@ -193,6 +193,6 @@ def _train(readout, train, held_out, config, seed):
             scheduler.step()
         with torch.no_grad():
             validation = held_out.loss(readout).item()
-        logger.info("readout: epoch %d, loss %.4f, of stars set aside %.4f", epoch + 1, loss.item(), validation)
+        logger.info("readout: epoch %d, loss of stars set aside %.4f", epoch + 1, validation)
     if not torch.isfinite(loss):
         raise TrainingError("readout: the loss is not finite; lower the learning rate of [readout]")
