@@ -426,7 +426,7 @@ class Readout(nn.Module):
         # the small differences that matter here have more digits than bfloat16
         with _without_autocast(pooled):
             seen = (torch.cat((pooled.float(), first.float()), dim=1) - self.input_mean) / self.input_scale
-            # of what is unlike all that it learnt from it makes no more than of the most unlike of these
+            # what it sees stays within what it was trained on
             seen = seen.clamp(-_FARTHEST, _FARTHEST).to(self.dense.weight.dtype)
             value, log_variance = self.out(nn.functional.gelu(self.dense(seen))).float().chunk(2, dim=1)
         return value, log_variance

@@ -30,8 +30,8 @@ class ReadoutConfig(Config):
     Attributes
     ----------
     sources : tuple of str
-        Where the stars come from: those of a recipe that never come twice, as what a model makes of
-        stars that it was trained on is better than what it makes of others.
+        Where the stars come from: those of a recipe that never come twice, as a model is
+        better on stars that it was trained on than on others.
     n_star : int
         Number of stars, of all sources, in the shares that they have in the recipe.
     batch_size : int
