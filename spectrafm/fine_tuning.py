@@ -514,13 +514,13 @@ def _train(method, base, stars, rows, config, *, held_out=None, stop=None, progr
 
 def _choose_parameters(network, method, config):
     """Leave only those parameters to be trained that a method trains."""
-    encoder, decoder = network.torch_encoder, [network.torch_decoder]
-    if network.readout is not None:
-        decoder.append(network.readout)
+    encoder = network.torch_encoder
+    before, after = ([] if module is None else [module] for module in (network.patch_layer, network.readout))
+    decoder = [network.torch_decoder, *after]
     trained = {
         "decoder": decoder,
         "last_block": [encoder.blocks[-1], encoder.final_norm, *decoder],
-        "encoder": [encoder, *([] if network.patch_layer is None else [network.patch_layer])],
+        "encoder": [encoder, *before],
         "full": [network],
         "lora": [],
     }[method]

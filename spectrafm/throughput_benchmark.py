@@ -66,7 +66,7 @@ def benchmark_throughput(data_folder, model=None, rivals=True, recipes=_RECIPES)
             log = Trainer(learner, stream, replace(fit, steps=n_step, log_every=n_step, warmup_steps=0)).run()
         entry = log[-1]
         whole = StellarPerceptron(recipe.model, vocabulary, device, fit.seed)
-        whole.torch_model.load_state_dict(whole.torch_model.state_dict() | learner.torch_model.state_dict())
+        whole.start_from(learner)
         rate = _inference_rate(whole, stream, gpu)
         yield (
             f"{name:<12}{whole.n_parameter:>12,}{fit.batch_size:>14}{entry['stars_per_second']:>10.0f}"

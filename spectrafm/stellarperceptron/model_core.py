@@ -494,6 +494,17 @@ class StellarPerceptronCore:
         model.load_state(state)
         return model
 
+    def start_from(self, other):
+        """Take over the weights of another model, but for what only one of the two has.
+
+        Parameters
+        ----------
+        other : StellarPerceptronCore
+            Left as it is.
+        """
+        own, theirs = self.torch_model.state_dict(), other.torch_model.state_dict()
+        self.torch_model.load_state_dict({k: theirs.get(k, v) for k, v in own.items()})
+
     def load_state(self, state):
         """Set all weights.
 

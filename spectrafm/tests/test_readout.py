@@ -40,8 +40,7 @@ def ask(model, names, pixels=slice(None), wavelengths=None):
 def without(model):
     """Return the same model without its second look."""
     plain = StellarPerceptron(model.config.without_readout(), model.vocabulary)
-    state = {k: v for k, v in model.torch_model.state_dict().items() if not k.startswith("readout.")}
-    plain.load_state(state)
+    plain.start_from(model)
     return plain
 
 

@@ -4,14 +4,13 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from ..exceptions import TrainingError
 from ..stellarperceptron import StellarPerceptron
 from ..stellarperceptron.config import Config, refuse
 from ..stellarperceptron.nn_utils import learning_rate_factor, robust_mean_squared_error
-from .stream import StarStream
+from .stream import StarStream, seeded_generator
 
 __all__ = ["ReadoutConfig", "with_readout"]
 
@@ -100,7 +99,7 @@ def with_readout(model, model_config, stream, config, first_step):
         Stars that the readout is not for, or a loss that is not finite.
     """
     looking = StellarPerceptron(model_config, model.vocabulary, model.device, stream.seed)
-    looking.torch_model.load_state_dict(looking.torch_model.state_dict() | model.torch_model.state_dict())
+    looking.start_from(model)
     readout = looking.torch_model.readout
     start = time.perf_counter()
     seen = _look(looking, stream, config, first_step)
@@ -173,8 +172,7 @@ def _in_columns(readout, token, values):
 
 def _train(readout, train, held_out, config, seed):
     """Train the readout on stars that were looked at."""
-    entropy = np.random.SeedSequence((_ORDER, seed)).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(entropy >> np.uint64(1)))
+    generator = seeded_generator((_ORDER, seed))
     n_star = len(train.first)
     n_batch = max(n_star // config.batch_size, 1)
     steps = config.epochs * n_batch

@@ -278,11 +278,10 @@ def load_recipe(name, changes=None):
     """
     path, settings = _read(name)
     sections = {"model": ModelConfig, "fit": FitConfig, "request": RequestConfig}
+    if "readout" in settings or "readout" in (changes or {}):
+        sections["readout"] = ReadoutConfig
     for section, kind in sections.items():
         settings[section] = kind.from_dict(settings.get(section, {}) | (changes or {}).get(section, {}))
-    if "readout" in settings or "readout" in (changes or {}):
-        changed = settings.get("readout", {}) | (changes or {}).get("readout", {})
-        settings["readout"] = ReadoutConfig.from_dict(changed)
     for section, kind in (("sources", SourceConfig), ("domains", DomainConfig)):
         settings[section] = {name: kind.from_dict(entry) for name, entry in settings.get(section, {}).items()}
     known = {field.name for field in dataclasses.fields(Recipe)}

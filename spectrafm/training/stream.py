@@ -21,6 +21,24 @@ _STREAM, _VALIDATION = 11, 12
 _VALIDATION_BATCH = 64
 
 
+def seeded_generator(entropy, device="cpu"):
+    """Return a generator whose draws some numbers decide.
+
+    Parameters
+    ----------
+    entropy : tuple of int
+        What is drawn, the seed, and whatever else tells draws apart.
+    device : str or torch.device, optional
+        Where it draws.
+
+    Returns
+    -------
+    torch.Generator
+    """
+    seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(seed >> np.uint64(1)))
+
+
 @dataclass(frozen=True)
 class RequestConfig(Config):
     """What a star is told about and asked for.
@@ -601,9 +619,8 @@ class StarStream:
                 yield name, self._draw(part.validation or part.source, n_star, entropy)
 
     def _draw(self, source, n_star, entropy, step=None):
-        seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
         with torch.no_grad():
-            return source.batch(n_star, torch.Generator(self.device).manual_seed(seed), step)
+            return source.batch(n_star, seeded_generator(entropy, self.device), step)
 
     def targets_of(self, name):
         """Return what the first requests of the batches of a source ask for.

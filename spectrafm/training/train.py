@@ -23,7 +23,7 @@ from .ahead import AheadStream
 from .readout import with_readout
 from .recipes import load_recipe
 from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
-from .stream import ObservedSource, StarStream, StreamPart, TableSource
+from .stream import ObservedSource, StarStream, StreamPart, TableSource, seeded_generator
 
 __all__ = ["build_stream", "calibrate", "read_data", "split_stars", "token_table", "train_recipe"]
 
@@ -278,9 +278,7 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
         model.fit_patches(stream)
     else:
         # new convolutions start with no say, and a readout would be that of another network soon
-        own, theirs = model.torch_model.state_dict(), start.torch_model.state_dict()
-        theirs = {k: v for k, v in theirs.items() if not k.startswith("readout.")}
-        model.torch_model.load_state_dict(own | theirs)
+        model.start_from(start)
     with AheadStream(stream, n_worker, recipe.fit.steps) if n_worker else nullcontext(stream) as ahead:
         model.fit(ahead, config=recipe.fit, folder=output, **options)
     if processes()[0] > 0:
@@ -455,5 +453,4 @@ def _describe_domain(name, recipe, calibration):
 
 
 def _generator(recipe, *key):
-    seed = np.random.SeedSequence((_EXAMPLES, recipe.fit.seed, *key)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+    return seeded_generator((_EXAMPLES, recipe.fit.seed, *key))
