@@ -161,13 +161,16 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics):
     values, errors = np.full((2, n_star, len(labels)), np.nan)
     flag = np.array([a.flags | _spectrum_flags(a, domain) for a in prepared], dtype=np.int64)
     more = np.zeros(n_star, dtype=np.int64)
+    for name, (given, _) in known.items():
+        low, high = domain.label_ranges.get(name, (-np.inf, np.inf))
+        more |= np.where((given < low) | (given > high), int(Flag.OUTSIDE_LABEL_RANGE), 0)
     told = [column for column, name in enumerate(labels) if name in domain.labels]
     if told:
         names, has_sigma = [labels[column] for column in told], np.array([a.has_sigma for a in prepared])
         found, predicted = fm._tell(perception, names)
         calibrated = domain.calibrated_errors(names, found, predicted, has_sigma)
         values[:, told], errors[:, told] = found, calibrated
-        more |= _label_flags(domain, fm.model.vocabulary.log, names, found, calibrated)
+        more |= _label_flags(domain, fm.model.vocabulary.log, names, found, predicted)
     diagnosis = None
     if statistics or domain.thresholds:
         diagnosis = diagnose_batch(fm, number, arrays, prepared, spectrum_only)
@@ -181,7 +184,7 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics):
 
 
 def _label_flags(domain, log, labels, values, errors):
-    """Return the flags ``(n_star,)`` of labels out of range and of large errors."""
+    """Return the flags ``(n_star,)`` of labels out of range and of errors, not yet calibrated, that are large."""
     flag = np.zeros(len(values), dtype=np.int64)
     for name, value, error in zip(labels, values.T, errors.T, strict=True):
         low, high = domain.label_ranges.get(name, (-np.inf, np.inf))

@@ -401,8 +401,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     -------
     WeightsInfo
         A copy with other factors in the ``calibration`` of its domains, in which these labels
-        are not ``unproven`` any more, and with the threshold above which an error is flagged
-        as large moved by as much.
+        are not ``unproven`` any more.
 
     Raises
     ------
@@ -421,7 +420,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     labels = [name for name in fm.labels if name in columns]
     if not labels:
         raise InputValueError(f"labels_table: no column of a label; these weights tell {', '.join(fm.labels)}")
-    truth = known_labels(columns, labels, len(spectra), "labels_table")
+    truth = known_labels(columns, labels, len(spectra), "labels_table", fm.model.vocabulary.log)
     spectra, domains = fm.info.suited(spectra)
     # who tells errors may withhold them too
     has_sigma = np.array([star.has_sigma for star in spectra], dtype=bool)
@@ -466,10 +465,6 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
         # new dictionaries, as domains may share theirs
         domain.calibration = domain.calibration | {name: new}
         domain.unproven = tuple(k for k in domain.unproven if k != name)
-        if name in domain.usual_errors:
-            # an error is large beside those of other stars, which have changed alike
-            usual = float(domain.usual_errors[name] * next(iter(by_kind.values())))
-            domain.usual_errors = domain.usual_errors | {name: usual}
     return info
 
 

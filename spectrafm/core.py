@@ -13,7 +13,7 @@ from ._similarity import similar_stars
 from .adapters import to_arrays
 from .continuum import normalizer_from_dict
 from .diagnostics import diagnosis_table
-from .exceptions import InputValueError
+from .exceptions import CheckpointError, ConfigError, InputValueError
 from .flags import Flag
 from .quantities import registered_on_success
 from .tokens import flux_name, spectra_to_tokens, star_batches
@@ -55,7 +55,7 @@ class SpectraFM:
         self.model, self.info, self._head, self._lines = model, info, head, lines
         self._density = {k: v.numpy() for k, v in (density or {}).items()}
         self._normalizers = [normalizer_from_dict(domain.normalizer) for domain in info.domains]
-        self._hash, self._base = "", None
+        self._hash, self._base, self._folder = "", None, None
 
     def __repr__(self):
         """Return one line."""
@@ -82,7 +82,7 @@ class SpectraFM:
 
     @property
     def weights_hash(self):
-        """First digits of the SHA-256 of the files that were loaded; empty for what was never saved."""
+        """First digits of the SHA-256 of the files that were loaded; empty for what was not loaded."""
         return self._hash
 
     @property
@@ -149,27 +149,34 @@ class SpectraFM:
         CheckpointError
             Missing or damaged files, or another base.
         """
-        *parts, digest, base = load_weights(Path(folder), device, base, cls.from_pretrained)
-        loaded = cls(*parts)
-        loaded._hash, loaded._base = digest, base
+        folder = Path(folder)
+        *parts, digest, base = load_weights(folder, device, base, cls.load)
+        try:
+            loaded = cls(*parts)
+        except ConfigError as error:
+            raise CheckpointError(f"folder: {folder} is damaged or of another version ({error})") from error
+        loaded._hash, loaded._base, loaded._folder = digest, base, folder.resolve()
         return loaded
 
     def save(self, folder, half=False):
         """Write everything into a folder.
 
         Weights that were fine-tuned from others that are on disk are saved as what changed,
-        where that is small.
+        where that is small, and as a whole where they take the place of those.
 
         Parameters
         ----------
         folder : str or pathlib.Path
             Made if it does not exist.
         half : bool, optional
-            Store the trained parameters in half precision.
+            Store in few bits, see `StellarPerceptron.save`: labels move by some hundredths of their errors.
         """
         density = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self._density.items()}
         parts = {"head": self._head, "lines": self._lines}
-        save_weights(Path(folder), self.info, self.model, density, **parts, base=self._base, half=half)
+        base = self._base
+        if base is not None and base._folder == Path(folder).resolve():
+            base = None
+        save_weights(Path(folder), self.info, self.model, density, **parts, base=base, half=half)
 
     def adapted(self, model, domain, *, base_domain=None, head=None, lines=None, **changes):
         """Return weights of one domain that go back to these.
@@ -437,7 +444,7 @@ class SpectraFM:
         config = FineTuneConfig(method, n_fold, steps, batch_size, learning_rate, rank, seed)
         arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         with registered_on_success():
-            truth = label_truth(labels_table, len(arrays), labels)
+            truth = label_truth(labels_table, len(arrays), labels, self.model.vocabulary.log)
             return fine_tune(self, arrays, truth, config, name=name, progress=progress)
 
     def attention(

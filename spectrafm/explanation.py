@@ -166,8 +166,8 @@ def label_sensitivity(fm, prepared, number, labels, known=None):
         answer, _ = model.torch_model(replace(tokens, value=value), request, nowhere)
         # stars of a batch do not see each other: the gradient of the sum is that of each
         slopes = [torch.autograd.grad(one.sum(), value, retain_graph=True)[0] for one in answer.T]
-    slopes = torch.stack(slopes, dim=1).double().cpu().numpy()  # (n_star, n_label, n_token)
-    answer = answer.detach().double().cpu().numpy()
+    slopes = torch.stack(slopes, dim=1).cpu().double().numpy()  # (n_star, n_label, n_token)
+    answer = answer.detach().cpu().double().numpy()
     value, _ = vocabulary.destandardize(np.broadcast_to(row, answer.shape), answer, np.zeros_like(answer))
     # for a label modelled by its logarithm, from the slope of the logarithm to that of the label
     scale = vocabulary.std[row] * np.where(vocabulary.is_log[row], value, 1.0)  # (n_star, n_label)

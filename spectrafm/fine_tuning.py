@@ -135,7 +135,7 @@ class _Trial:
     history: list
 
 
-def label_truth(labels_table, n_star, labels=None):
+def label_truth(labels_table, n_star, labels=None, positive=()):
     """Return the labels of stars that a table holds, and their errors.
 
     Parameters
@@ -149,6 +149,8 @@ def label_truth(labels_table, n_star, labels=None):
     labels : sequence of str, optional
         Columns to take; all stellar labels by their names when left out. A column that is
         named here and that nobody knows becomes a quantity of its own, with the unit that it has.
+    positive : sequence of str, optional
+        Labels whose logarithm is modelled.
 
     Returns
     -------
@@ -158,7 +160,8 @@ def label_truth(labels_table, n_star, labels=None):
     Raises
     ------
     InputTypeError, InputValueError
-        Not a table, another number of rows, no label, units that do not fit.
+        Not a table, another number of rows, no label, units that do not fit, numbers that a
+        label cannot have.
     """
     columns = table_columns(labels_table, "labels_table")
     if labels is None:
@@ -176,7 +179,7 @@ def label_truth(labels_table, n_star, labels=None):
             unit = str(getattr(column, "unit", None) or "")
             text = getattr(getattr(column, "info", None), "description", None) or name
             register_quantity(Quantity(name, unit, unit, "", text))
-    return known_labels(columns, labels, n_star, "labels_table")
+    return known_labels(columns, labels, n_star, "labels_table", positive)
 
 
 def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
@@ -423,8 +426,8 @@ def _try(method, model, stars, inputs, config, before, progress):
     """Predict every star by what was trained without it."""
     labels, n_star = tuple(stars.truth), len(stars)
     everyone = np.arange(n_star)
-    found, history = {}, []
-    for number, held_out in enumerate(_folds(n_star, config.n_fold, config.seed)):
+    found = {}
+    for held_out in _folds(n_star, config.n_fold, config.seed):
         rest = np.setdiff1d(everyone, held_out)
         if method == "head":
             answers = {}
@@ -437,12 +440,9 @@ def _try(method, model, stars, inputs, config, before, progress):
         for step, (values, errors) in answers.items():
             all_values, all_errors = found.setdefault(step, np.full((2, n_star, len(labels)), np.nan))
             all_values[held_out], all_errors[held_out] = values, errors
-        history += [{"method": method, "fold": number, "step": step} for step in answers]
-    scores = {}
-    for step, (values, _) in found.items():
-        scores[step] = _score(values, stars.truth, model.vocabulary.log)
-    for entry in history:
-        entry["score"] = scores[entry["step"]]
+    # the folds of a step make one score: of stars that are told by what never saw them
+    scores = {step: _score(values, stars.truth, model.vocabulary.log) for step, (values, _) in found.items()}
+    history = [{"method": method, "step": step, "score": score} for step, score in scores.items()]
     step = min(scores, key=scores.get)
     values, errors = ({k: array[:, i] for i, k in enumerate(labels)} for array in found[step])
     return _Trial(method, scores[step], values, errors, step, history)
@@ -578,4 +578,4 @@ def _describe(domain, stars, trial, log):
         factor = error_factor(values[known], errors[known], true[known], true_errors[known])
         domain.calibration[name] = {"with_sigma": factor, "without_sigma": factor}
         scale = values if name in log else 1.0
-        domain.usual_errors[name] = float(_LARGE_ERROR * factor * np.nanmedian(errors / scale))
+        domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(errors / scale))

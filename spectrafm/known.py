@@ -40,7 +40,7 @@ def table_columns(table, argument):
     return {name: table[name] for name in getattr(table, "colnames", table)}
 
 
-def known_labels(columns, labels, n_star, argument):
+def known_labels(columns, labels, n_star, argument, positive=()):
     """Return labels of stars that a table holds, one row a star, and their errors.
 
     Parameters
@@ -53,6 +53,8 @@ def known_labels(columns, labels, n_star, argument):
         Number of stars.
     argument : str
         Name of the user's argument, for the error messages.
+    positive : sequence of str, optional
+        Labels whose logarithm is modelled.
 
     Returns
     -------
@@ -62,7 +64,8 @@ def known_labels(columns, labels, n_star, argument):
     Raises
     ------
     InputValueError
-        A column that does not have one row a star, or has a unit that does not fit.
+        A column that does not have one row a star, or has a unit that does not fit; a number
+        that the label cannot have.
     """
     wanted = {name: columns[name] for label in labels for name in (label, f"e_{label}") if name in columns}
     for name, column in wanted.items():
@@ -70,7 +73,7 @@ def known_labels(columns, labels, n_star, argument):
             raise InputValueError(
                 f"{argument}[{name!r}]: shape {np.shape(column)}, expected ({n_star},): one row a star, in their order"
             )
-    return known_quantities(wanted, n_star, labels, argument)
+    return known_quantities(wanted, n_star, labels, argument, positive)
 
 
 def known_quantities(known, n_star, allowed, argument="known", positive=()):

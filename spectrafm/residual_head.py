@@ -45,11 +45,14 @@ class _Process:
         self._root = torch.linalg.cholesky(covariance + torch.diag(noise + _JITTER))
         self._solved = torch.cholesky_solve(self.target[:, None], self._root)[:, 0]
 
+    def _hyper(self):
+        return dict(zip(_PRIORS, self.hyper, strict=True))
+
     def _kernel(self, a, b):
-        return _kernel(a, b, dict(zip(_PRIORS, self.hyper, strict=True)), self.n_leading, self.is_correction)
+        return _kernel(a, b, self._hyper(), self.n_leading, self.is_correction)
 
     def _noise(self, predicted_error):
-        hyper = dict(zip(_PRIORS, self.hyper, strict=True))
+        hyper = self._hyper()
         return torch.exp(2 * hyper["noise"]) + torch.exp(2 * hyper["error"]) * predicted_error**2
 
     def __call__(self, features, predicted_error):
@@ -57,7 +60,7 @@ class _Process:
         across = self._kernel(features, self.features)
         mean = across @ self._solved
         half = torch.linalg.solve_triangular(self._root, across.T, upper=False)
-        own = torch.stack([self._kernel(row[None], row[None])[0, 0] for row in features])
+        own = _variance(features, self._hyper(), self.n_leading, self.is_correction)
         variance = (own - (half**2).sum(dim=0)).clamp(min=0) + self._noise(predicted_error / self.scale)
         return mean * self.scale, variance.sqrt() * self.scale
 
@@ -80,6 +83,14 @@ def _kernel(a, b, hyper, n_leading, is_correction):
         # a correction must not run away along directions that a hundred stars say little of
         linear = linear + torch.exp(hyper["other_slope"]) * (a_other @ b_other.T)
     return smooth + linear + torch.exp(hyper["offset"])
+
+
+def _variance(a, hyper, n_leading, is_correction):
+    """Return the covariance `_kernel` of the functions at each set of features with themselves, ``(n,)``."""
+    linear = torch.exp(hyper["leading_slope"]) * (a[:, :n_leading] ** 2).sum(1)
+    if not is_correction:
+        linear = linear + torch.exp(hyper["other_slope"]) * (a[:, n_leading:] ** 2).sum(1)
+    return torch.exp(2 * hyper["amplitude"]) + linear + torch.exp(hyper["offset"])
 
 
 def _square(a, b):

@@ -182,7 +182,7 @@ def train_rival(kind, stream, vocabulary, config, *, n_pixel=8192, progress=Fals
     [part] = stream.parts.values()
     source = part.source
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         token = vocabulary.tokens(source.flux_name).item()
         network = GridNetwork(kind, source.source.wavelength_range, n_pixel, len(source.targets), token)
     network.to(stream.device)

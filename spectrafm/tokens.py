@@ -6,6 +6,10 @@ from .exceptions import InputValueError
 
 __all__ = ["flux_name", "spectra_to_tokens", "star_batches"]
 
+#: Smallest and largest error that synthetic stars are given labels with in training, in standard deviations of the
+#: label.
+GIVEN_ERRORS = 0.01, 1.0
+
 # pixels of a batch, padding included
 _MOST_PIXELS = 3_000_000
 
@@ -77,7 +81,8 @@ def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind=""):
         Names and standardisation of the model.
     known : dict of str to (numpy.ndarray, numpy.ndarray), optional
         Values and errors ``(n_star,)`` of named quantities in the registry's
-        units; NaN where not known.
+        units; NaN where not known. Errors smaller than any of the training are none, as
+        what is exact was given without one there.
     flux_kind : str, optional
         ``"relative_sed"`` or ``"continuum_normalized"``, see `flux_name`.
 
@@ -103,6 +108,7 @@ def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind=""):
         sigma[row, good] = spectrum.sigma[spectrum.good]
         wavelength[row, good] = spectrum.wavelength[spectrum.good]
     for column, (name, (values, errors)) in enumerate(known.items(), start=n_pixel):
-        token[:, column] = vocabulary.tokens([name])[0]
-        value[:, column], sigma[:, column] = values, errors
+        token[:, column] = its_token = vocabulary.tokens([name])[0]
+        exact = vocabulary.standardize_sigma(its_token, values, errors) < GIVEN_ERRORS[0]
+        value[:, column], sigma[:, column] = values, np.where(exact, np.nan, errors)
     return vocabulary.make_tokens(token, value, sigma, wavelength).compact()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from ._storage import atomic_write
 from .exceptions import CheckpointError, InputValueError, MissingDependencyError
 from .line_correction import LineCorrection
 from .residual_head import ResidualHead
-from .stellarperceptron import StellarPerceptron, Vocabulary
-from .stellarperceptron.model_core import FORMAT, atomic_write
+from .stellarperceptron import StellarPerceptron
+from .stellarperceptron.model_core import read_config, read_tensors
 from .weights_info import WeightsInfo
 
 __all__ = ["DEFAULT", "PRETRAINED", "find_weights", "load_weights", "save_weights"]
@@ -22,11 +22,12 @@ __all__ = ["DEFAULT", "PRETRAINED", "find_weights", "load_weights", "save_weight
 PRETRAINED = Path(__file__).parent / "pretrained"
 DEFAULT = "small"
 
-# files whose numbers decide the labels, and those that decide errors and flags, too: in this order they are hashed
+# files that decide labels, errors and flags: in this order they are hashed
 _WEIGHTS = ("model.safetensors", "adapter.safetensors", "head.safetensors", "lines.safetensors")
-_HASHED = (*_WEIGHTS, "density.safetensors", "spectrafm.json")
+_HASHED = ("config.json", *_WEIGHTS, "head.json", "density.safetensors", "spectrafm.json")
 # singular values of a change below this, relative to the largest, are rounding
 _ROUNDING = 1e-5
+_LINES = "wavelength", "factor"
 
 
 def find_weights(name):
@@ -49,7 +50,7 @@ def find_weights(name):
     MissingDependencyError
         They can only be on the hub, and its client is not installed.
     """
-    packaged = sorted(path.parent.name for path in PRETRAINED.glob("*/spectrafm.json"))
+    packaged = _packaged()
     if str(name) in packaged:
         return PRETRAINED / str(name)
     if Path(name).is_dir():
@@ -67,6 +68,10 @@ def find_weights(name):
         f"name: no weights {name!r}; expected one of the packaged ({', '.join(packaged)}), "
         "a folder written by SpectraFM.save, or an 'owner/name' of the hub"
     )
+
+
+def _packaged():
+    return sorted(path.parent.name for path in PRETRAINED.glob("*/spectrafm.json"))
 
 
 def save_weights(folder, info, model, density, head=None, lines=None, *, base=None, half=False):
@@ -89,31 +94,37 @@ def save_weights(folder, info, model, density, head=None, lines=None, *, base=No
     base : SpectraFM, optional
         Weights on disk that these come from.
     half : bool, optional
-        Store the trained parameters in half precision.
+        Store in few bits, see `StellarPerceptron.save`; changes to other weights stay as they are.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (*_WEIGHTS, "density.safetensors", "head.json"):
-        (folder / name).unlink(missing_ok=True)
-    changes = None if base is None else _changes(base.model.torch_model.state_dict(), model.torch_model.state_dict())
-    if changes is not None and 2 * _size(changes) < _size(model.torch_model.state_dict()):
-        settings = {"format": FORMAT, "model": model.config.to_dict(), "vocabulary": model.vocabulary.to_dict()}
-        atomic_write(folder / "config.json", lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
-        atomic_write(folder / "adapter.safetensors", lambda path: save_file(changes, path))
+    network = model.torch_model.state_dict()
+    changes = None if base is None else _changes(base.model.torch_model.state_dict(), network)
+    tensors = {}
+    if changes is not None and 2 * _size(changes) < _size(network):
+        model.write_config(folder)
+        tensors["adapter"] = changes
     else:
         model.save(folder, half=half)
     if head is not None:
-        state = head.state()
-        atomic_write(folder / "head.safetensors", lambda path: save_file(state, path))
+        tensors["head"] = head.state()
         atomic_write(folder / "head.json", lambda path: path.write_text(json.dumps(head.settings(), indent=1) + "\n"))
     if lines is not None:
-        state = {k: torch.from_numpy(np.ascontiguousarray(getattr(lines, k))) for k in ("wavelength", "factor")}
-        atomic_write(folder / "lines.safetensors", lambda path: save_file(state, path))
+        tensors["lines"] = {k: torch.from_numpy(np.ascontiguousarray(getattr(lines, k))) for k in _LINES}
     if density:
-        atomic_write(folder / "density.safetensors", lambda path: save_file(density, path))
+        tensors["density"] = {k: v.half() if half else v for k, v in density.items()}
+    for name, state in tensors.items():
+        atomic_write(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
     atomic_write(folder / "spectrafm.json", info.write)
+    # what other weights left there goes last: until then there is nothing that was not written whole
+    for name in ("adapter", "head", "lines", "density"):
+        if name not in tensors:
+            (folder / f"{name}.safetensors").unlink(missing_ok=True)
+    if "adapter" in tensors:
+        (folder / "model.safetensors").unlink(missing_ok=True)
+    if head is None:
+        (folder / "head.json").unlink(missing_ok=True)
 
 
-def load_weights(folder, device, base, find_base):
+def load_weights(folder, device, base, load):
     """Read what `save_weights` wrote.
 
     Parameters
@@ -124,8 +135,8 @@ def load_weights(folder, device, base, find_base):
         Where to run.
     base : SpectraFM or None
         What changes are changes to.
-    find_base : callable
-        Gives the base by its name.
+    load : callable
+        ``load(folder)`` loads the base, where it is in the package.
 
     Returns
     -------
@@ -146,18 +157,19 @@ def load_weights(folder, device, base, find_base):
     """
     info = WeightsInfo.read(folder / "spectrafm.json")
     changed = (folder / "adapter.safetensors").exists()
-    base = _checked_base(info, base, find_base) if changed else None
+    base = _checked_base(info, base, load) if changed else None
     model = _apply(folder, base, device) if changed else StellarPerceptron.load(folder, device)
-    head, lines, density = None, None, folder / "density.safetensors"
+    there = [name for name in ("head", "lines", "density") if (folder / f"{name}.safetensors").exists()]
+    tensors = {name: read_tensors(folder / f"{name}.safetensors") for name in there}
+    head, lines, density = None, None, None
     try:
-        if (folder / "head.safetensors").exists():
-            settings = json.loads((folder / "head.json").read_text())
-            head = ResidualHead.from_state(settings, load_file(folder / "head.safetensors"))
-        if (folder / "lines.safetensors").exists():
-            state = load_file(folder / "lines.safetensors")
-            lines = LineCorrection(state["wavelength"].numpy(), state["factor"].numpy())
-        density = load_file(density) if density.exists() else None
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        if "head" in tensors:
+            head = ResidualHead.from_state(json.loads((folder / "head.json").read_text()), tensors["head"])
+        if "lines" in tensors:
+            lines = LineCorrection(*(tensors["lines"][k].numpy() for k in _LINES))
+        if "density" in tensors:
+            density = {k: v.float() for k, v in tensors["density"].items()}
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
     digest = hashlib.sha256()
     for name in _HASHED:
@@ -173,13 +185,15 @@ def _size(state):
 def _changes(before, after):
     """Return the tensors that differ: factors of the difference where its rank is low, or the new tensor."""
     changed = {}
+    # the two may be on different devices
+    before, after = ({k: v.detach().cpu() for k, v in state.items()} for state in (before, after))
     for name, tensor in after.items():
         old = before.get(name)
-        if old is not None and old.shape == tensor.shape and torch.equal(old, tensor):
+        alike = old is not None and old.shape == tensor.shape
+        if alike and torch.equal(old, tensor):
             continue
-        tensor = tensor.detach().cpu()
-        if old is not None and old.shape == tensor.shape and tensor.ndim == 2:
-            left, size, right = torch.linalg.svd((tensor - old.cpu()).double(), full_matrices=False)
+        if alike and tensor.ndim == 2:
+            left, size, right = torch.linalg.svd((tensor - old).double(), full_matrices=False)
             rank = int((size > _ROUNDING * size[0]).sum())
             if 2 * rank * sum(tensor.shape) < tensor.numel():
                 changed[f"left:{name}"] = (left[:, :rank] * size[:rank]).float().contiguous()
@@ -189,16 +203,15 @@ def _changes(before, after):
     return changed
 
 
-def _checked_base(info, base, find_base):
+def _checked_base(info, base, load):
     name, digest = (info.fine_tuning.get(k, "") for k in ("base", "base_sha256"))
     if base is None:
-        try:
-            base = find_base(name)
-        except ValueError as error:
+        if name not in _packaged():
             raise CheckpointError(
                 f"base: these weights are changes to {name!r}, which is not in the package; "
                 "load that and give it as base="
-            ) from error
+            )
+        base = load(PRETRAINED / name)
     if base.weights_hash != digest:
         raise CheckpointError(
             f"base: weights {base.info.name!r} have SHA-256 {base.weights_hash or 'none'}; "
@@ -209,14 +222,10 @@ def _checked_base(info, base, find_base):
 
 def _apply(folder, base, device):
     """Return the base with changes."""
-    try:
-        settings = json.loads((folder / "config.json").read_text())
-        changes = load_file(folder / "adapter.safetensors")
-        vocabulary = Vocabulary(**settings["vocabulary"])
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
+    _, vocabulary = read_config(folder)
+    changes = read_tensors(folder / "adapter.safetensors")
     model = StellarPerceptron(base.model.config, vocabulary, device)
-    state = {k: v.clone() for k, v in base.model.torch_model.state_dict().items()}
+    state = {k: v.detach().cpu() for k, v in base.model.torch_model.state_dict().items()}
     for key, tensor in changes.items():
         kind, _, name = key.partition(":")
         if kind == "all":

@@ -44,8 +44,8 @@ class Domain:
     label_ranges : dict
         Range of each training label; predictions outside are flagged.
     usual_errors : dict
-        Per label, the error above which a prediction is flagged; for a label
-        that is modelled by its logarithm, the relative error.
+        Per label, the predicted error, before ``calibration``, above which a prediction is
+        flagged; for a label that is modelled by its logarithm, the relative error.
     calibration : dict
         Per label, factors on the predicted error: ``{"with_sigma": f, "without_sigma": g}``.
     unproven : tuple of str
@@ -353,5 +353,5 @@ class WeightsInfo:
             return cls(**json.loads(Path(path).read_text()))
         except FileNotFoundError as error:
             raise CheckpointError(f"folder: {path} not found; expected weights saved by SpectraFM.save") from error
-        except (json.JSONDecodeError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise CheckpointError(f"folder: {path} is damaged or of another version ({error})") from error

@@ -75,7 +75,8 @@ class ModelConfig(Config):
     Attributes
     ----------
     context_length : int
-        Largest number of encoder tokens of a star.
+        Largest number of tokens of a star, where every pixel is a token: more are refused, or left out in
+        training. It does nothing to the network, nor to the tokens where patches are.
     embedding_dim : int
         Width of every token.
     encoder_heads, encoder_dense : tuple of int
@@ -137,8 +138,8 @@ class ModelConfig(Config):
         Ranges of wavelength [Angstrom, vacuum], two numbers each: a star gets the second look
         where all of its pixels lie in one of them; every star does where empty.
     pad_to_context : bool
-        Pad every batch to ``context_length`` (paper) instead of to its
-        longest star. Answers do not depend on it.
+        Let `StellarPerceptron.tokenize` pad to ``context_length`` at least (paper) instead of to the longest star;
+        batches of training are not padded. Answers do not depend on it.
 
     Raises
     ------
@@ -303,7 +304,7 @@ class AugmentationConfig(Config):
         Fraction of stars that are given most of their known quantities and no spectrum:
         fluxes are asked for; at most ``give_quantity``, among whose stars they are.
     flux_requests : int
-        Number of fluxes requested from each star, at random wavelengths.
+        Number of fluxes requested from each star, at random pixels; at most one a pixel.
     flux_weight : float
         Weight of these in the loss, relative to that of the labels; it is 1 where there
         is no spectrum.

@@ -18,16 +18,15 @@ __all__ = [
 _REACH = 4.0
 # steps between four pixels that are still even: one of them may be twice the others, and a little more
 _UNEVEN = 2.2
-_ACTIVATIONS = {"gelu": nn.functional.gelu, "relu": nn.functional.relu, "tanh": torch.tanh}
 
 
 def _without_autocast(tensor):
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def _float64(wavelength):
-    """Return the wavelengths in float64, on the CPU where the device has none."""
-    return wavelength.to("cpu" if wavelength.device.type == "mps" else wavelength.device, torch.float64)
+def _float64(tensor):
+    """Return a tensor in float64, on the CPU where its device has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 class SinusoidalEncoding(nn.Module):
@@ -124,7 +123,7 @@ def _error_features(sigma):
 
 
 class NonLinearEmbedding(nn.Module):
-    """One vector a token: activation(E[token] * value + B[token]).
+    """One vector a token: gelu(E[token] * value + B[token]).
 
     Parameters
     ----------
@@ -132,8 +131,6 @@ class NonLinearEmbedding(nn.Module):
         Rows of the embedding, padding not counted.
     embedding_dim : int
         Width.
-    activation : str
-        Name of the activation.
     error_input : bool
         Add terms for the standard deviation of the value, where it is known.
 
@@ -142,9 +139,8 @@ class NonLinearEmbedding(nn.Module):
     Leung & Bovy 2023 (arXiv:2308.10944), section 2.
     """
 
-    def __init__(self, n_row, embedding_dim, activation="gelu", error_input=False):
+    def __init__(self, n_row, embedding_dim, error_input=False):
         super().__init__()
-        self.activation = activation
         self.embeddings = nn.Parameter(torch.empty(n_row + 1, embedding_dim))
         self.bias = nn.Parameter(torch.empty(n_row + 1, embedding_dim))
         self.error = nn.Parameter(torch.empty(2, embedding_dim).normal_(std=0.1)) if error_input else None
@@ -174,7 +170,7 @@ class NonLinearEmbedding(nn.Module):
         if self.error is not None and sigma is not None:
             precision, known = _error_features(sigma)
             x = x + torch.stack((precision, known), dim=-1).to(x.dtype) @ self.error
-        return torch.where(row[..., None] > 0, _ACTIVATIONS[self.activation](x), 0.0)
+        return torch.where(row[..., None] > 0, nn.functional.gelu(x), 0.0)
 
     def request(self, row):
         """Embed requests: the vector of the token alone.
@@ -496,10 +492,10 @@ class PatchEmbedding(nn.Module):
         for features, width in batches:
             _, level = self._levels(width.cpu())
             for k in level.unique().tolist():
-                some = features[(level == k).to(features.device)]
+                some = _float64(features[(level == k).to(features.device)])
                 count[k] += len(some)
-                total[k] += some.double().sum(dim=0).cpu()
-                square[k] += (some.T.double() @ some.double()).cpu()
+                total[k] += some.sum(dim=0).cpu()
+                square[k] += (some.T @ some).cpu()
         n_prior = 0 if n_level == 1 else n_in
         share = (n_prior / count.sum()).item()
         for k in range(n_level):

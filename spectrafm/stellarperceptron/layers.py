@@ -11,7 +11,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from .embedding import (
-    _ACTIVATIONS,
     LogFourierEncoding,
     NonLinearEmbedding,
     PatchEmbedding,
@@ -140,15 +139,13 @@ class TransformerBlock(nn.Module):
         Width, attention heads, width of the hidden dense layer.
     dropout : float
         Dropout after attention and after the dense layers.
-    activation : str
-        Name of the activation.
     norm_first : bool
         Normalise before attention and dense layers instead of after the sums.
     """
 
-    def __init__(self, embedding_dim, n_head, dense_dim, dropout=0.0, activation="gelu", norm_first=False):
+    def __init__(self, embedding_dim, n_head, dense_dim, dropout=0.0, norm_first=False):
         super().__init__()
-        self.norm_first, self.activation = norm_first, activation
+        self.norm_first = norm_first
         self.attention = Attention(embedding_dim, n_head)
         self.layernorm_1 = nn.LayerNorm(embedding_dim)
         self.layernorm_2 = nn.LayerNorm(embedding_dim)
@@ -185,7 +182,7 @@ class TransformerBlock(nn.Module):
         if not self.norm_first:
             x = self.layernorm_1(x)
         dense = self.layernorm_2(x) if self.norm_first else x
-        dense = self.dense_2(_ACTIVATIONS[self.activation](self.dense_1(dense)))
+        dense = self.dense_2(nn.functional.gelu(self.dense_1(dense)))
         x = x + self.dropout(dense)
         return (x if self.norm_first else self.layernorm_2(x)), weights
 
@@ -203,7 +200,7 @@ class StellarPerceptronEncoder(nn.Module):
         super().__init__()
         self.n_block = len(config.encoder_heads)
         for i, (n_head, dense) in enumerate(zip(config.encoder_heads, config.encoder_dense, strict=True), start=1):
-            block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, "gelu", config.norm_first)
+            block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, config.norm_first)
             self.add_module(f"encoder_transformer_block_{i}", block)
         self.final_norm = nn.LayerNorm(config.embedding_dim) if config.norm_first else nn.Identity()
 
@@ -286,7 +283,7 @@ class StellarPerceptronDecoder(nn.Module):
         super().__init__()
         self.n_block = len(config.decoder_heads)
         for i, (n_head, dense) in enumerate(zip(config.decoder_heads, config.decoder_dense, strict=True), start=1):
-            block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, "gelu", config.norm_first)
+            block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, config.norm_first)
             self.add_module(f"decoder_transformer_block_{i}", block)
         self.final_norm = nn.LayerNorm(config.embedding_dim) if config.norm_first else nn.Identity()
         widths = (config.embedding_dim, *config.head_dense)
@@ -463,7 +460,7 @@ class StellarPerceptronTorchModel(nn.Module):
         else:
             self.encoding = LogFourierEncoding(config.embedding_dim, config.min_period, config.max_period)
         n_row = len(rows) - 1
-        self.embedding_layer = NonLinearEmbedding(n_row, config.embedding_dim, "gelu", config.flux_error_input)
+        self.embedding_layer = NonLinearEmbedding(n_row, config.embedding_dim, config.flux_error_input)
         self.patch_layer = PatchEmbedding(config, self.encoding, self.n_flux) if config.patch_size > 1 else None
         self.torch_encoder = StellarPerceptronEncoder(config)
         self.torch_decoder = StellarPerceptronDecoder(config)

@@ -199,7 +199,7 @@ class StellarPerceptron(StellarPerceptronCore):
         """
         token, wavelength = self._check_request(names, wavelengths, len(perception))
         _, _, weights = self._decode(perception, token, wavelength, True)
-        return np.stack([w.double().cpu().numpy() for w in weights])
+        return np.stack([w.cpu().double().numpy() for w in weights])
 
     def _check_request(self, names, wavelengths, n_star):
         names = np.atleast_1d(np.asarray(names, dtype=str))
@@ -228,7 +228,7 @@ class StellarPerceptron(StellarPerceptronCore):
                     self.torch_model.decode(perception.memory, token[:, some], wavelength[:, some], need_weights)
                 )
         prediction, log_variance = (
-            torch.cat([answer[i] for answer in answers], dim=1).double().cpu().numpy() for i in (0, 1)
+            torch.cat([answer[i] for answer in answers], dim=1).cpu().double().numpy() for i in (0, 1)
         )
         blocks = zip(*(answer[2] for answer in answers), strict=True) if need_weights else ()
         return prediction, log_variance, [torch.cat(parts, dim=1) for parts in blocks]
@@ -280,9 +280,13 @@ class StellarPerceptron(StellarPerceptronCore):
             ``resume`` with a checkpoint of another configuration.
         """
         config = config or FitConfig()
+        settings = {"augmentation": augmentation, "divisor": divisor, "validation": validation}
         if isinstance(stars, TokenTable):
-            settings = {"augmentation": augmentation, "divisor": divisor, "validation": validation}
-            stars = TableStream(self, stars, targets or (), config, **settings)
+            if not targets:
+                raise InputValueError("targets: none; expected names of the table to train, such as ['teff', 'logg']")
+            stars = TableStream(self, stars, targets, config, **settings)
+        elif stray := [name for name, value in {"targets": targets, **settings}.items() if value is not None]:
+            raise InputValueError(f"{', '.join(stray)}: only with a TokenTable; a stream has these in itself")
         return Trainer(self, stars, config, folder=folder, resume=resume, progress=progress).run()
 
     @classmethod

@@ -1,7 +1,6 @@
 """Vocabulary, standardisation, tokenisation, and the files on disk."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .._storage import atomic_write, from_bytes, to_bytes
 from ..exceptions import CheckpointError, ConfigError, InputValueError
 from .config import ModelConfig
 from .layers import StellarPerceptronTorchModel
@@ -16,7 +16,10 @@ from .tokens import Tokens, as_native
 
 __all__ = ["StellarPerceptronCore", "Vocabulary"]
 
-FORMAT = 1
+# format of what is written; in the first, patches of all widths are whitened in the precision of the parameters
+_FORMAT = 2
+_READ = (1, _FORMAT)
+_COMPONENTS = "patch_layer.components"
 
 
 class Vocabulary:
@@ -282,27 +285,6 @@ class Vocabulary:
         }
 
 
-def atomic_write(path, write):
-    """Write a file so that it is there whole or not at all.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        The file.
-    write : callable
-        ``write(temporary_path)`` writes it.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(temporary)
-        # safetensors makes files that only their owner can read
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class StellarPerceptronCore:
     """What a model is made of: configuration, vocabulary, weights, device.
 
@@ -328,9 +310,9 @@ class StellarPerceptronCore:
                 f"readout_labels: {stray} are no quantities of this model; name some of {vocabulary.names}"
             )
         readout_tokens = vocabulary.tokens(config.readout_labels) if config.readout_labels else ()
-        # the initialisers of torch know only the global generator: borrow it and give it back
+        # the initialisers of torch know only the global generator of the CPU: borrow it and give it back
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.torch_model = StellarPerceptronTorchModel(config, vocabulary.rows, flux_tokens, readout_tokens)
         self.torch_model.to(self.device).eval()
 
@@ -441,19 +423,30 @@ class StellarPerceptronCore:
         folder : str or pathlib.Path
             Made if it does not exist.
         half : bool, optional
-            Store parameters and whitening in half precision; what moves answers by less than a
-            thousandth of their error (other buffers keep theirs).
+            Store parameters in half precision, and what whitens patches of all widths but the largest
+            in eight bits; what moves answers by some hundredths of their error (other buffers keep theirs).
+        """
+        folder = Path(folder)
+        self.write_config(folder)
+        state = {k: v.detach().cpu() for k, v in self.torch_model.state_dict().items()}
+        if half:
+            parameters = {name for name, _ in self.torch_model.named_parameters()}
+            state = _pack(state) | {k: state[k].half() for k in parameters}
+        state = {k: v.contiguous() for k, v in state.items()}
+        atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
+
+    def write_config(self, folder):
+        """Write ``config.json``, without weights.
+
+        Parameters
+        ----------
+        folder : str or pathlib.Path
+            Made if it does not exist.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {"format": FORMAT, "model": self.config.to_dict(), "vocabulary": self.vocabulary.to_dict()}
+        settings = {"format": _FORMAT, "model": self.config.to_dict(), "vocabulary": self.vocabulary.to_dict()}
         atomic_write(folder / "config.json", lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
-        halved = {name for name, _ in self.torch_model.named_parameters()} | {"patch_layer.components"}
-        state = {
-            k: (v.half() if half and k in halved else v).detach().cpu().contiguous()
-            for k, v in self.torch_model.state_dict().items()
-        }
-        atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
 
     @classmethod
     def load(cls, folder, device="cpu"):
@@ -476,19 +469,11 @@ class StellarPerceptronCore:
             Missing, damaged or mismatched files.
         """
         folder = Path(folder)
+        config, vocabulary = read_config(folder)
+        state = read_tensors(folder / "model.safetensors")
         try:
-            settings = json.loads((folder / "config.json").read_text())
-            if settings["format"] != FORMAT:
-                raise CheckpointError(
-                    f"folder: {folder} has format {settings['format']}, this version reads {FORMAT}; update spectrafm"
-                )
-            config, vocabulary = ModelConfig.from_dict(settings["model"]), Vocabulary(**settings["vocabulary"])
-            state = load_file(folder / "model.safetensors")
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"folder: {error.filename} not found; expected a folder with config.json and model.safetensors"
-            ) from error
-        except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+            state = _unpack(state)
+        except (KeyError, RuntimeError) as error:
             raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
         model = cls(config, vocabulary, device)
         model.load_state(state)
@@ -523,3 +508,82 @@ class StellarPerceptronCore:
             self.torch_model.load_state_dict(state)
         except RuntimeError as error:
             raise CheckpointError(f"weights do not fit the configuration: {error}") from error
+
+
+def read_config(folder):
+    """Read what `StellarPerceptronCore.write_config` wrote.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The folder.
+
+    Returns
+    -------
+    config : ModelConfig
+    vocabulary : Vocabulary
+
+    Raises
+    ------
+    CheckpointError
+        A file that is missing, damaged, or of another version.
+    """
+    try:
+        settings = json.loads((folder / "config.json").read_text())
+        if settings["format"] in _READ:
+            return ModelConfig.from_dict(settings["model"]), Vocabulary(**settings["vocabulary"])
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"folder: {error.filename} not found; expected a folder with config.json and model.safetensors"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
+    raise CheckpointError(
+        f"folder: {folder} has format {settings['format']}, this version reads "
+        f"{' and '.join(str(n) for n in _READ)}; update spectrafm"
+    )
+
+
+def read_tensors(path):
+    """Read tensors.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A safetensors file.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+
+    Raises
+    ------
+    CheckpointError
+        A file that is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"folder: {path} not found; get the files again") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"folder: {path} is damaged ({error}); get the files again") from error
+
+
+def _pack(state):
+    """Return weights with what whitens patches in few bits: the widest in half precision, the others in bytes."""
+    components = state.get(_COMPONENTS)
+    if components is None:
+        return state
+    if components.ndim == 2:
+        return state | {_COMPONENTS: components.half()}
+    # of the widest, Gaia XP asks for the differences of large numbers
+    byte, scale = to_bytes(components[1:], dim=1)
+    return state | {_COMPONENTS: components[:1].half(), f"{_COMPONENTS}_byte": byte, f"{_COMPONENTS}_scale": scale}
+
+
+def _unpack(state):
+    """Return what `_pack` made, as it was."""
+    if f"{_COMPONENTS}_byte" not in state:
+        return state
+    byte, scale = (state.pop(f"{_COMPONENTS}_{name}") for name in ("byte", "scale"))
+    return state | {_COMPONENTS: torch.cat((state[_COMPONENTS].float(), from_bytes(byte, scale)))}

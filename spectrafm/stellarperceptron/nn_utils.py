@@ -326,8 +326,9 @@ class TrainingGenerator:
     def _limit(self, good, room, rng):
         if good.sum(axis=1).max(initial=0) <= room.min(initial=good.shape[1]):
             return good
-        key = np.arange(good.shape[1])[None] * 1.0 if rng is None else rng.random(good.shape)
-        key = np.where(good, key, np.inf)
+        if rng is None:
+            return np.stack([_evenly(*star) for star in zip(good, room, strict=True)])
+        key = np.where(good, rng.random(good.shape), np.inf)
         place = np.argsort(np.argsort(key, axis=1), axis=1)
         return good & (place < room[:, None])
 
@@ -352,6 +353,7 @@ class TrainingGenerator:
         return [np.array(token), np.zeros(token.shape), target, sigma, np.ones(token.shape)]
 
     def _flux_requests(self, n_flux, clean, clean_sigma, wavelength, there, only, rng):
+        n_flux = min(n_flux, there.shape[1])
         key = np.where(there, rng.random(there.shape), np.inf)
         chosen = np.argpartition(key, n_flux - 1, axis=1)[:, :n_flux]
         take = [np.take_along_axis(a, chosen, axis=1) for a in (clean, clean_sigma, wavelength)]
@@ -360,6 +362,16 @@ class TrainingGenerator:
         sigma = self.vocabulary.standardize_sigma(token, take[0], take[1])
         weight = np.broadcast_to(np.where(only, 1.0, self.augmentation.flux_weight), token.shape)
         return [token, np.array(take[2]), target, sigma, weight]
+
+
+def _evenly(good, n_pixel):
+    """Return so many of the good pixels of a star, the ones that `SpectrumArrays.thinned` keeps."""
+    place = np.flatnonzero(good)
+    if len(place) > n_pixel:
+        place = place[np.round(np.linspace(0, len(place) - 1, n_pixel)).astype(int)]
+    kept = np.zeros_like(good)
+    kept[place] = True
+    return kept
 
 
 def split_by_star(n_star, fraction, seed):

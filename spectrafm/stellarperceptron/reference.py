@@ -88,8 +88,7 @@ def _vocabulary(settings, embed_map):
 
 
 def _state(state):
-    """Keep only the rows of the embedding that the embed map uses: all, in the published code."""
-    # a checkpoint of a compiled or distributed model carries prefixes
+    """Return weights without the prefixes that those of a compiled or distributed model carry."""
     for prefix in ("module.", "_orig_mod."):
         state = {k.removeprefix(prefix): v for k, v in state.items()}
     return state

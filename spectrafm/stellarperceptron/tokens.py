@@ -90,14 +90,14 @@ class Tokens:
         Parameters
         ----------
         pad_to : int, optional
-            Pad to this many tokens instead of to those of the fullest star.
+            Pad to this many tokens, where the fullest star has fewer.
 
         Returns
         -------
         Tokens
         """
         n_token = int((self.token != 0).sum(dim=1).max()) if len(self) else 0
-        n_token = max(n_token, 1) if pad_to is None else pad_to
+        n_token = max(n_token, 1 if pad_to is None else pad_to)
         # a stable sort by "is padding" moves the tokens to the front in their order
         order = torch.argsort(self.pad_mask.to(torch.uint8), dim=1, stable=True)[:, :n_token]
         missing = n_token - order.shape[1]

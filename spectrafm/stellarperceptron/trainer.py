@@ -7,6 +7,7 @@ import math
 import os
 import time
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ import torch
 from torch import distributed
 
 from .._progress import progress as progress_bar
+from .._storage import atomic_write
 from ..exceptions import CheckpointError, TrainingError
 from .config import AugmentationConfig, FitConfig
-from .model_core import atomic_write
 from .muon import Muon, multiplies_bfloat16
 from .nn_utils import TrainingGenerator, learning_rate_factor, robust_mean_squared_error, split_by_star
 
@@ -28,6 +29,10 @@ logger = logging.getLogger("spectrafm")
 _VALIDATION_BATCH = 512
 # smallest dimension of the matrices that Muon trains
 _MUON_SIZE = 16
+# processes wait this long for one that calibrates
+_PATIENCE = timedelta(days=1)
+# what the stars decide about a vocabulary: not the same to the bit on another processor
+_STANDARDIZATION = ("mean", "std", "fitted")
 
 
 class TableStream:
@@ -143,12 +148,34 @@ def process_group(device):
     """
     started_here = processes()[1] > 1 and not distributed.is_initialized()
     if started_here:
-        distributed.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+        backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield
     finally:
         if started_here:
             distributed.destroy_process_group()
+
+
+@contextmanager
+def _seeded(seed, device):
+    """Seed the global generators of the CPU and of one device, for a while: dropout draws from no other."""
+    generators = [torch.default_generator]
+    if device.type == "mps":
+        # there is no public way to it
+        generators.append(torch.mps._get_default_mps_generator())
+    elif device.type != "cpu":
+        module = torch.get_device_module(device)
+        number = module.current_device() if device.index is None else device.index
+        generators.append(module.default_generators[number])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 class Trainer:
@@ -178,7 +205,7 @@ class Trainer:
         self.folder = None if folder is None else Path(folder)
         self.resume, self.progress = resume, progress
         self.rank, self.world_size = processes()
-        self.step, self.log = 0, []
+        self.step, self.log, self.average = 0, [], None
 
     def run(self):
         """Train to the last step.
@@ -210,9 +237,9 @@ class Trainer:
         self._make_optimizers()
         if self.resume and self.folder is not None and (self.folder / "checkpoint.pt").exists():
             self._load_checkpoint()
-        if self.world_size > 1:
-            for tensor in network.state_dict().values():
-                distributed.broadcast(tensor, 0)
+        self._share_start()
+        if config.ema_decay and self.average is None:
+            self.average = {k: p.detach().clone() for k, p in network.named_parameters()}
         network.train()
         steps = progress_bar(range(self.step, config.steps), self.progress and self.rank == 0, description="training")
         clock, done = time.perf_counter(), self.step
@@ -244,6 +271,8 @@ class Trainer:
     def _make_optimizers(self):
         matrices, rest = [], []
         for name, parameter in self.model.torch_model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             decays = parameter.ndim >= 2 and "embedding_layer" not in name and "bias_" not in name
             (matrices if decays else rest).append(parameter)
         rate, decay = self.config.learning_rate, self.config.weight_decay
@@ -252,11 +281,10 @@ class Trainer:
             # it makes updates orthogonal, which means nothing where a matrix has but a row or two
             wide = [p for p in matrices if p.ndim == 2 and min(p.shape) >= _MUON_SIZE]
             matrices = [p for p in matrices if not any(p is other for other in wide)]
-            self.optimizers.append(Muon(wide, lr=rate, weight_decay=decay))
+            if wide:
+                self.optimizers.append(Muon(wide, lr=rate, weight_decay=decay))
         groups = [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
         self.optimizers.append(torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True))
-        parameters = self.model.torch_model.named_parameters()
-        self.average = {k: p.detach().clone() for k, p in parameters} if self.config.ema_decay else None
 
     def _autocast(self):
         precision, device = self.config.precision, self.model.device.type
@@ -284,12 +312,10 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * factor
             optimizer.zero_grad(set_to_none=True)
-        devices = [device] if device.type == "cuda" else []
+        seed = int(np.random.SeedSequence((4, config.seed, step, self.rank)).generate_state(1)[0])
         total, data_seconds = 0.0, 0.0
         begin = self._wait() if timed else 0.0
-        # dropout draws from the global generator: lend it one seeded by the step
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(np.random.SeedSequence((4, config.seed, step, self.rank)).generate_state(1)[0]))
+        with _seeded(seed, device):
             batches = iter(self.stream.batches(step))
             while True:
                 begun = self._wait() if timed else 0.0
@@ -305,7 +331,7 @@ class Trainer:
                     self._add_gradients(before, config.source_clip_norm * weight)
                 total = total + loss.detach()
         self._share_gradients()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.torch_model.parameters(), config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters(), config.clip_norm)
         loss, norm = float(total), norm.item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
@@ -340,13 +366,24 @@ class Trainer:
             torch._foreach_add_(*map(list, zip(*both, strict=True)))
 
     def _parameters(self):
-        return list(self.model.torch_model.parameters())
+        """Return the parameters that are trained."""
+        return [parameter for parameter in self.model.torch_model.parameters() if parameter.requires_grad]
+
+    def _share_start(self):
+        """Give all processes the standardisation and the weights of the first."""
+        if self.world_size == 1:
+            return
+        vocabulary = self.model.vocabulary
+        scale = torch.from_numpy(np.stack((vocabulary.mean, vocabulary.std))).to(self.model.device)
+        for tensor in (scale, *self.model.torch_model.state_dict().values()):
+            distributed.broadcast(tensor, 0)
+        vocabulary.mean[:], vocabulary.std[:] = scale.cpu().numpy()
 
     def _share_gradients(self):
         """Replace gradients by their mean over all processes."""
         if self.world_size == 1:
             return
-        parameters = list(self.model.torch_model.parameters())
+        parameters = self._parameters()
         # a parameter that no star of this process needed may have one elsewhere
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -456,13 +493,18 @@ class Trainer:
     def _load_checkpoint(self):
         path = self.folder / "checkpoint.pt"
         state = torch.load(path, map_location=self.model.device, weights_only=True)
-        if state["settings"] != self._settings():
-            theirs, ours = json.loads(state["settings"]), json.loads(self._settings())
-            differ = [k for k in ours if theirs.get(k) != ours[k]]
+        theirs, ours = json.loads(state["settings"]), json.loads(self._settings())
+        scale = {k: theirs["vocabulary"].pop(k) for k in _STANDARDIZATION}
+        ours["vocabulary"] = {k: v for k, v in ours["vocabulary"].items() if k not in _STANDARDIZATION}
+        differ = [k for k in ours | theirs if theirs.get(k) != ours.get(k)]
+        if differ:
             raise CheckpointError(
                 f"folder: {path} was written with another {', '.join(differ)}; "
                 "resume with the settings it was started with, or start in an empty folder"
             )
+        # in place: the stream standardises with the same arrays
+        vocabulary = self.model.vocabulary
+        vocabulary.mean[1:], vocabulary.std[1:] = scale["mean"], scale["std"]
         self.model.torch_model.load_state_dict(state["model"])
         for optimizer, its_state in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(its_state)

@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .._storage import atomic_write, from_bytes, to_bytes
 from ..exceptions import CheckpointError
-from ..stellarperceptron.model_core import atomic_write
 
 __all__ = ["EmulatorInfo", "read_emulator", "stored_precision", "write_emulator"]
 
@@ -90,19 +90,15 @@ def stored_precision(components):
 
 def _pack(components):
     """Return the first components in half precision and the rest in bytes."""
-    half, rest = components[:_N_HALF].half(), components[_N_HALF:].float()
-    scale = rest.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
-    return {
-        "components_half": half.contiguous(),
-        "components_byte": (rest / scale).round().to(torch.int8).contiguous(),
-        "components_scale": scale,
-    }
+    byte, scale = to_bytes(components[_N_HALF:], dim=1)
+    half = components[:_N_HALF].half().contiguous()
+    return {"components_half": half, "components_byte": byte, "components_scale": scale}
 
 
 def _unpack(state):
     """Return the components out of what `_pack` made, which loses its entries."""
     half, byte, scale = (state.pop(f"components_{name}") for name in ("half", "byte", "scale"))
-    return torch.cat((half.float(), byte.float() * scale))
+    return torch.cat((half.float(), from_bytes(byte, scale)))
 
 
 def write_emulator(folder, info, tensors):

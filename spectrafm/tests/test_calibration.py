@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.stats import kstest, norm
 
-from spectrafm import SpectraFM, SpectraFMWarning, calibration
+from spectrafm import Flag, SpectraFM, SpectraFMWarning, calibration
 from spectrafm.adapters import from_arrays
 from spectrafm.calibration import (
     calibration_error,
@@ -424,7 +424,23 @@ def test_recalibrate(fm, method, sigma, kind):
     factor = function(*stars, truth["logg"], truth["e_logg"])
     was, now = (f.info.domains[0].calibration["logg"][kind] for f in (fm, fitted))
     np.testing.assert_allclose(now / was, factor)
-    np.testing.assert_allclose(fitted.info.domains[0].usual_errors["logg"], factor)
+    assert fitted.info.domains[0].usual_errors == fm.info.domains[0].usual_errors
+
+
+def test_recalibrate_keeps_large_errors_large(fm):
+    """The same stars are flagged as before, with flux errors and without, though their factors differ."""
+    domain = replace(fm.info.domains[0], usual_errors={"logg": 0.0})
+    bare, told = held_out(None), held_out()
+    own = np.concatenate([fm.infer(stars)["e_logg"].filled(np.nan).value for stars in (bare, told)])
+    domain.usual_errors["logg"] = float(np.median(own / np.repeat([3.0, 1.5], 60)))
+    strict = SpectraFM(fm.model, replace(fm.info, domains=(domain,)))
+    fitted = strict.recalibrate([*bare[:30], *told[30:]], truths())
+    factors = fitted.info.domains[0].calibration["logg"]
+    assert factors["with_sigma"] / factors["without_sigma"] != 0.5
+    for stars in (bare, told):
+        flags = [f.infer(stars)["flag"] for f in (strict, fitted)]
+        np.testing.assert_array_equal(*flags)
+        assert 0 < np.count_nonzero(flags[0] & Flag.LARGE_UNCERTAINTY) < 60
 
 
 def test_recalibrate_twice_is_once(fm):

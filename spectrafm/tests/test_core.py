@@ -9,6 +9,7 @@ import pytest
 import torch
 from astropy.nddata import InverseVariance, StdDevUncertainty
 from astropy.table import MaskedColumn, QTable, Table
+from safetensors.torch import load_file, save_file
 from specutils import Spectrum, SpectrumCollection, SpectrumList
 
 from spectrafm import Flag, SpectraFM, SpectraFMWarning
@@ -246,6 +247,24 @@ def test_known_label(fm):
         fm.infer(spectrum(), labels=["teff", "logg"], known={"logg": 4.4})
 
 
+def test_known_out_of_range(fm):
+    """A label given that no training star had is flagged, and no other star is."""
+    strict = changed(fm, label_ranges={"teff": [3000.0, 9000.0]})
+    table = strict.infer([spectrum(0)] * 3, labels="logg", known={"teff": [3.67, 5000.0, np.nan]})
+    assert ((table["flag"] & Flag.OUTSIDE_LABEL_RANGE) != 0).tolist() == [True, False, False]
+
+
+def test_known_exactly(fm):
+    """Errors smaller than any of the training are none, and so is 0; larger ones matter."""
+    answers = [
+        numbers(fm.infer(spectrum(), labels="teff", known={"logg": 3.0, "e_logg": error}), ["teff"])
+        for error in (np.nan, 0.0, 1e-9, 0.3)
+    ]
+    np.testing.assert_array_equal(answers[1], answers[0])
+    np.testing.assert_array_equal(answers[2], answers[0])
+    assert not np.allclose(answers[3], answers[0], rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
@@ -324,6 +343,38 @@ def test_save_load(fm, tmp_path):
     np.testing.assert_array_equal(numbers(table), numbers(fm.infer(spectrum())))
     assert len(table.meta["weights_sha256"]) == 16
     assert vars(again.info) == vars(fm.info)
+
+
+@pytest.mark.parametrize("file", ["config.json", "spectrafm.json", "model.safetensors"])
+def test_hash(fm, tmp_path, file):
+    """Whatever decides labels and errors is in the hash."""
+    fm.save(tmp_path)
+    before = SpectraFM.load(tmp_path).weights_hash
+    path = tmp_path / file
+    if path.suffix == ".json":
+        path.write_text(path.read_text().replace("0.", "0.1", 1))
+    else:
+        state = load_file(path)
+        save_file({k: v + 0.01 if v.is_floating_point() else v for k, v in state.items()}, path)
+    assert SpectraFM.load(tmp_path).weights_hash != before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("spectrafm.json", '"median"', '"mean"'),
+        ("spectrafm.json", '"logg"', '"gravity"'),
+        ("config.json", '"norm_first"', '"norm_last"'),
+    ],
+)
+def test_weights_of_another_version(fm, tmp_path, file, old, new):
+    """Labels, normalisers and settings that this version does not know are told as what they are."""
+    fm.save(tmp_path)
+    path = tmp_path / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(CheckpointError, match="damaged"):
+        SpectraFM.load(tmp_path)
 
 
 def test_describe(fm):

@@ -3,11 +3,12 @@
 import astropy.units as u
 import numpy as np
 import pytest
+import torch
 from astropy.nddata import StdDevUncertainty
 from astropy.table import MaskedColumn, QTable, Table
 from specutils import Spectrum
 
-from spectrafm import SpectraFM, SpectraFMWarning
+from spectrafm import SpectraFM, SpectraFMWarning, residual_head, weights_files
 from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
 from spectrafm.fine_tuning import METHODS, FineTuneConfig, label_truth
 from spectrafm.quantities import QUANTITIES as REGISTRY
@@ -159,6 +160,39 @@ def test_saved_and_loaded(base, tmp_path, method):
             SpectraFM.load(tmp_path, base=SpectraFM(base.model, base.info))
 
 
+def test_saved_over_the_base(base, tuned, tmp_path):
+    """Weights that take the place of those they are changes to are saved whole, and what is not theirs goes."""
+    base.save(tmp_path)
+    mine = SpectraFM.load(tmp_path)
+    new = mine.fine_tune(spectra(FEW), labels(), method="head", **SETTINGS)
+    new.save(tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere" / "model.safetensors").exists()
+    new.save(tmp_path)
+    np.testing.assert_allclose(residuals(SpectraFM.load(tmp_path)), residuals(new), rtol=1e-4)
+    base.save(tmp_path)
+    assert SpectraFM.load(tmp_path).head is None
+    assert not (tmp_path / "head.json").exists()
+
+
+def test_base_of_the_hub(base, tuned, tmp_path, monkeypatch):
+    """Loading never asks the hub for a base."""
+    tuned.save(tmp_path)
+    path = tmp_path / "spectrafm.json"
+    path.write_text(path.read_text().replace('"base": "tiny"', '"base": "someone/tiny"'))
+    monkeypatch.setattr(weights_files, "find_weights", None)
+    with pytest.raises(CheckpointError, match="changes to 'someone/tiny', which is not in the package"):
+        SpectraFM.load(tmp_path)
+
+
+def test_spread_of_a_process():
+    """The variance of functions before anything is learnt is their covariance with themselves."""
+    features = torch.randn(7, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    hyper = {name: torch.tensor(0.1 * i, dtype=torch.float64) for i, name in enumerate(residual_head._PRIORS)}
+    for is_correction in (True, False):
+        full = residual_head._kernel(features, features, hyper, 2, is_correction)
+        torch.testing.assert_close(residual_head._variance(features, hyper, 2, is_correction), full.diagonal())
+
+
 def test_damaged_head(base, tuned, tmp_path):
     """A head that is cut short is told."""
     tuned.save(tmp_path)
@@ -255,6 +289,10 @@ def test_refused(base):
         FineTuneConfig(method="magic", n_fold=1)
     with pytest.raises(InputValueError, match="teff: 8, logg: 8; expected 10 or more"):
         base.fine_tune(spectra(slice(0, 8)), labels(slice(0, 8)))
+    table = labels()
+    table["teff"][3] = 0 * u.K
+    with pytest.raises(InputValueError, match=r"labels_table\['teff'\]: 0 in row 3, expected positive numbers"):
+        base.fine_tune(spectra(FEW), table)
     table = labels(slice(0, 8))
     table["oddity"] = np.arange(8) * u.mag
     with pytest.raises(InputValueError, match="oddity: 8; expected 10 or more"):

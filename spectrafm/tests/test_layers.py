@@ -35,6 +35,15 @@ def test_embedding_formula():
     torch.testing.assert_close(layer.request(row)[0, 1], layer.embeddings[3])
 
 
+def test_padding_drops_nothing():
+    """Tokens are padded to the context, and stay where it is shorter than they are, as with patches."""
+    for context_length in (8, 100):
+        model = tiny_model(pad_to_context=True, context_length=context_length)
+        tokens = model.tokenize(np.ones((2, 60)), ["flux"] * 60, WAVELENGTH)
+        assert tokens.token.shape == (2, max(context_length, 60))
+        assert ((tokens.token > 0).sum(dim=1) == 60).all()
+
+
 def test_embedding_error():
     """The error of a value is an input, and not knowing it is not an error of zero."""
     layer = NonLinearEmbedding(1, 8, error_input=True)

@@ -1,19 +1,23 @@
 """Perceive and request: what the answers may and may not depend on."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from spectrafm.exceptions import CheckpointError, InputValueError
-from spectrafm.stellarperceptron import StellarPerceptron, Vocabulary
+from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, TableStream, Vocabulary
 from spectrafm.stellarperceptron import model as model_module
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
 
 CONFIGS = {
     "patches": {},
     "convolutions": {"patch_knots": "interpolate", "patch_convolutions": (6, 8)},
+    "levels": {"patch_levels": 3},
     "readout": {"readout_labels": ("logg", "teff"), "readout_dense": 24, "readout_ranges": (3900.0, 9100.0)},
     "pixels": {"patch_size": 1, "context_length": 80},
 }
@@ -174,6 +178,32 @@ def test_save_load(model, tmp_path):
     np.testing.assert_allclose(ask(StellarPerceptron.load(tmp_path / "half")), expected, rtol=0.02)
 
 
+def test_bytes_on_disk(tmp_path):
+    """What whitens patches takes a byte a number, but for the widest patches, and comes back nearly as it was."""
+    model = tiny_model(patch_levels=3)
+    model.save(tmp_path, half=True)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored["patch_layer.components_byte"].dtype == torch.int8
+    assert stored["patch_layer.components_byte"].shape[0] == 2
+    assert len(stored["patch_layer.components"]) == 1
+    before, after = (m.torch_model.patch_layer.components for m in (model, StellarPerceptron.load(tmp_path)))
+    torch.testing.assert_close(after[0], before[0].half().float(), rtol=0, atol=0)
+    assert ((after - before)[1:].abs() <= 0.01 * before[1:].abs().amax(dim=1, keepdim=True)).all()
+    assert not torch.equal(after[1:], before[1:])
+
+
+def test_formats(model, tmp_path):
+    """Weights of the first format are read, those of a later one are not."""
+    model.save(tmp_path)
+    config = tmp_path / "config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"format": 1}))
+    np.testing.assert_array_equal(ask(StellarPerceptron.load(tmp_path)), ask(model))
+    config.write_text(json.dumps(settings | {"format": 99}))
+    with pytest.raises(CheckpointError, match="format 99, this version reads 1 and 2; update spectrafm"):
+        StellarPerceptron.load(tmp_path)
+
+
 def test_load_damaged(model, tmp_path):
     """Missing, truncated and mismatched files are named."""
     with pytest.raises(CheckpointError, match=r"config.json not found"):
@@ -193,6 +223,14 @@ def test_load_other_shape(model, tmp_path):
     (tmp_path / "other" / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
     with pytest.raises(CheckpointError, match="do not fit"):
         StellarPerceptron.load(tmp_path / "other")
+
+
+def test_fit_refuses_what_it_would_ignore(model):
+    """Without targets nothing would be trained; a stream has settings in itself."""
+    with pytest.raises(InputValueError, match="targets: none; expected names of the table"):
+        model.fit(TABLE)
+    with pytest.raises(InputValueError, match="targets, divisor: only with a TokenTable"):
+        model.fit(TableStream(model, TABLE, ["teff"], FitConfig()), ["teff"], divisor=lambda *_: 1.0)
 
 
 def test_seed():

@@ -10,8 +10,18 @@ from spectrafm.adapters import from_arrays
 from spectrafm.datasets import LabelledSpectra
 from spectrafm.exceptions import ConfigError, InputValueError
 from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron
+from spectrafm.tests.fake_mps import FakeMps
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_table
-from spectrafm.training import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names, train_recipe
+from spectrafm.training import (
+    DomainConfig,
+    Recipe,
+    SourceConfig,
+    StarStream,
+    StreamPart,
+    load_recipe,
+    recipe_names,
+    train_recipe,
+)
 from spectrafm.training import train as train_module
 from spectrafm.training.train import split_stars, token_table
 
@@ -156,6 +166,62 @@ def test_errors_that_no_real_star_calibrated(recipe, monkeypatch):
         assert set(domain.calibration) == {"teff", "logg"}
 
 
+def test_star_that_cannot_be_read(recipe, monkeypatch):
+    """One training star without a pixel does not spoil the density of the embeddings."""
+    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
+    model = StellarPerceptron(recipe.model, train_module.make_vocabulary(recipe), seed=0)
+    _, calibration = train_module.build_stream(recipe, "nowhere", model.vocabulary)
+    train, _ = calibration["stars"]
+    whole, examples = train_module.calibrate(model, recipe, calibration), train.examples
+
+    def with_one_more(n_star, generator):
+        spectra, values, errors = examples(n_star, generator)
+        more = from_arrays(WAVELENGTH, np.full(60, np.nan))
+        return [*spectra, *more], *({k: np.append(v, np.nan) for k, v in each.items()} for each in (values, errors))
+
+    monkeypatch.setattr(train, "examples", with_one_more)
+    found = train_module.calibrate(model, recipe, calibration)
+    for name, tensor in whole._density.items():
+        np.testing.assert_allclose(found._density[name], tensor, rtol=1e-5)
+    assert found.info.domains[0].density_threshold == pytest.approx(whole.info.domains[0].density_threshold, rel=1e-4)
+
+
+def test_validation_has_no_star_twice(recipe, monkeypatch):
+    """Rows of a table are validated on once each, all of them where there are few, the same ones at every call."""
+    data = tiny_data()
+    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: data)
+    stream, _ = train_module.build_stream(recipe, "nowhere", train_module.make_vocabulary(recipe))
+    [part] = stream.parts.values()
+    n_row = len(part.validation.rows)
+    assert n_row == 120
+
+    def drawn(n_validation):
+        stream.n_validation = n_validation
+        batches = [batch for _, batch in stream.validation()]
+        return [len(batch.target) for batch in batches], np.concatenate([batch.target for batch in batches])[:, 0]
+
+    for n_validation, sizes in ((512, [64, 56]), (100, [64, 36]), (20, [20])):
+        found, targets = drawn(n_validation)
+        assert found == sizes
+        assert len(np.unique(targets)) == sum(sizes)
+        np.testing.assert_array_equal(drawn(n_validation)[1], targets)
+
+
+def test_stars_for_mps_are_made_on_the_cpu(recipe, monkeypatch):
+    """A recipe makes stars for a model on mps on the CPU; who asks for them there is told."""
+    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
+    vocabulary = train_module.make_vocabulary(recipe)
+    stream, _ = train_module.build_stream(recipe, "nowhere", vocabulary, "mps")
+    assert stream.device.type == "cpu"
+    [(_, _, batch)] = stream.batches(0)
+    with FakeMps():
+        there = batch.to("mps")
+        assert there.target.device.type == there.tokens.value.device.type == "mps"
+        assert there.tokens.wavelength.device.type == there.request_wavelength.device.type == "cpu"
+    with pytest.raises(ConfigError, match="device: 'mps' has no float64, .* make stars on the 'cpu'"):
+        StarStream({"stars": StreamPart(stream.parts["stars"].source)}, device="mps")
+
+
 def test_train_from_a_start(recipe, tmp_path, monkeypatch):
     """The recipe that another starts from is trained first, once; the other goes on from its weights."""
     monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
@@ -214,6 +280,14 @@ def test_train_command(recipe, tmp_path, monkeypatch, capsys):
     assert main(command) == 2
     assert "add --resume" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
+
+
+def test_no_steps(tmp_path, capsys):
+    """``--steps 0`` is refused, and not taken for all steps of the recipe."""
+    from spectrafm.cli import main
+
+    assert main(["train", "gaia_xp", "--data", "nowhere", "-o", str(tmp_path), "--steps", "0"]) == 2
+    assert "steps must be a positive integer, not 0" in capsys.readouterr().err
 
 
 def test_unknown_reader(recipe):

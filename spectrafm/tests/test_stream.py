@@ -17,7 +17,7 @@ from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, ModelConf
 from spectrafm.stellarperceptron.tokens import Tokens
 from spectrafm.tests.fake_grid import LABELS, fake_emulator, fake_flux, fake_grid, fake_wavelength
 from spectrafm.tests.test_recipes import tiny_data
-from spectrafm.tokens import spectra_to_tokens
+from spectrafm.tokens import GIVEN_ERRORS, spectra_to_tokens
 from spectrafm.training import (
     DomainConfig,
     EmulatorSource,
@@ -370,6 +370,27 @@ def test_line_errors(synthetic, vocabulary):
     assert 0.82 < ((few - clean).abs() < 1e-6).all(dim=1).double().mean() < 0.98
 
 
+def test_line_errors_leave_the_continuum(vocabulary):
+    """A spectrum without lines stays as it is, however steep: what is far below its median is no line."""
+    wavelength = np.arange(3600.0, 7400.0, 2.0)
+    slope = wavelength**-5.0 / np.expm1(1.4388e8 / (wavelength * 4000.0))  # a black body
+    flux = (slope / np.median(slope))[None]
+    assert flux.max() / flux.min() > 3
+    data = LabelledSpectra(wavelength, flux, 0 * flux, {"teff": np.array([4000.0])}, {}, np.array(["black body"]))
+    library = LibrarySource(data, [0], resolving_power=2000.0)
+    config = ObservationConfig(
+        resolving_power=1500.0, nominal=1.0, whole_range=1.0, wrong_lines=1.0, line_error=0.4, velocity=0.0
+    )
+    source = ObservedSource(library, vocabulary, ContinuumNormalizer(), config, targets=["teff"])
+    generator = torch.Generator().manual_seed(0)
+    stars, seen = library.draw(32, generator), source._observe(32, generator)
+    clean = library.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
+    found = source._disturbed(clean, seen, generator)
+    torch.testing.assert_close(found, clean, rtol=0.01, atol=0)
+    # as if the median were the continuum
+    assert (disturb_lines(config, clean, seen, generator) / clean - 1).abs().max() > 0.05
+
+
 def test_settings_tell_of_stars(synthetic, vocabulary):
     """What a run must go on with says where its stars come from."""
     observed = source_of(synthetic, vocabulary)
@@ -390,6 +411,26 @@ def test_given_is_not_asked(synthetic, vocabulary):
     assert not (only.tokens.token == vocabulary.tokens("flux").item()).any()
     assert (only.weight == 1).all()
     assert (only.request_wavelength[:, -4:] > 15_990).all()
+
+
+def test_given_with_errors(synthetic, vocabulary):
+    """Half of the labels given are exact, the others as far off as the error says that comes with them."""
+    source = source_of(synthetic, vocabulary, give_quantity=0.7)
+    generator = torch.Generator().manual_seed(4)
+    stars, seen = synthetic.draw(3000, generator), source._observe(3000, generator)
+    values, errors = source._values(stars, seen)
+    given = torch.ones(values.shape, dtype=torch.bool)
+    _, told, sigma, _ = source._named(given, values, errors, seen.resolving_power, generator)
+    row = source.targets.index("logg")
+    truth, _ = source._standardized("logg", values[:, row], errors[:, row])
+    exact = torch.isnan(sigma[:, row])
+    assert 0.45 < exact.float().mean() < 0.55
+    torch.testing.assert_close(told[exact, row], truth[exact])
+    z = ((told[:, row] - truth) / sigma[:, row])[~exact]
+    assert 0.93 < z.std() < 1.07
+    low, high = sigma[~exact, row].min(), sigma[~exact, row].max()
+    assert GIVEN_ERRORS[0] <= low < 1.1 * GIVEN_ERRORS[0]
+    assert 0.9 * GIVEN_ERRORS[1] < high <= GIVEN_ERRORS[1]
 
 
 def test_scale_of_flux_is_that_of_stars(synthetic, vocabulary):

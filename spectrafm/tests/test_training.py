@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from spectrafm.arrays import SpectrumArrays
 from spectrafm.exceptions import CheckpointError, ConfigError, InputValueError, TrainingError
 from spectrafm.stellarperceptron import (
     AugmentationConfig,
@@ -24,6 +27,7 @@ from spectrafm.stellarperceptron import (
     Vocabulary,
     robust_mean_squared_error,
 )
+from spectrafm.stellarperceptron import trainer as trainer_module
 from spectrafm.stellarperceptron.muon import Muon
 from spectrafm.stellarperceptron.nn_utils import learning_rate_factor, split_by_star
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_model, tiny_table
@@ -41,10 +45,10 @@ ALL = AugmentationConfig(
 SHORT = {"steps": 12, "batch_size": 16, "warmup_steps": 2, "checkpoint_every": 5, "log_every": 4, "validation_every": 4}
 
 
-def new_model(**changes):
+def new_model(seed=3, **changes):
     """Return a model that has not seen anything."""
     vocabulary = Vocabulary(["flux", *QUANTITIES], flux=["flux"], log=["teff"])
-    return StellarPerceptron(tiny_config(**changes), vocabulary, seed=3)
+    return StellarPerceptron(tiny_config(**changes), vocabulary, seed=seed)
 
 
 def generator(table=None, augmentation=None, patch_size=16, **kwargs):
@@ -169,6 +173,18 @@ def test_subsets_differ_by_star():
     assert (pixels[0] != pixels[1]).any()
 
 
+def test_validation_sees_all_of_the_range():
+    """Where nothing is drawn, the pixels that the context holds are those that inference keeps: even ones."""
+    table = tiny_table(3)
+    table.flux[1, 10:40] = np.nan
+    table.flux[2, :50] = np.nan
+    tokens = generator(table, patch_size=1, context_length=13).draw(np.arange(3)).tokens
+    for star, wavelength in enumerate(tokens.wavelength.numpy()):
+        flux = table.flux[star].astype(float)
+        thin = SpectrumArrays(WAVELENGTH, flux, 0 * flux, np.isfinite(flux)).thinned(13)
+        np.testing.assert_array_equal(wavelength[wavelength > 0], WAVELENGTH[thin.good])
+
+
 def test_requested_is_not_given():
     """A label in the context is never a target, with few pixels too."""
     table = tiny_table()
@@ -240,6 +256,12 @@ def test_flux_requests():
     expected = drawn.vocabulary.standardize(drawn.pixel_token[pixel], table.flux[stars[:, None], pixel])
     np.testing.assert_allclose(batch.target[:, 2:], expected, rtol=1e-5)
     assert (batch.weight[:, 2:] == np.float32(0.1)).all()
+
+
+def test_more_flux_requests_than_pixels():
+    """Each pixel is asked for once, at most."""
+    batch = generator(augmentation=AugmentationConfig(flux_requests=100)).batch(0)
+    np.testing.assert_array_equal(np.sort(batch.request_wavelength[:, 2:], axis=1), np.tile(WAVELENGTH, (32, 1)))
 
 
 @pytest.mark.parametrize("patch_size", [1, 16])
@@ -399,11 +421,131 @@ def test_muon():
         FitConfig(optimizer="sgd")
 
 
+def test_muon_without_large_matrices():
+    """A network with none that is large enough for Muon is trained by AdamW alone."""
+    small = {"embedding_dim": 8, "patch_dense": 8, "patch_components": 8, "head_dense": (8,)}
+    small |= {f"{part}_{k}": (n,) for part in ("encoder", "decoder") for k, n in (("heads", 2), ("dense", 8))}
+    model = new_model(**small)
+    config = FitConfig(**(SHORT | {"optimizer": "muon"}))
+    trainer = Trainer(model, TableStream(model, tiny_table(), ["teff", "logg"], config), config)
+    assert trainer.run()[-1]["step"] == 12
+    assert [type(optimizer) for optimizer in trainer.optimizers] == [torch.optim.AdamW]
+
+
 def test_resume_other_settings(tmp_path):
     """A checkpoint of other settings is refused, naming what differs."""
     new_model().fit(tiny_table(), ["teff"], FitConfig(**SHORT), folder=tmp_path)
-    with pytest.raises(CheckpointError, match="written with another fit"):
+    with pytest.raises(CheckpointError, match="written with another fit;"):
         new_model().fit(tiny_table(), ["teff"], FitConfig(**(SHORT | {"seed": 1})), folder=tmp_path, resume=True)
+    other = StellarPerceptron(tiny_config(), Vocabulary(["flux", *QUANTITIES], flux=["flux"]), seed=3)
+    with pytest.raises(CheckpointError, match="written with another vocabulary;"):
+        other.fit(tiny_table(), ["teff"], FitConfig(**SHORT), folder=tmp_path, resume=True)
+    model = new_model()
+    stream = TableStream(model, tiny_table(), ["teff"], FitConfig(**SHORT))
+    stream.settings = dict
+    with pytest.raises(CheckpointError, match="written with another augmentation, targets;"):
+        Trainer(model, stream, FitConfig(**SHORT), folder=tmp_path, resume=True).run()
+
+
+def test_resume_on_another_machine(tmp_path):
+    """Means that another processor finds, a little off, do not matter: those of the checkpoint hold."""
+    table, config = tiny_table(), FitConfig(**(SHORT | {"checkpoint_every": 4}))
+    whole, stopped, resumed = new_model(), new_model(), new_model()
+    whole.fit(table, ["teff", "logg"], config, augmentation=ALL)
+    stream = TableStream(stopped, table, ["teff", "logg"], config, augmentation=ALL)
+    Trainer(stopped, stream, config, folder=tmp_path, watch=lambda step: step == 8).run()
+    stream = TableStream(resumed, table, ["teff", "logg"], config, augmentation=ALL)
+    resumed.vocabulary.mean *= 1 + 1e-9
+    resumed.vocabulary.std *= 1 + 1e-9
+    log = Trainer(resumed, stream, config, folder=tmp_path, resume=True).run()
+    assert [entry["step"] for entry in log] == [4, 8, 12]
+    assert resumed.vocabulary.to_dict() == whole.vocabulary.to_dict()
+    weights = resumed.torch_model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in whole.torch_model.state_dict().items())
+
+
+def test_generators_of_others_are_left_alone(monkeypatch):
+    """Making and training a model seeds no GPU, and gives the generator of the CPU back as it was."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    new_model(dropout=0.1).fit(tiny_table(), ["teff"], FitConfig(**(SHORT | {"steps": 3})))
+    assert not seeded
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda", 1), ("cuda:0", 0)])
+def test_own_generator_is_lent(device, number, monkeypatch):
+    """A step seeds the generator of its own device, and no other, and gives it back as it was."""
+    generators = [torch.Generator().manual_seed(n) for n in range(3)]
+    gpus = SimpleNamespace(current_device=lambda: 1, default_generators=generators)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: gpus)
+    before = [generator.get_state() for generator in (torch.default_generator, *generators)]
+    with trainer_module._seeded(7, torch.device(device)):
+        expected = torch.rand(3, generator=torch.Generator().manual_seed(7))
+        assert torch.equal(torch.rand(3), expected)
+        for i, generator in enumerate(generators):
+            assert torch.equal(torch.rand(3, generator=generator), expected) == (i == number)
+    after = [generator.get_state() for generator in (torch.default_generator, *generators)]
+    assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [True, *(i == number for i in range(3))]
+
+
+def one_of_two(monkeypatch, broadcast=lambda tensor, source: None):
+    """Return a trainer that believes to be one of two processes, whose gradients are the same."""
+    monkeypatch.setattr(trainer_module.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
+    monkeypatch.setattr(trainer_module.distributed, "broadcast", broadcast)
+    model = new_model()
+    config = FitConfig(**(SHORT | {"steps": 1, "warmup_steps": 0, "weight_decay": 0.5, "ema_decay": 0.9}))
+    trainer = Trainer(model, TableStream(model, tiny_table(), ["teff", "logg"], config), config)
+    trainer.world_size = 2
+    return trainer
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_frozen_parameters_stay(optimizer, monkeypatch):
+    """With several processes, too, parameters that are not trained keep their values, and no gradient."""
+    trainer = one_of_two(monkeypatch)
+    trainer.config = replace(trainer.config, optimizer=optimizer)
+    network = trainer.model.torch_model
+    frozen = {id(p) for p in network.torch_encoder.parameters()}
+    for parameter in network.torch_encoder.parameters():
+        parameter.requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    trainer._run()
+    for name, parameter in network.named_parameters():
+        if id(parameter) in frozen:
+            assert torch.equal(parameter, before[name]), name
+            assert parameter.grad is None
+    assert not torch.equal(network.torch_decoder.decoder_out.weight, before["torch_decoder.decoder_out.weight"])
+
+
+def test_start_is_that_of_the_first_process(monkeypatch):
+    """Weights, standardisation and the running average begin as the first process has them."""
+    first = tiny_model(seed=8)
+    scale = torch.from_numpy(np.stack((first.vocabulary.mean, first.vocabulary.std)))
+    theirs = [scale, *first.torch_model.state_dict().values()]
+    trainer = one_of_two(monkeypatch, lambda tensor, source: tensor.copy_(theirs.pop(0)))
+    trainer.config = replace(trainer.config, learning_rate=1e-12, optimizer="adamw")
+    vocabulary = trainer.model.vocabulary
+    vocabulary.mean += 0.1
+    trainer._run()
+    assert not theirs
+    assert vocabulary.to_dict() == first.vocabulary.to_dict()
+    # what is kept at the end is the average
+    for (name, ours), expected in zip(
+        trainer.model.torch_model.state_dict().items(), first.torch_model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_processes_wait_for_calibration(monkeypatch):
+    """A process waits for the first one as long as that takes to calibrate, and not half an hour."""
+    asked = {}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(trainer_module.distributed, "init_process_group", lambda kind, **options: asked.update(options))
+    monkeypatch.setattr(trainer_module.distributed, "destroy_process_group", lambda: None)
+    with trainer_module.process_group("cpu"):
+        assert asked["timeout"] >= timedelta(hours=12)
 
 
 def test_not_finite(tmp_path):
@@ -463,15 +605,20 @@ from spectrafm.stellarperceptron import FitConfig
 from spectrafm.tests.test_training import SHORT, ALL, new_model, tiny_table
 import os
 torch.set_num_threads(1)
-model = new_model()
-model.fit(tiny_table(), ["teff", "logg"], FitConfig(**SHORT), augmentation=ALL)
-save_file({k: v.contiguous() for k, v in model.torch_model.state_dict().items()}, sys.argv[1] + os.environ["RANK"])
+rank = int(os.environ["RANK"])
+model = new_model(seed=rank)
+table = tiny_table()
+# another processor may standardise a little differently
+model.vocabulary.fit(table, range(100 + rank))
+model.fit(table, ["teff", "logg"], FitConfig(**SHORT, ema_decay=0.9), augmentation=ALL)
+state = {k: v.contiguous() for k, v in model.torch_model.state_dict().items()}
+save_file(state | {"mean": torch.from_numpy(model.vocabulary.mean)}, f"{sys.argv[1]}{rank}")
 """
 
 
 @pytest.mark.slow
 def test_replicas_stay_equal(tmp_path):
-    """Under torchrun, two processes end with the same weights, to the bit."""
+    """Under torchrun, two processes end with the same weights and standardisation, to the bit, however they begin."""
     from safetensors.torch import load_file
 
     script = tmp_path / "worker.py"
@@ -481,7 +628,7 @@ def test_replicas_stay_equal(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     subprocess.run([*command, str(tmp_path / "rank")], check=True, env=environment, timeout=120)
     first, second = (load_file(tmp_path / f"rank{r}") for r in range(2))
-    start = new_model().torch_model.state_dict()
+    start = new_model(seed=0).torch_model.state_dict()
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert not torch.equal(first["torch_decoder.decoder_out.weight"], start["torch_decoder.decoder_out.weight"])
 

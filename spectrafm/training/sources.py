@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ..exceptions import InputValueError
+from ..spectral_units import SPEED_OF_LIGHT
 from ..synthesis.emulator import load_emulator
 from ..synthesis.instrument import observe
 from ..synthesis.labels import draw_abundances, draw_labels
@@ -11,7 +12,7 @@ from ..synthesis.labels import draw_abundances, draw_labels
 __all__ = ["EmulatorSource", "LibrarySource", "MovedLibrarySource"]
 
 # shifts and broadening need this much beside the range [km / s], in ln(wavelength)
-_MARGIN = 600.0 / 299_792.458
+_MARGIN = 600.0 / SPEED_OF_LIGHT
 # labels drawn from the pool move by this much: each star is a new one
 _JITTER = {"teff": 30.0, "logg": 0.03, "fe_h": 0.03, "vmicro": 0.05, "c12_c13": 0.5}
 _ABUNDANCE_JITTER = 0.03
@@ -30,6 +31,9 @@ _VSINI = ((1.0, 15.0), (1.0, 80.0))
 
 class _Source:
     """What sources have in common."""
+
+    #: Whether fluxes are relative to a number, and not to the continuum.
+    relative = False
 
     def settings(self):
         """Return what must be the same when training goes on, as plain JSON types.
@@ -176,6 +180,8 @@ class LibrarySource(_Source):
     names, wavelength_range, resolving_power, device
         As of `EmulatorSource`.
     """
+
+    relative = True
 
     def __init__(self, data, rows, names=None, *, resolving_power, device="cpu"):
         self.names = tuple(data.labels if names is None else names)

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from ..adapters import from_arrays
+from ..continuum import ContinuumNormalizer
 from ..exceptions import ConfigError, InputValueError
 from ..stellarperceptron.config import Config, refuse
 from ..stellarperceptron.nn_utils import TrainingBatch
 from ..stellarperceptron.tokens import Tokens
-from ..tokens import flux_name
+from ..tokens import GIVEN_ERRORS, flux_name
 from .observation import ObservationConfig, disturb_lines, draw_observation
 
 __all__ = ["ObservedSource", "RequestConfig", "StarStream", "StreamPart", "TableSource"]
@@ -19,6 +20,8 @@ __all__ = ["ObservedSource", "RequestConfig", "StarStream", "StreamPart", "Table
 # first entry of the seed of each kind of draw, beside those of the generator of tables
 _STREAM, _VALIDATION = 11, 12
 _VALIDATION_BATCH = 64
+_CONTINUUM = ContinuumNormalizer().without_clipping()
+_DRAWS = torch.rand, torch.rand, torch.randn
 
 
 def seeded_generator(entropy, device="cpu"):
@@ -46,7 +49,8 @@ class RequestConfig(Config):
     Attributes
     ----------
     give_quantity : float
-        Fraction of batches whose stars are given some of their labels.
+        Fraction of stars, 0.7 at most, that are given labels: each of those known with a chance of 0.3.
+        They are gathered in ``give_quantity / 0.7`` of the batches.
     give_resolving_power : float
         Fraction of stars whose resolving power is told.
     quantities_only : float
@@ -154,7 +158,7 @@ class ObservedSource:
         clean = self.source.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
         pieces = [self._named(given, values, errors, seen.resolving_power, generator)]
         if not only:
-            clean = disturb_lines(self.observation, clean, seen, generator)
+            clean = self._disturbed(clean, seen, generator)
             pixels = self._pixels(clean, seen, generator)
             if self.context_length is not None:
                 pixels = _some(pixels, self.context_length - pieces[0][0].shape[1], generator)
@@ -166,6 +170,23 @@ class ObservedSource:
             asked.append(self._fluxes(clean, seen, generator, 1.0 if only else request.flux_weight))
         asked = (torch.cat(parts, dim=1) for parts in zip(*asked, strict=True))
         return TrainingBatch(tokens, *asked)
+
+    def validation(self, n_star, generator_of):
+        """Draw batches to validate on.
+
+        Parameters
+        ----------
+        n_star : int
+            Number of stars.
+        generator_of : callable
+            ``generator_of(n)`` gives the source of the draws of the batch after n stars.
+
+        Yields
+        ------
+        TrainingBatch
+        """
+        for start in range(0, n_star, _VALIDATION_BATCH):
+            yield self.batch(min(_VALIDATION_BATCH, n_star - start), generator_of(start))
 
     def sample(self, name):
         """Return values of one name, to standardise it by.
@@ -227,7 +248,7 @@ class ObservedSource:
             stars = self.source.draw(min(64, n_star - start), here)
             seen = self._observe(len(stars), here)
             clean = self.source.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
-            flux, sigma = self._measured(disturb_lines(self.observation, clean, seen, here), seen, here)
+            flux, sigma = self._measured(self._disturbed(clean, seen, here), seen, here)
             rows = (seen.wavelength, flux.double(), sigma.double(), seen.good, seen.resolving_power)
             for wavelength, f, s, good, power in zip(*(row.cpu().numpy() for row in rows), strict=True):
                 spectra.append(from_arrays(wavelength, f, s, ~good, resolving_power=float(power))[0])
@@ -311,6 +332,16 @@ class ObservedSource:
         pairs = ((values, velocity), (errors, torch.zeros_like(velocity)))
         return tuple(torch.cat(pair, dim=1)[:, self._columns] for pair in pairs)
 
+    def _disturbed(self, clean, seen, generator):
+        """Return the flux of stars without noise, their lines as wrong as synthetic ones are, ``(n_star, n_pixel)``."""
+        config = self.observation
+        if not (self.source.relative and (config.line_error or config.veil)):
+            return disturb_lines(config, clean, seen, generator)
+        # lines are depths below a continuum: that of the spectrum itself must stay
+        by = _CONTINUUM.divisor(seen.wavelength, clean, torch.ones_like(seen.good))
+        by = torch.where(by > 0, by, 1.0)
+        return disturb_lines(config, clean / by, seen, generator) * by
+
     def _measured(self, clean, seen, generator):
         """Return flux with noise and response, and its errors as far as they are told, ``(n_star, n_pixel)``."""
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
@@ -352,8 +383,9 @@ class ObservedSource:
         parts = []
         for name, there, value, error in columns:
             value, error = self._standardized(name, value, error)
-            # an error of zero is one that is not known
-            error = torch.where(there & (error > 0), error, torch.nan)
+            if name in self.targets:
+                value, error = _measured_elsewhere(value, error, generator)
+            error = torch.where(there, error, torch.nan)
             token = torch.where(there, self.vocabulary.tokens(name).item(), 0)
             parts.append((token, torch.where(there, value, 0.0), error, torch.zeros_like(value, dtype=torch.float64)))
         if not parts:
@@ -383,6 +415,17 @@ class ObservedSource:
         return token, seen.wavelength.gather(1, chosen), target, zero, zero + weight
 
 
+def _measured_elsewhere(value, error, generator):
+    """Return labels, standardised, as somebody else measured them, with errors: half of those without any get one."""
+    chance, size, deviate = (draw(value.shape, generator=generator, device=value.device) for draw in _DRAWS)
+    low, high = np.log(GIVEN_ERRORS)
+    drawn = torch.exp(low + (high - low) * size)
+    # an error of zero is one that is not known
+    exact = ~(error > 0)
+    drawn = torch.where(exact & (chance < 0.5), drawn, torch.nan)
+    return value + torch.nan_to_num(drawn) * deviate, torch.where(exact, drawn, error)
+
+
 def _some(pixels, n_pixel, generator):
     """Return at most so many good pixels of each star, drawn at random, ``(n_star, n_pixel)`` each."""
     token = pixels[0]
@@ -408,26 +451,42 @@ class TableSource:
         self.generator, self.rows, self.data = generator, rows, data
         self.targets = generator.targets
 
-    def batch(self, n_star, generator, step=None):
+    def batch(self, n_star, generator, step):
         """Draw a batch, as `ObservedSource.batch`.
 
         Parameters
         ----------
         n_star : int
-            Number of stars.
+            Number of stars; that of the generator of the table holds.
         generator : torch.Generator
-            The batch is brought to its device; it decides what is drawn for validation.
-        step : int, optional
-            Number of the step: the stars of an epoch come in their order. Rows as they
-            are, for validation, when left out.
+            The batch is brought to its device.
+        step : int
+            Number of the step: the stars of an epoch come in their order.
 
         Returns
         -------
         TrainingBatch
         """
-        if step is not None:
-            return self.generator.batch(step).to(generator.device)
-        return self.generator.draw(_choose(self.rows, n_star, generator)).to(generator.device)
+        return self.generator.batch(step).to(generator.device)
+
+    def validation(self, n_star, generator_of):
+        """Draw batches of rows as they are, none of them twice, as `ObservedSource.validation`.
+
+        Parameters
+        ----------
+        n_star : int
+            Number of stars, or fewer where there are fewer.
+        generator_of : callable
+            As for `ObservedSource.validation`; that of the first batch decides about all.
+
+        Yields
+        ------
+        TrainingBatch
+        """
+        generator = generator_of(0)
+        rows = _choose(self.rows, n_star, generator)
+        for start in range(0, len(rows), _VALIDATION_BATCH):
+            yield self.generator.draw(rows[start : start + _VALIDATION_BATCH]).to(generator.device)
 
     def sample(self, name):
         """Return values of one name, as `ObservedSource.sample`.
@@ -526,7 +585,7 @@ class StreamPart:
     Attributes
     ----------
     source : ObservedSource or TableSource
-        Has ``batch(n_star, generator)``, ``targets`` and ``settings()``.
+        Has ``batch``, ``validation``, ``targets`` and ``settings``.
     share : float
         Share of the stars of a step.
     weight : float
@@ -557,14 +616,15 @@ class StarStream:
     seed, rank, world_size : int, optional
         Seed; number of this process and of all processes.
     device : str or torch.device, optional
-        Where batches are made.
+        Where batches are made: one that computes in float64, which ``"mps"`` does not. A model there
+        is trained with stars that are made on the CPU.
     n_validation : int, optional
-        Stars of each source that are validated on, drawn with the seed.
+        Stars of each source that are validated on, drawn with the seed; all of a table that has fewer.
 
     Raises
     ------
     ConfigError
-        No source, or a batch with no star for one of them.
+        No source, a batch with no star for one of them, or a device without float64.
     """
 
     def __init__(self, parts, *, batch_size=256, seed=0, rank=0, world_size=1, device="cpu", n_validation=512):
@@ -572,6 +632,8 @@ class StarStream:
             raise ConfigError("parts: there is none; a stream needs at least one source")
         self.parts, self.batch_size, self.seed = dict(parts), batch_size, seed
         self.rank, self.device, self.n_validation = rank, torch.device(device), n_validation
+        if self.device.type == "mps":
+            raise ConfigError("device: 'mps' has no float64, which wavelengths need; make stars on the 'cpu'")
         share, weight = (np.array([getattr(part, k) for part in parts.values()]) for k in ("share", "weight"))
         if not ((share > 0).all() and (weight > 0).all()):
             raise ConfigError("parts: shares and weights must be positive")
@@ -601,8 +663,11 @@ class StarStream:
         """
         for number, (name, part) in enumerate(self.parts.items()):
             entropy = (_STREAM, self.seed, step, self.rank, number)
-            yield name, self.weight[name], self._draw(part.source, self.n_star[name], entropy, step)
+            with torch.no_grad():
+                batch = part.source.batch(self.n_star[name], seeded_generator(entropy, self.device), step)
+            yield name, self.weight[name], batch
 
+    @torch.no_grad()
     def validation(self):
         """Draw the batches to validate on, the same at every call.
 
@@ -613,14 +678,12 @@ class StarStream:
         batch : TrainingBatch
         """
         for number, (name, part) in enumerate(self.parts.items()):
-            for start in range(0, self.n_validation, _VALIDATION_BATCH):
-                n_star = min(_VALIDATION_BATCH, self.n_validation - start)
-                entropy = (_VALIDATION, self.seed, start, number)
-                yield name, self._draw(part.validation or part.source, n_star, entropy)
 
-    def _draw(self, source, n_star, entropy, step=None):
-        with torch.no_grad():
-            return source.batch(n_star, seeded_generator(entropy, self.device), step)
+            def generator_of(start, number=number):
+                return seeded_generator((_VALIDATION, self.seed, start, number), self.device)
+
+            for batch in (part.validation or part.source).validation(self.n_validation, generator_of):
+                yield name, batch
 
     def targets_of(self, name):
         """Return what the first requests of the batches of a source ask for.

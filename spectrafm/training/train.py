@@ -1,6 +1,5 @@
 """From a recipe and its data to calibrated weights."""
 
-import logging
 import os
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,6 +17,7 @@ from ..exceptions import ConfigError, InputValueError
 from ..stellarperceptron import StellarPerceptron, TokenTable, TrainingGenerator, Vocabulary
 from ..stellarperceptron.nn_utils import split_by_star
 from ..stellarperceptron.trainer import process_group, processes
+from ..tokens import flux_name
 from ..weights_info import Domain, WeightsInfo
 from .ahead import AheadStream
 from .readout import with_readout
@@ -26,8 +26,6 @@ from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
 from .stream import ObservedSource, StarStream, StreamPart, TableSource, seeded_generator
 
 __all__ = ["build_stream", "calibrate", "read_data", "split_stars", "token_table", "train_recipe"]
-
-logger = logging.getLogger("spectrafm")
 
 # an error this many times the median is large; fraction of spectra that count as usual
 _LARGE_ERROR, _USUAL_SPECTRUM = 5.0, 0.995
@@ -141,7 +139,7 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
     vocabulary : Vocabulary
         Of the model; standardised here if it never was.
     device : str or torch.device, optional
-        Where stars are made.
+        Where the model is trained. Stars are made there too, but for ``"mps"``, which has no float64: on the CPU.
 
     Returns
     -------
@@ -151,6 +149,7 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
         By name of the source, training stars and those that calibrate.
     """
     rank, world_size = processes()
+    device = "cpu" if torch.device(device).type == "mps" else device
     parts, calibration = {}, {}
     for number, (name, source) in enumerate(recipe.sources.items()):
         domain = recipe.domains[source.domain]
@@ -181,8 +180,7 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
                 known |= {"emulator": source.moved_by, "seed": recipe.fit.seed + number}
                 moved = observed(MovedLibrarySource(data, rows[0], names, **known))
         else:
-            flux = vocabulary.flux[0] if len(vocabulary.flux) == 1 else domain.flux_kind
-            table = token_table(data, names, flux)
+            table = token_table(data, names, flux_name(vocabulary, domain.flux_kind))
             share = source.share / sum(s.share for s in recipe.sources.values())
             generator = TrainingGenerator(
                 table,
@@ -257,14 +255,12 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     Raises
     ------
     InputValueError
-        A number of workers that is none, or that the device does not allow; data that are not there.
+        A number of workers that is none; data that are not there.
     ConfigError
         A recipe that does not fit the one it starts from.
     """
     if not isinstance(n_worker, int) or n_worker < 0:
         raise InputValueError(f"n_worker: {n_worker!r}, expected 0 or a positive integer")
-    if n_worker and str(device) == "mps":
-        raise InputValueError("n_worker: processes cannot share the memory of mps; expected 0 there")
     if str(device) == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
@@ -353,6 +349,8 @@ def calibrate(model, recipe, calibration):
         real = [k for k in of_domain if recipe.sources[k].kind != "emulator"]
         n_star = _N_DENSITY // len(of_domain)
         embeddings = np.concatenate([fm.embed(calibration[k][0].examples(n_star, generator)[0]) for k in of_domain])
+        # of spectra that cannot be read there is nothing to embed
+        embeddings = embeddings[np.isfinite(embeddings).all(axis=1)]
         mean, covariance = embeddings.mean(axis=0, dtype=np.float64), np.cov(embeddings.T, dtype=np.float64)
         variance, vectors = np.linalg.eigh(covariance)
         kept = variance > 1e-6 * variance.max()
@@ -418,7 +416,7 @@ def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
             factors[name][kind] = error_factor(predicted, error, values[rows], errors[rows])
             if name not in domain.usual_errors:
                 relative = (error / predicted if name in log else error)[usual[rows]]
-                domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(relative) * factors[name][kind])
+                domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(relative))
     # of spectra that never have errors
     domain.calibration |= {
         name: {kind: found.get(kind, found["without_sigma"]) for kind in ("with_sigma", "without_sigma")}

@@ -1,0 +1,58 @@
+"""Arrays in files: what eight bits keep."""
+
+import pytest
+import torch
+
+from spectrafm._storage import atomic_write, from_bytes, to_bytes
+
+
+def components(n_component=6, n_pixel=400):
+    """Return components ``(n_component, n_pixel)`` of very different sizes."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(n_component, n_pixel, generator=generator) * 10.0 ** torch.arange(n_component)[:, None]
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_bytes(dim):
+    """Each component has a scale of its own, and no number is off by more than a step."""
+    values = components() if dim == 1 else components().T
+    byte, scale = to_bytes(values, dim)
+    assert byte.dtype == torch.int8
+    assert byte.shape == values.shape
+    assert scale.shape == ((6, 1) if dim == 1 else (1, 6))
+    assert ((from_bytes(byte, scale) - values).abs() <= 1.001 * scale).all()
+
+
+def test_smooth_sums():
+    """Sums with smooth spectra are nearer to the truth than where each number is rounded by itself."""
+    values = components()
+    smooth = torch.stack([torch.cos(k * torch.linspace(0, 3, 400)) for k in range(10)], dim=1)
+    byte, scale = to_bytes(values, 1)
+    rounded = (values / scale).round() * scale
+    errors = [((stored - values) @ smooth / scale).abs() for stored in (from_bytes(byte, scale), rounded)]
+    assert errors[0].max() < 3
+    assert errors[0].mean() < 0.2 * errors[1].mean()
+
+
+def test_extreme():
+    """Components that are 0 stay so, the largest numbers fit, and none at all are none."""
+    values = torch.cat((torch.zeros(1, 300), torch.ones(1, 300), -torch.ones(1, 300)))
+    byte, scale = to_bytes(values, 1)
+    torch.testing.assert_close(from_bytes(byte, scale), values)
+    byte, scale = to_bytes(torch.zeros(0, 300), 1)
+    assert from_bytes(byte, scale).shape == (0, 300)
+
+
+def test_atomic_write(tmp_path):
+    """A file that could not be written to its end leaves the one before, and nothing beside it."""
+    path = tmp_path / "file"
+    atomic_write(path, lambda temporary: temporary.write_text("whole"))
+
+    def fail(temporary):
+        temporary.write_text("ha")
+        raise RuntimeError("full")
+
+    with pytest.raises(RuntimeError, match="full"):
+        atomic_write(path, fail)
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
