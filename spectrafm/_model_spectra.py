@@ -35,13 +35,18 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
     wavelength = check_spectral_axis(spectral_axis)
     number = _domain_for(fm, wavelength, domain)
     columns = table_columns(labels, "labels")
-    if columns and "rv_offset" in fm.info.domains[number].labels and "rv_offset" in fm.info.known:
-        columns.setdefault("rv_offset", 0.0)
     lengths = {len(v) for v in columns.values() if np.ndim(v)}
     n_star = max(lengths, default=1)
+    if not n_star:
+        raise InputValueError("labels: columns without rows; give the labels of at least one star")
     known = known_quantities(columns, n_star, fm.info.known, "labels", fm.model.vocabulary.log)
-    if not known or not all(np.isfinite([v for v, _ in known.values()]).any(axis=0)):
+    # its velocity says nothing of a star
+    told = [np.isfinite(values) for name, (values, _) in known.items() if name != "rv_offset"]
+    if not told or not np.any(told, axis=0).all():
         raise InputValueError("labels: a star of which nothing is known; give labels such as teff and logg")
+    if "rv_offset" in fm.info.domains[number].labels and "rv_offset" in fm.info.known:
+        columns.setdefault("rv_offset", 0.0)
+        known = known_quantities(columns, n_star, fm.info.known, "labels", fm.model.vocabulary.log)
     power = resolving_powers(resolving_power, n_star)
     if (power <= 0).any():
         raise InputValueError(f"resolving_power: {power.min():g}; expected positive numbers, or NaN where not known")
@@ -49,7 +54,8 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
     one = not lengths
     return Spectrum(
         flux=(values[0] if one else values) * u.one,
-        spectral_axis=spectral_axis,
+        # not the velocity that the axis of another spectrum carries
+        spectral_axis=np.asarray(spectral_axis.value) * spectral_axis.unit,
         uncertainty=StdDevUncertainty(errors[0] if one else errors),
         meta={"labels": columns, "model": fm.info.name, "domain": fm.info.domains[number].name},
     )
@@ -93,17 +99,33 @@ def reconstructed_spectra(fm, stars):
     Returns
     -------
     `~specutils.SpectrumList`
-        One a star, in the unit of its flux.
+        One a star, in the unit of its flux, masked where the model cannot tell it. A star
+        that has no spectrum has none here, and its ``meta["problem"]`` says why.
+
+    Raises
+    ------
+    InputValueError
+        There are stars that can be read, and of none of them these weights predict flux.
     """
     from specutils import Spectrum, SpectrumList
 
     found = SpectrumList()
-    for arrays, number in zip(*fm.info.suited(stars), strict=True):
-        domain = fm.info.domains[number]
+    stars, numbers = fm.info.suited(stars)
+    domains = [fm.info.domains[number] for number in numbers]
+    seen = [domain for domain, arrays in zip(domains, stars, strict=True) if domain.cut(arrays).n_good]
+    if seen and not any(domain.predicts_flux for domain in seen):
+        names = ", ".join(sorted({domain.name for domain in seen}))
+        raise InputValueError(f"spectra: these weights predict no flux of {names}, only labels")
+    for arrays, number, domain in zip(stars, numbers, domains, strict=True):
         prepared = fm.prepare(arrays, number)
         inside = domain.inside(arrays.wavelength)
         wavelength, flux, sigma = arrays.wavelength[inside], *np.empty((2, 0))
-        if prepared.n_good:
+        meta = {"identifier": arrays.identifier, "model": fm.info.name}
+        if not prepared.n_good:
+            meta["problem"] = arrays.problem or "it has no good pixel in the range of the weights"
+        elif not domain.predicts_flux:
+            meta["problem"] = f"these weights predict no flux of {domain.name}"
+        else:
             found_flux = fm.request_flux(fm.perceive([prepared], number), number, wavelength)
             values, errors = _as_observed(fm, wavelength, *found_flux)
             row = (arrays.wavelength[None], arrays.flux[None], prepared.good[None])
@@ -114,7 +136,9 @@ def reconstructed_spectra(fm, stars):
                 flux=u.Quantity(flux, u.Unit(arrays.flux_unit, parse_strict="silent")),
                 spectral_axis=wavelength[: len(flux)] * u.AA,
                 uncertainty=StdDevUncertainty(sigma),
-                meta={"identifier": arrays.identifier, "model": fm.info.name},
+                # far from good pixels there is no continuum to multiply by
+                mask=~np.isfinite(flux),
+                meta=meta,
             )
         )
     return found

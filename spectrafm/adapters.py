@@ -45,7 +45,7 @@ def to_arrays(spectra, *, medium="vacuum", radial_velocity=None, resolving_power
     resolving_power : float or array_like, optional
         Resolving power, for all or for each star; NaN where not known.
     mask_policy : str, optional
-        Which bits of an integer mask make a pixel bad, one of `MASK_POLICIES`.
+        Which bits of a mask of whole numbers make a pixel bad, one of `MASK_POLICIES`.
         Any bit when left out. True in a boolean mask is always bad.
 
     Returns
@@ -88,6 +88,7 @@ def from_arrays(
     sigma=None,
     mask=None,
     *,
+    ivar=None,
     medium="vacuum",
     radial_velocity=None,
     resolving_power=None,
@@ -103,9 +104,13 @@ def from_arrays(
     flux : array_like or `~astropy.units.Quantity`
         ``(n_star, n_pixel)``, or ``(n_pixel,)`` for one star.
     sigma : array_like, `~astropy.units.Quantity` or `~astropy.nddata.NDUncertainty`, optional
-        Of the shape of ``flux``: standard deviations, or an uncertainty object.
+        Of the shape of ``flux``: standard deviations, or an uncertainty object. Give a
+        column of a table as it is: uncertainty objects drop its unit and its mask.
     mask : array_like, optional
         Of the shape of ``flux``: True (or a bit) where a pixel is bad.
+    ivar : array_like or `~astropy.units.Quantity`, optional
+        Inverse variances instead of ``sigma``, of the shape of ``flux``; 0, masked or
+        negative where a pixel is bad. Without a unit, in that of the flux.
     medium, radial_velocity, resolving_power, mask_policy
         As in `to_arrays`.
     identifier : sequence of str, optional
@@ -119,20 +124,25 @@ def from_arrays(
     Raises
     ------
     InputTypeError, InputValueError
-        Shapes that do not fit, or no star that can be used.
+        Shapes or units that do not fit, both ``sigma`` and ``ivar``, or no star that can be used.
     """
     bits = policy_bits(mask_policy)
     mask = None if mask is np.ma.nomask else mask
-    shape = np.shape(flux)
+    if sigma is not None and ivar is not None:
+        raise InputValueError("sigma, ivar: both are given; give standard deviations or inverse variances")
+    if getattr(ivar, "uncertainty_type", "ivar") != "ivar":
+        raise InputTypeError(f"ivar: {type(ivar).__name__}; expected inverse variances; give other errors as sigma")
+    kind, errors = ("std", sigma) if ivar is None else ("ivar", ivar)
+    shape = _shape("flux", flux)
     if len(shape) not in (1, 2):
         raise InputValueError(f"flux: shape {shape}; expected (n_star, n_pixel), or (n_pixel,) for one star")
     for name, array, shapes in (
         ("wavelength", wavelength, (shape, shape[-1:])),
-        ("sigma", getattr(sigma, "array", sigma), (shape,)),
+        ("sigma" if ivar is None else "ivar", getattr(errors, "array", errors), (shape,)),
         ("mask", mask, (shape,)),
     ):
-        if array is not None and np.shape(array) not in shapes:
-            raise InputValueError(f"{name}: shape {np.shape(array)} does not fit flux {shape}")
+        if array is not None and (found := _shape(name, array)) not in shapes:
+            raise InputValueError(f"{name}: shape {found} does not fit flux {shape}")
     n_star = shape[0] if len(shape) == 2 else 1
     if identifier is not None:
         if not isinstance(identifier, Iterable):
@@ -145,13 +155,30 @@ def from_arrays(
     try:
         unit = getattr(wavelength, "unit", None) or u.AA
         block.wavelength = axis_to_angstrom(as_real(wavelength, "wavelength"), unit)
-        block.fill(flux, getattr(flux, "unit", None), sigma, mask, lambda a: np.reshape(a, (n_star, shape[-1])))
+        block.fill(flux, getattr(flux, "unit", None), errors, mask, lambda a: np.reshape(a, (n_star, shape[-1])), kind)
     except InputValueError as error:
-        raise InputValueError(f"wavelength, flux, sigma: {error}") from None
+        names = ["wavelength", "flux", "sigma" if ivar is None else "ivar", *["mask"] * (mask is not None)]
+        raise InputValueError(f"{', '.join(names)}: {error}") from None
     found = _finish(block, options, bits, 0)
     if found and all(arrays.flags & Flag.BAD_INPUT for arrays in found):
         raise InputValueError(f"wavelength, flux: {found[0].problem}")
     return found
+
+
+def _shape(name, array):
+    """Return the shape of an array, or refuse rows of different lengths."""
+    try:
+        shape = np.shape(array)
+        objects = getattr(getattr(array, "dtype", None), "kind", "") == "O"
+        ragged = objects and any(np.ndim(row) for row in array)
+    except ValueError:
+        ragged = True
+    if ragged:
+        raise InputValueError(
+            f"{name}: rows of different lengths; expected (n_star, n_pixel); call from_arrays for each star, and "
+            "give the lists that it returns in one list"
+        )
+    return shape
 
 
 def _finish(block, options, bits, first):
@@ -168,17 +195,25 @@ def _is_spectrum(thing):
 def _flatten(spectra):
     """Yield the leaves of nested lists, in order."""
     numbers = isinstance(spectra, np.ndarray) and spectra.dtype != object
-    if _is_spectrum(spectra) or isinstance(spectra, (str, bytes, dict)) or numbers or not isinstance(spectra, Iterable):
+    whole = numbers or _is_table(spectra) or isinstance(spectra, (str, bytes, dict))
+    if whole or _is_spectrum(spectra) or not isinstance(spectra, Iterable):
         yield spectra
     else:
         for spectrum in spectra:
             yield from _flatten(spectrum)
 
 
+def _is_table(thing):
+    # of astropy, or of pandas
+    return hasattr(thing, "columns")
+
+
 def _not_a_spectrum(thing):
     remedy = "a specutils Spectrum, SpectrumCollection or SpectrumList, or a list of these"
     if isinstance(thing, (str, bytes)) or hasattr(thing, "__fspath__"):
         remedy += "; read a file with Spectrum.read(path)"
+    elif _is_table(thing):
+        remedy += "; for the columns of a table use spectrafm.adapters.from_arrays(wavelength, flux, sigma)"
     elif isinstance(thing, (np.ndarray, float, int)):
         remedy += "; for plain arrays use spectrafm.adapters.from_arrays(wavelength, flux, sigma)"
     return f"got {type(thing).__name__}, expected {remedy}"
@@ -221,7 +256,9 @@ def resolving_powers(resolving_power, n_star):
     try:
         power = _filled(u.Quantity(resolving_power).to_value(u.one), resolving_power)
     except (TypeError, ValueError, u.UnitsError):
-        raise InputTypeError(f"resolving_power: {resolving_power!r}; expected a number or one a star") from None
+        raise InputTypeError(
+            f"resolving_power: {resolving_power!r}; expected a number or one a star, NaN where not known"
+        ) from None
     if power.ndim:
         _check_length(power, n_star, "resolving_power")
     elif not (power > 0 or np.isnan(power)):
@@ -267,7 +304,7 @@ def _check_ready(arrays, options, row):
     """Let a `SpectrumArrays` pass; it is in vacuum and in the rest frame already."""
     is_air, velocity, power = options
     speed = 0.0 if velocity is None else velocity[row]
-    if problem := told_problem(speed, power[row]):
+    if problem := told_problem(speed, power[row]) or _ready_problem(arrays):
         return unusable(problem, arrays.identifier)
     if is_air[row] or speed != 0:
         raise InputValueError(
@@ -275,6 +312,17 @@ def _check_ready(arrays, options, row):
             "leave out medium='air' and radial_velocity for it"
         )
     return arrays if np.isnan(power[row]) else replace(arrays, resolving_power=float(power[row]))
+
+
+def _ready_problem(arrays):
+    """Say what no pixel that was judged good can have, or ""."""
+    if not np.isfinite(arrays.flux[arrays.good]).all():
+        text = "some of its good pixels have a flux that is not finite"
+    elif (arrays.sigma[arrays.good] <= 0).any():
+        text = "some of its good pixels have an error that is not positive"
+    else:
+        return ""
+    return f"{text}; set good to False there, or make it with from_arrays, which judges pixels"
 
 
 def _read(thing):
@@ -328,11 +376,11 @@ def _identifiers(meta, n_star):
     values = [meta[lower[key]] for key in _META_KEYS if key in lower]
     values += [header.get(key) for key in _HEADER_KEYS] if hasattr(header, "keys") else []
     for value in values:
-        if isinstance(value, (str, bytes, int, np.integer)) and str(value):
+        if isinstance(value, (str, bytes, int, np.integer)) and _text(value).strip():
             name = _text(value)
             return [name] if n_star == 1 else [f"{name}:{row}" for row in range(n_star)]
         if isinstance(value, (list, tuple, np.ndarray)) and np.shape(value) == (n_star,):
-            return [_text(name) for name in value]
+            return [_text(name) if _text(name).strip() else None for name in value]
     return None
 
 

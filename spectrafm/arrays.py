@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 
-from .exceptions import InputValueError
+from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
 
 __all__ = ["COUNTS", "SpectrumArrays"]
@@ -17,6 +17,8 @@ _FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _CELLS = 4
 # so many cells from a good pixel are covered by it, at least
 _CLOSE = 2
+
+_DTYPES = dict.fromkeys(("wavelength", "flux", "sigma"), np.dtype(np.float64)) | {"good": np.dtype(bool)}
 
 #: Names of the counts of pixels that are kept with a spectrum.
 COUNTS = ("n_pixel", "n_good", "n_masked", "n_bits", "n_nonfinite_flux", "n_filled", "n_bad_sigma")
@@ -58,8 +60,10 @@ class SpectrumArrays:
 
     Raises
     ------
+    InputTypeError
+        Not arrays of float64, and bool for ``good``.
     InputValueError
-        The arrays are not 1-D of one length.
+        The arrays are not 1-D of one length, or wavelengths do not ascend.
     """
 
     wavelength: np.ndarray
@@ -75,11 +79,25 @@ class SpectrumArrays:
     medium: str = "vacuum"
 
     def __post_init__(self):
-        """Check the shapes."""
-        shapes = [a.shape for a in (self.wavelength, self.flux, self.sigma, self.good)]
+        """Check types, shapes and the order of wavelengths; it is done often, and costs little."""
+        arrays = (self.wavelength, self.flux, self.sigma, self.good)
+        for array, (name, dtype) in zip(arrays, _DTYPES.items(), strict=True):
+            # subclasses may carry units or masks
+            if type(array) not in (np.ndarray, np.memmap) or array.dtype != dtype:
+                raise InputTypeError(
+                    f"{name}: {type(array).__name__} of {getattr(array, 'dtype', 'objects')}; expected a plain numpy "
+                    f"array of {dtype}; spectrafm.adapters.from_arrays converts what comes otherwise"
+                )
+        shapes = [array.shape for array in arrays]
         if len(shapes[0]) != 1 or any(shape != shapes[0] for shape in shapes):
             raise InputValueError(
                 f"wavelength, flux, sigma, good: shapes {', '.join(map(str, shapes))}; expected one shape (n_pixel,)"
+            )
+        at = self.wavelength
+        if len(at) and not (at[0] > 0 and at[-1] < np.inf and (at[1:] > at[:-1]).all()):
+            raise InputValueError(
+                "wavelength: some values are not finite, not positive, or not above the one before; expected them in "
+                "ascending order; spectrafm.adapters.from_arrays turns around what descends"
             )
 
     @property

@@ -92,6 +92,30 @@ def as_real(array, what):
     return np.where(mask, np.nan, array.astype(np.float64))
 
 
+def _as_mask(mask):
+    """Return where a mask is True or unknown, and its bits or None; both of the shape of the mask."""
+    dtype = getattr(mask, "dtype", None)
+    if hasattr(dtype, "na_value") and dtype.kind == "b":
+        # of pandas, which has no boolean for what is not known
+        mask = mask.to_numpy(dtype=bool, na_value=True)
+    mask, unknown = split_mask(mask)
+    mask = np.asarray(mask)
+    if mask.dtype == object:
+        mask = np.array(mask.tolist())
+    if mask.dtype.kind == "b":
+        return mask | unknown, None
+    if mask.dtype.kind == "f":
+        unknown = unknown | ~np.isfinite(mask)
+        bits = np.where(unknown, 0, mask)
+        if ((bits != np.trunc(bits)) | (np.abs(bits) >= 2.0**63)).any():
+            raise InputValueError("the mask holds numbers that are not whole; expected booleans, or bits")
+        # tables of LAMOST hold bits so
+        mask = bits.astype(np.int64)
+    if mask.dtype.kind not in "iu":
+        raise InputValueError(f"the mask holds {mask.dtype}; expected booleans, or bits as whole numbers")
+    return np.broadcast_to(unknown, mask.shape), mask.astype(np.int64)
+
+
 @dataclass
 class Block:
     """Stars read from one object, before medium, frame and judgement of pixels.
@@ -129,7 +153,7 @@ class Block:
     bits: np.ndarray | None = None
     velocity: np.ndarray | float = 0.0
 
-    def fill(self, flux, flux_unit, uncertainty, mask, rows):
+    def fill(self, flux, flux_unit, uncertainty, mask, rows, kind="std"):
         """Take flux, uncertainty and mask, all in the unit of the flux.
 
         Parameters
@@ -139,11 +163,13 @@ class Block:
         flux_unit : `~astropy.units.UnitBase` or None
             Unit of the flux.
         uncertainty : array_like, `~astropy.nddata.NDUncertainty` or None
-            Standard deviations, or an object that says what it holds.
+            The errors, or an object that says what it holds.
         mask : array_like or None
-            Boolean, or integer bits.
+            Boolean, or bits as whole numbers.
         rows : callable
             Turns an array of the shape of the flux into ``(n_star, n_pixel)``.
+        kind : {"std", "ivar"}, optional
+            What plain numbers are: standard deviations, or inverse variances.
 
         Raises
         ------
@@ -155,14 +181,11 @@ class Block:
         self.flux, self.flux_unit = rows(as_real(flux, "flux")), flux_unit
         self.masked = np.zeros(self.flux.shape, dtype=bool)
         for some in (masked if np.ndim(masked) else None, mask):
-            if some is None:
-                continue
-            some = np.asarray(some)
-            if some.dtype.kind in "iu":
-                self.bits = rows(some.astype(np.int64))
-            else:
-                self.masked |= rows(some.astype(bool))
-        kind, array, unit = "std", uncertainty, getattr(uncertainty, "unit", None)
+            if some is not None:
+                bad, bits = _as_mask(some)
+                self.masked |= rows(bad)
+                self.bits = self.bits if bits is None else rows(bits)
+        array, unit = uncertainty, getattr(uncertainty, "unit", None)
         if hasattr(uncertainty, "uncertainty_type"):
             kind, array = uncertainty.uncertainty_type, uncertainty.array
         # an uncertainty of unknown meaning is none
@@ -208,7 +231,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
         str(first + row) if name is None else name for row, name in enumerate(block.identifiers or [None] * n_star)
     ]
     try:
-        per_frequency, factor, unit = flux_rule(block.flux_unit)
+        power, factor, unit = flux_rule(block.flux_unit)
     except InputValueError as error:
         block.problem = block.problem or str(error)
     if block.problem or n_star == 0:
@@ -221,7 +244,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     elif is_air.any():
         wavelength = np.where(is_air[:, None], air_to_vacuum(wavelength), wavelength)
     with np.errstate(all="ignore"):
-        scale = factor / wavelength**2 if per_frequency else factor
+        scale = factor / wavelength**power if power else factor
         flux = block.flux * scale
         sigma = np.full(flux.shape, np.nan) if block.sigma is None else block.sigma * scale
     velocity = np.broadcast_to(block.velocity if velocity is None else velocity, (n_star,))

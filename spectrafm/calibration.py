@@ -1,15 +1,10 @@
 """Can the errors be trusted? Measures on stars whose labels are known, and factors that mend the errors."""
 
-import copy
-import warnings
-from dataclasses import replace
-
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from .exceptions import InputTypeError, InputValueError, SpectraFMWarning
-from .flags import MASKING_FLAGS
+from .exceptions import InputTypeError, InputValueError
 from .known import known_labels, split_mask, table_columns
 from .quantities import get_quantity
 
@@ -28,10 +23,8 @@ __all__ = [
 
 # one and two standard deviations of a Gaussian
 _ONE_SIGMA, _TWO_SIGMA = 0.6827, 0.9545
-# factors beyond say that something else is wrong than the size of the errors
-_LOWEST_FACTOR, _HIGHEST_FACTOR = 0.1, 10.0
-# fewer stars say too little about the errors of a label
-_MIN_STARS = 20
+#: Factors beyond say that something else is wrong than the size of the errors.
+LOWEST_FACTOR, HIGHEST_FACTOR = 0.1, 10.0
 
 _LEVELS = tuple(np.linspace(0.05, 0.95, 19))
 # coverages that one factor has to serve, and their weights: real residuals have longer tails than a Gaussian, so that
@@ -223,7 +216,7 @@ def temperature(values, errors, truth, truth_errors=None, method="coverage"):
 
 
 def _factor_by_coverage(residual, error, truth_error):
-    low, high = _LOWEST_FACTOR, _HIGHEST_FACTOR
+    low, high = LOWEST_FACTOR, HIGHEST_FACTOR
     residual = residual / norm.ppf(0.5 + _ONE_SIGMA / 2)
     for _ in range(60):
         factor = np.sqrt(low * high)
@@ -237,7 +230,7 @@ def _factor_by_likelihood(residual, error, truth_error):
         return -norm.logpdf(residual, scale=np.hypot(np.exp(log_factor) * error, truth_error)).mean()
 
     # errors of the truth that differ from star to star can make more than one minimum
-    grid = np.linspace(np.log(_LOWEST_FACTOR), np.log(_HIGHEST_FACTOR), 41)
+    grid = np.linspace(np.log(LOWEST_FACTOR), np.log(HIGHEST_FACTOR), 41)
     best = int(np.argmin([loss(point) for point in grid]))
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     return np.exp(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-8}).x)
@@ -283,7 +276,7 @@ def conformal_factor(values, errors, truth, truth_errors=None, level=_ONE_SIGMA)
     # the factor from which on a star is inside; never, where its error is 0
     beyond = np.sqrt(np.maximum((residual / norm.ppf(0.5 + level / 2)) ** 2 - truth_error**2, 0))
     needs = np.divide(beyond, error, out=np.where(beyond > 0, np.inf, 0.0), where=error > 0)
-    return float(max(np.sort(needs)[rank - 1], _LOWEST_FACTOR))
+    return float(max(np.sort(needs)[rank - 1], LOWEST_FACTOR))
 
 
 def error_factor(values, errors, truth, truth_errors=None):
@@ -312,7 +305,7 @@ def error_factor(values, errors, truth, truth_errors=None):
     # the highest coverage that so few stars can tell of
     highest = (n_star - 1e-6) / (n_star + 1)
     factors = [conformal_factor(values, errors, truth, truth_errors, min(level, highest)) for level in _SERVED]
-    return float(np.exp(np.log(np.minimum(factors, _HIGHEST_FACTOR)) @ list(_SERVED.values())))
+    return float(np.exp(np.log(np.minimum(factors, HIGHEST_FACTOR)) @ list(_SERVED.values())))
 
 
 def calibration_table(table, truth_table):
@@ -381,103 +374,6 @@ def calibration_table(table, truth_table):
         if (missing := np.isnan(found[name])).any():
             found[name] = MaskedColumn(found[name], mask=missing)
     return found
-
-
-def recalibrated_info(fm, spectra, labels_table, method="temperature"):
-    """Return the account of weights with factors on the errors that fit held-out stars.
-
-    Parameters
-    ----------
-    fm : SpectraFM
-        The weights; not changed.
-    spectra : list of SpectrumArrays
-        ``n_star`` spectra that the weights were not trained on.
-    labels_table : `~astropy.table.Table` or dict
-        True labels of these stars, as `calibration_table` takes them.
-    method : {"temperature", "conformal"}, optional
-        `temperature` by coverage, or `conformal_factor`.
-
-    Returns
-    -------
-    WeightsInfo
-        A copy with other factors in the ``calibration`` of its domains, in which these labels
-        are not ``unproven`` any more.
-
-    Raises
-    ------
-    InputTypeError, InputValueError
-        As `spectrafm.SpectraFM.recalibrate`.
-
-    Warns
-    -----
-    SpectraFMWarning
-        As `spectrafm.SpectraFM.recalibrate`.
-    """
-    methods = {"temperature": temperature, "conformal": conformal_factor}
-    if method not in methods:
-        raise InputValueError(f"method: unknown {method!r}; known are {', '.join(methods)}")
-    columns = table_columns(labels_table, "labels_table")
-    labels = [name for name in fm.labels if name in columns]
-    if not labels:
-        raise InputValueError(f"labels_table: no column of a label; these weights tell {', '.join(fm.labels)}")
-    truth = known_labels(columns, labels, len(spectra), "labels_table", fm.model.vocabulary.log)
-    spectra, domains = fm.info.suited(spectra)
-    # who tells errors may withhold them too
-    has_sigma = np.array([star.has_sigma for star in spectra], dtype=bool)
-    bare = [replace(star, sigma=np.full_like(star.flux, np.nan)) for star in spectra]
-    told = [star for star in spectra if star.has_sigma]
-    kinds = [("with_sigma", told, has_sigma), ("without_sigma", bare, np.ones_like(has_sigma))]
-
-    factors, kept, extreme, unusable = {}, [], [], 0
-    for kind, stars, which in kinds:
-        if not stars:
-            continue
-        predicted, unusable = _infer_quietly(fm, stars, labels, which)
-        for number in np.unique(domains[which]):
-            domain = fm.info.domains[number]
-            for name in (name for name in labels if name in domain.labels):
-                sample = [np.where(domains == number, array, np.nan) for array in (*predicted[name], *truth[name])]
-                n_known = int(np.isfinite(sample[:3]).all(axis=0).sum())
-                if n_known < _MIN_STARS:
-                    kept.append(f"{name} of {domain.name} {kind} ({n_known})")
-                    continue
-                factor = methods[method](*sample)
-                factors.setdefault((number, name), {})[kind] = factor
-                if not 1.001 * _LOWEST_FACTOR < factor < 0.999 * _HIGHEST_FACTOR:
-                    extreme.append(f"{name} of {domain.name} {kind} ({factor:.3g})")
-    if not factors:
-        raise InputValueError(
-            f"labels_table: no label with a known truth for {_MIN_STARS} stars; found {', '.join(kept) or 'none'}; "
-            "give more stars that these weights can read"
-        )
-    problems = {
-        f"{unusable} of {len(spectra)} spectra cannot be used and are left out": unusable,
-        f"fewer than {_MIN_STARS} stars with a known truth, factors kept: {', '.join(kept)}": kept,
-        f"factors at the end of what is sensible, check units and order of the stars: {', '.join(extreme)}": extreme,
-    }
-    for text in (text for text, present in problems.items() if present):
-        warnings.warn(text, SpectraFMWarning, stacklevel=3)
-    info = copy.deepcopy(fm.info)
-    for (number, name), by_kind in factors.items():
-        domain = info.domains[number]
-        old = domain.error_factors(name)
-        new = {kind: float(factor * by_kind.get(kind, 1.0)) for kind, factor in old.items()}
-        # new dictionaries, as domains may share theirs
-        domain.calibration = domain.calibration | {name: new}
-        domain.unproven = tuple(k for k in domain.unproven if k != name)
-    return info
-
-
-def _infer_quietly(fm, stars, labels, which):
-    """Return label -> values and errors ``(n_star,)``, NaN where not ``which``, and how many stars are masked."""
-    with warnings.catch_warnings():
-        # told once by the caller, who asks twice
-        warnings.filterwarnings("ignore", message=".* rows are masked", category=SpectraFMWarning)
-        table = fm.infer(stars, labels=labels)
-    predicted = {name: np.full((2, len(which)), np.nan) for name in labels}
-    for name, found in known_labels(table_columns(table, "table"), labels, len(stars), "table").items():
-        predicted[name][:, which] = found
-    return predicted, int(np.count_nonzero(np.asarray(table["flag"]) & int(MASKING_FLAGS)))
 
 
 def _known_stars(values, errors, truth, truth_errors):

@@ -78,8 +78,10 @@ def _positive(text):
 
 
 def _speed(text):
+    from .spectral_units import SPEED_OF_LIGHT
+
     value = float(text)
-    if not abs(value) < 299_792:
+    if not abs(value) < SPEED_OF_LIGHT:
         raise argparse.ArgumentTypeError(f"{text}: expected a speed in km/s below that of light")
     return value
 
@@ -114,6 +116,7 @@ def _run_infer(arguments):
 
     model = SpectraFM.from_pretrained(arguments.model)
     first, arrays, sources = _read_all(arguments)
+    _check_stars(arguments, model, arrays, sources)
     with warnings.catch_warnings():
         # said below, file by file
         warnings.filterwarnings("ignore", message=".*rows are masked", category=SpectraFMWarning)
@@ -154,7 +157,7 @@ def _check_outputs(arguments):
             raise InputValueError(f"--plot: {path} exists; choose another name, or add --overwrite")
         if not path.parent.is_dir():
             raise InputValueError(f"--plot: there is no folder {path.parent}; make it first")
-        if len(set(arguments.files)) > 1:
+        if len(set(arguments.files)) > 1 and arguments.labels:
             _check_kiel(arguments.labels)
     written = {Path(name).resolve() for name in (arguments.output, arguments.plot) if name}
     for name in arguments.files:
@@ -162,9 +165,19 @@ def _check_outputs(arguments):
             raise InputValueError(f"{name} is to be read and to be written; choose another name for the output")
 
 
+def _check_stars(arguments, model, arrays, sources):
+    """Refuse before inference what could not be written of these stars after it."""
+    from .results import check_texts
+
+    if arguments.output:
+        check_texts(arguments.output, [*sources, *(star.identifier for star in arrays)])
+    if arguments.plot and len(arrays) > 1:
+        _check_kiel(arguments.labels or model.labels)
+
+
 def _check_kiel(labels):
     """Refuse a figure of several stars without its axes."""
-    missing = [name for name in ("teff", "logg") if labels is not None and name not in labels]
+    missing = [name for name in ("teff", "logg") if name not in labels]
     if missing:
         raise InputValueError(
             f"--plot: of several stars it is their Kiel diagram; add {','.join(missing)} to --labels, or leave it out"
@@ -216,6 +229,8 @@ def _read(name, file_format):
     """Read a file as one spectrum or, where it cannot be one, as a list of spectra."""
     from specutils import Spectrum, SpectrumList
 
+    if Path(name).is_dir():
+        raise InputValueError("it is a folder; give the files in it")
     if not Path(name).is_file():
         raise InputValueError("there is no such file")
     first = None
@@ -264,11 +279,13 @@ def _write_plot(filename, fm, spectrum, arrays, table):
 
     from .plotting import plot_labels, plot_spectrum, spectrum_size
 
-    single = len(table) == 1 and spectrum is not None
+    single = len(table) == 1
     figure = Figure(figsize=spectrum_size(table) if single else (6.4, 5.2), layout="constrained")
     if not single:
         _check_kiel(table.colnames)
         plot_labels(table, ax=figure.subplots())
+    elif arrays[0].problem:
+        figure.text(0.5, 0.5, "there is no spectrum to draw", ha="center")
     else:
         model = None
         # weights that predict no flux of such spectra say so
@@ -305,7 +322,8 @@ def _run_train(arguments):
 
     from .training import load_recipe, train_recipe
 
-    recipe = load_recipe(arguments.recipe, {"fit": {"steps": arguments.steps}} if arguments.steps else None)
+    changes = None if arguments.steps is None else {"fit": {"steps": arguments.steps}}
+    recipe = load_recipe(arguments.recipe, changes)
     output = Path(arguments.output)
     # those of recipes that this one starts from lie within
     if any(output.rglob("checkpoint.pt")) and not arguments.resume:

@@ -255,7 +255,7 @@ class SpectraFM:
             spectra, or pixels are finer, spectra are smoothed before they are read
             (`~spectrafm.adapters.SpectrumArrays.smoothed`).
         mask_policy : str, optional
-            Named policy for integer masks, see `spectrafm.adapters.to_arrays`.
+            Named policy for masks of bits, see `spectrafm.adapters.to_arrays`.
         batch_size : int, optional
             Stars encoded at a time.
         progress : bool, optional
@@ -363,7 +363,7 @@ class SpectraFM:
             Factors that are kept, since fewer than 20 stars have a known truth; stars
             that cannot be used; factors so far from 1 that something else must be wrong.
         """
-        from .calibration import recalibrated_info
+        from .recalibration import recalibrated_info
 
         arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         recalibrated = copy.copy(self)
@@ -517,7 +517,7 @@ class SpectraFM:
         labels : dict or `~astropy.table.Table`
             What is known of the stars, as ``known`` of `infer`; numbers, or arrays with
             one value a star.
-        spectral_axis : `~astropy.units.Quantity`
+        spectral_axis : `~astropy.units.Quantity` or `~astropy.table.Column`
             ``(n_pixel,)`` wavelengths, frequencies, energies or wavenumbers, in vacuum
             and at rest, unless the labels hold an ``rv_offset``.
         resolving_power : float or array_like, optional
@@ -556,13 +556,14 @@ class SpectraFM:
             the weights: in vacuum and at rest, ascending, in Angstrom. The flux has the
             slope and the scale of the input, per unit of wavelength (what came in Jy is in
             erg / (s cm2 Angstrom)), and standard deviations. A spectrum that is
-            smoothed to be read, see `infer`, comes back as smooth, at its new pixels. A star
-            that cannot be used has no pixels.
+            smoothed to be read, see `infer`, comes back as smooth, at its new pixels. It is masked
+            within gaps so wide that no continuum is known. A star that cannot be used, or
+            whose flux these weights do not tell, has no pixels, and ``meta["problem"]`` says why.
 
         Raises
         ------
         InputTypeError, InputValueError
-            As `infer`; and weights that were not trained to predict flux.
+            As `infer`; and weights that tell no flux of any of these stars.
         """
         arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         return reconstructed_spectra(self, arrays)

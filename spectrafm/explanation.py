@@ -12,7 +12,7 @@ from .adapters import to_arrays
 from .exceptions import InputTypeError, InputValueError
 from .known import known_quantities
 from .quantities import get_quantity
-from .stellarperceptron.embedding import assign_patches
+from .stellarperceptron.patches import assign_patches
 
 __all__ = ["Enrichment", "line_enrichment", "label_attention", "label_sensitivity"]
 

@@ -21,6 +21,7 @@ from .stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron,
 from .stellarperceptron.config import Config, refuse
 from .stellarperceptron.trainer import TableStream, Trainer
 from .tokens import flux_name, spectra_to_tokens
+from .weights_info import LARGE_ERROR
 
 __all__ = ["METHODS", "FineTuneConfig", "fine_tune", "label_truth"]
 
@@ -33,8 +34,6 @@ _FEWEST = 10
 _SPLIT, _NEW_ROW = 21, 22
 # by how much the depths of lines are corrected, in per cent
 _STRENGTHS = (0, 50, 100)
-# a usual error times this is large, as in training
-_LARGE_ERROR = 5.0
 
 
 @dataclass(frozen=True)
@@ -578,4 +577,4 @@ def _describe(domain, stars, trial, log):
         factor = error_factor(values[known], errors[known], true[known], true_errors[known])
         domain.calibration[name] = {"with_sigma": factor, "without_sigma": factor}
         scale = values if name in log else 1.0
-        domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(errors / scale))
+        domain.usual_errors[name] = float(LARGE_ERROR * np.nanmedian(errors / scale))

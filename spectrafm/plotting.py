@@ -3,6 +3,7 @@
 import textwrap
 
 import numpy as np
+from astropy.table import Row
 
 from .exceptions import InputTypeError, InputValueError
 from .flags import describe_flags
@@ -63,9 +64,15 @@ def _axis_label(name):
     return f"{_symbol(name)}  [{unit}]" if unit else _symbol(name)
 
 
-def _column(table, name, argument, optional=False):
+def _check_table(table):
     if not hasattr(table, "colnames"):
         raise InputTypeError(f"table: {type(table).__name__}, expected the Table that SpectraFM.infer returns")
+    if isinstance(table, Row):
+        raise InputTypeError(f"table: a Row, expected the whole Table; give its number as row={table.index}")
+
+
+def _column(table, name, argument, optional=False):
+    _check_table(table)
     if name in table.colnames:
         return column_values(table, name)
     if optional:
@@ -206,8 +213,9 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
     Parameters
     ----------
     spectrum : `~specutils.Spectrum` or `~spectrafm.adapters.SpectrumArrays`
-        The spectrum, as observed; anything that `~spectrafm.SpectraFM.infer`
-        takes. Of several stars, the one at ``row`` is drawn.
+        The spectrum; anything that `~spectrafm.SpectraFM.infer` takes. Of several
+        stars, the one at ``row`` is drawn. It is drawn as observed, or, beside a
+        ``model``, at rest.
     table : `~astropy.table.Table`, optional
         As `~spectrafm.SpectraFM.infer` returns it.
     row : int, optional
@@ -217,7 +225,9 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
         of it: leave room there, as ``layout="constrained"`` does.
     model : `~specutils.Spectrum`, optional
         What the model makes of the star, one of those that
-        `~spectrafm.SpectraFM.reconstruct` returns, to draw over it.
+        `~spectrafm.SpectraFM.reconstruct` returns, to draw over it, in vacuum and at
+        rest. Where that was told a medium or a velocity, give as ``spectrum`` what
+        ``to_arrays(spectrum, medium="air")``, with the same, returns.
 
     Returns
     -------
@@ -228,7 +238,8 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
     Raises
     ------
     InputValueError
-        There is no such row, or the spectrum cannot be used.
+        There is no such row, the spectrum cannot be used, or the flux of the model has
+        another unit.
     InputTypeError
         These are no spectra, or this is not a table.
     """
@@ -236,7 +247,10 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
 
     from .adapters import to_arrays
 
-    stars = to_arrays(spectrum, radial_velocity=0 * u.km / u.s)
+    if model is not None and not hasattr(model, "spectral_axis"):
+        raise InputTypeError(f"model: {type(model).__name__}, expected one Spectrum, as reconstruct(spectrum)[0]")
+    # a model is at rest
+    stars = to_arrays(spectrum, radial_velocity=0 * u.km / u.s if model is None else None)
     if not stars:
         raise InputValueError("spectrum: an empty list; expected at least one spectrum")
     if table is not None:
@@ -262,8 +276,14 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
         ax.fill_between(wavelength, flux - sigma, flux + sigma, color=_BLUE, alpha=0.25, linewidth=0, label="error")
     ax.plot(wavelength, flux, color=_BLUE, linewidth=1.2 if star.n_good < 2000 else 0.6, label="flux")
     if model is not None:
-        # a unit that astropy does not know cannot be converted, and need not be
-        values = model.flux.value if model.flux.unit == flux_unit else model.flux.to_value(flux_unit)
+        try:
+            # a unit that astropy does not know cannot be converted, and need not be
+            values = model.flux.value if model.flux.unit == flux_unit else model.flux.to_value(flux_unit)
+        except (u.UnitsError, ValueError):
+            raise InputValueError(
+                f"model: its flux is in {str(model.flux.unit) or 'no unit'!r}, that of the spectrum in "
+                f"{star.flux_unit or 'no unit'!r}; expected what reconstruct makes of this spectrum"
+            ) from None
         there, values = model.spectral_axis.to_value(unit), scale * values
         ax.plot(there, values, color=_VERMILION, linewidth=0.8, label="model")
         ax.legend(loc="lower right", fontsize="small")
@@ -297,8 +317,7 @@ def spectrum_size(table=None, row=0):
 
 
 def _check_row(row, table):
-    if not hasattr(table, "colnames"):
-        raise InputTypeError(f"table: {type(table).__name__}, expected the Table that SpectraFM.infer returns")
+    _check_table(table)
     if not -len(table) <= row < len(table):
         raise InputValueError(f"row: {row}; the table has {len(table)} rows")
 

@@ -263,9 +263,32 @@ def write_labels(table, filename, overwrite=False):
     except SpectraFMError:
         raise
     except ValueError as error:
-        # FITS holds ASCII only
+        # text in meta or in columns of the user, which FITS does not hold
         remedy = "write .ecsv, which holds any text"
         raise InputValueError(f"filename: cannot write {path.name} ({error}); {remedy}") from error
+
+
+def check_texts(filename, texts):
+    """Refuse texts that a file cannot hold.
+
+    Parameters
+    ----------
+    filename : str or pathlib.Path
+        Where they are to go.
+    texts : sequence of str
+        For example, names of stars.
+
+    Raises
+    ------
+    InputValueError
+        Texts beyond ASCII, for FITS.
+    """
+    path = Path(filename)
+    strange = [text for text in texts if not text.isascii()]
+    if strange and path.suffix.lower() == ".fits":
+        raise InputValueError(
+            f"filename: {path.name} cannot hold {strange[0]!r}, as FITS is ASCII; write .ecsv, which holds any text"
+        )
 
 
 def check_filename(filename, overwrite=False):

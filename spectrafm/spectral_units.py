@@ -9,9 +9,11 @@ from functools import lru_cache
 import astropy.units as u
 import numpy as np
 from astropy.constants import c as _LIGHT
+from astropy.constants import h as _PLANCK
 from astropy.units.function import FunctionUnitBase
 
 from .exceptions import InputTypeError, InputValueError
+from .known import split_mask
 
 __all__ = [
     "SPEED_OF_LIGHT",
@@ -26,15 +28,25 @@ __all__ = [
 #: Speed of light in vacuum [km/s].
 SPEED_OF_LIGHT = _LIGHT.to_value(u.km / u.s)
 
-_LIGHT_ANGSTROM_HZ = _LIGHT.to_value(u.AA * u.Hz)
 # shorter wavelengths are quoted in vacuum by everyone, and Morton (2000) does not hold there
 _SHORTEST_AIR = 2000.0
 
-_ERG_S = u.erg / u.s
-_PER_FREQUENCY = (
-    (u.W / u.m**2 / u.Hz, _ERG_S / u.cm**2 / u.AA),
-    (u.ph / u.s / u.m**2 / u.Hz, u.ph / u.s / u.cm**2 / u.AA),
-    (u.W / u.Hz, _ERG_S / u.AA),
+_PHOTON = _PLANCK * _LIGHT / u.ph
+_FLUX, _LUMINOSITY = u.erg / u.s / u.cm**2 / u.AA, u.erg / u.s / u.AA
+# unit, the power of the wavelength to divide by, the constant to multiply by, what comes out, and what
+# must stand in the unit where its dimension alone has another meaning too
+_DENSITIES = (
+    (u.W / u.m**2 / u.Hz, 2, _LIGHT, _FLUX, None),
+    (u.W / u.Hz, 2, _LIGHT, _LUMINOSITY, ("frequency", -1)),
+    (u.mgy, 2, _LIGHT * u.AB / u.mgy, _FLUX, None),
+    (u.W / u.m**2 / u.eV, 2, _PLANCK * _LIGHT, _FLUX, ("energy", -1)),
+    (u.W / u.m**2 * u.m, 2, 1, _FLUX, ("length", 1)),
+    (u.W / u.m**2, 1, 1, _FLUX, None),
+    (u.W, 1, 1, _LUMINOSITY, None),
+    (u.ph / u.s / u.m**2 / u.AA, 1, _PHOTON, _FLUX, None),
+    (u.ph / u.s / u.m**2 / u.Hz, 3, _PHOTON * _LIGHT, _FLUX, ("frequency", -1)),
+    (u.ph / u.s / u.m**2 / u.eV, 3, _PHOTON * _PLANCK * _LIGHT, _FLUX, None),
+    (u.ph / u.s / u.m**2 * u.m, 3, _PHOTON, _FLUX, ("length", 1)),
 )
 # what may stand beside a flux density: per solid angle, beam or pixel
 _SPATIAL = (u.rad, u.beam, u.pix)
@@ -45,6 +57,11 @@ _DOPPLER = {"optical": u.doppler_optical, "radio": u.doppler_radio, "relativisti
 @lru_cache(maxsize=256)
 def _axis_rule(unit):
     """Return ``(direct, factor)``: wavelength is factor * value, or factor / value."""
+    if isinstance(unit, u.UnrecognizedUnit):
+        raise InputValueError(
+            f"the spectral axis is in {unit.to_string()!r}, a unit that astropy does not know; give numbers with one "
+            "that it knows, for example wavelength.data * u.AA"
+        )
     try:
         return True, unit.to(u.AA)
     except u.UnitsError:
@@ -66,7 +83,7 @@ def axis_to_angstrom(values, unit, rest=None, convention=None):
     values : numpy.ndarray
         The axis, any shape.
     unit : `~astropy.units.UnitBase`
-        Its unit: length, frequency, energy, wavenumber, or speed.
+        Its unit: length, frequency, energy, wavenumber, or speed; or the logarithm of one.
     rest : `~astropy.units.Quantity`, optional
         Wavelength (or frequency, energy) of zero velocity, for an axis in
         units of speed.
@@ -84,6 +101,8 @@ def axis_to_angstrom(values, unit, rest=None, convention=None):
         The unit does not tell wavelengths.
     """
     values = np.array(values, dtype=np.float64)
+    if isinstance(unit, FunctionUnitBase):
+        values, unit = unit.to_physical(values), unit.physical_unit
     if unit.physical_type == "speed":
         if rest is None:
             raise InputValueError(
@@ -102,7 +121,7 @@ def check_spectral_axis(spectral_axis):
 
     Parameters
     ----------
-    spectral_axis : `~astropy.units.Quantity`
+    spectral_axis : `~astropy.units.Quantity` or `~astropy.table.Column`
         ``(n_pixel,)`` wavelengths, frequencies, energies or wavenumbers, in vacuum.
 
     Returns
@@ -123,14 +142,15 @@ def check_spectral_axis(spectral_axis):
             "Quantity of shape (n_pixel,), for example numpy.linspace(15200, 16900, 5000) * u.AA"
         )
     try:
-        wavelength = axis_to_angstrom(np.array(spectral_axis.value), spectral_axis.unit)
+        values, mask = split_mask(spectral_axis)
+        wavelength = axis_to_angstrom(np.where(mask, np.nan, values.value), values.unit)
     except InputValueError as error:
         raise InputValueError(f"spectral_axis: {error}") from None
     steps = np.diff(wavelength)
     if not ((wavelength > 0).all() and ((steps > 0).all() or (steps < 0).all())):
         raise InputValueError(
-            "spectral_axis: some values are not positive, repeat, or go up and down; expected wavelengths, "
-            "frequencies or the like in ascending or descending order"
+            "spectral_axis: some values are not positive, repeat, or go up and down, or are masked; expected "
+            "wavelengths, frequencies or the like in ascending or descending order"
         )
     return wavelength
 
@@ -187,8 +207,8 @@ def flux_rule(unit):
 
     Returns
     -------
-    per_frequency : bool
-        Whether values are divided by the square of the wavelength [Angstrom].
+    power : int
+        The power of the wavelength [Angstrom] that values are divided by.
     factor : float
         What values are multiplied by.
     name : str
@@ -200,27 +220,31 @@ def flux_rule(unit):
         The unit is logarithmic.
     """
     if unit is None or "arbitrary" in unit.to_string().lower():
-        return False, 1.0, ""
+        return 0, 1.0, ""
     if isinstance(unit, u.UnrecognizedUnit):
-        return False, 1.0, unit.to_string()
+        return 0, 1.0, unit.to_string()
     if isinstance(unit, FunctionUnitBase) or unit in (u.mag, u.dex, u.dB):
         raise InputValueError(
             f"the flux is in {unit.to_string()!r}, which is logarithmic; give it in a linear unit "
             "(for example flux.physical, or 10**(-0.4 * magnitude))"
         )
     if unit.is_equivalent(u.one):
-        return False, unit.to(u.one), ""
-    for per_frequency, per_wavelength in _PER_FREQUENCY:
-        rest = (unit / per_frequency).decompose()
-        # an energy has the dimension of a luminosity per frequency, and is none
-        is_energy = per_frequency == u.W / u.Hz and "Hz" not in unit.to_string()
-        if is_energy or not all(base in _SPATIAL for base in rest.bases):
+        return 0, unit.to(u.one), ""
+    for density, power, constant, per_wavelength, needed in _DENSITIES:
+        rest = (unit / density).decompose()
+        if not all(base in _SPATIAL for base in rest.bases) or not (needed is None or _stands_in(unit, *needed)):
             continue
-        factor = rest.scale * _LIGHT_ANGSTROM_HZ * (per_frequency * u.Hz / u.AA).to(per_wavelength)
-        for base, power in zip(rest.bases, rest.powers, strict=True):
-            per_wavelength = per_wavelength * base**power
-        return True, factor, per_wavelength.to_string()
-    return False, 1.0, unit.to_string()
+        factor = (rest.scale * constant * density / u.AA**power).to_value(per_wavelength)
+        for base, exponent in zip(rest.bases, rest.powers, strict=True):
+            per_wavelength = per_wavelength * base**exponent
+        return power, factor, per_wavelength.to_string()
+    return 0, 1.0, unit.to_string()
+
+
+def _stands_in(unit, physical_type, sign):
+    """Tell whether a unit is written with a part of this physical type, above (1) or below (-1) the line."""
+    parts = zip(unit.bases, unit.powers, strict=True)
+    return any(part.physical_type == physical_type and power * sign > 0 for part, power in parts)
 
 
 @lru_cache(maxsize=256)

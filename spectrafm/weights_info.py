@@ -10,7 +10,10 @@ import numpy as np
 from .exceptions import CheckpointError
 from .quantities import Quantity, get_quantity, register_quantity
 
-__all__ = ["Domain", "WeightsInfo"]
+__all__ = ["LARGE_ERROR", "Domain", "WeightsInfo"]
+
+#: Errors this many times the median of usual stars are flagged as large.
+LARGE_ERROR = 5.0
 
 
 @dataclass

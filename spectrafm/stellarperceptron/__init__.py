@@ -1,7 +1,7 @@
 """The model: pure torch and NumPy, free of astropy."""
 
 from .config import AugmentationConfig, FitConfig, ModelConfig
-from .embedding import LogFourierEncoding, NonLinearEmbedding, PatchEmbedding, SinusoidalEncoding
+from .embedding import LogFourierEncoding, NonLinearEmbedding, SinusoidalEncoding
 from .layers import (
     Readout,
     StellarPerceptronDecoder,
@@ -10,10 +10,12 @@ from .layers import (
     TransformerBlock,
 )
 from .model import Perception, StellarPerceptron
-from .model_core import StellarPerceptronCore, Vocabulary
+from .model_core import StellarPerceptronCore
 from .nn_utils import TrainingGenerator, robust_mean_squared_error
+from .patches import PatchEmbedding
 from .tokens import Tokens, TokenTable
 from .trainer import TableStream, Trainer
+from .vocabulary import Vocabulary
 
 __all__ = [
     "AugmentationConfig",

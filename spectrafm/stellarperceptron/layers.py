@@ -10,13 +10,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from .embedding import (
-    LogFourierEncoding,
-    NonLinearEmbedding,
-    PatchEmbedding,
-    SinusoidalEncoding,
-    _without_autocast,
-)
+from .embedding import LogFourierEncoding, NonLinearEmbedding, SinusoidalEncoding, _without_autocast
+from .patches import PatchEmbedding
 
 __all__ = [
     "Attention",

@@ -10,7 +10,7 @@ import torch
 
 from ..exceptions import CheckpointError
 from .config import ModelConfig
-from .model_core import Vocabulary
+from .vocabulary import Vocabulary
 
 __all__ = ["read_reference"]
 

@@ -2,13 +2,15 @@
 
 import pickle
 import time
+from dataclasses import replace
 
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.constants import c, h
 from astropy.coordinates import SpectralCoord
 from astropy.nddata import InverseVariance, StdDevUncertainty, UnknownUncertainty, VarianceUncertainty
-from astropy.table import Column, MaskedColumn
+from astropy.table import Column, MaskedColumn, Table
 from astropy.utils.exceptions import AstropyDeprecationWarning
 from astropy.utils.masked import Masked
 from hypothesis import given, settings
@@ -18,6 +20,8 @@ from specutils import Spectrum, SpectrumCollection, SpectrumList
 from specutils.utils.wcs_utils import vac_to_air
 
 from spectrafm.adapters import MASK_POLICIES, SpectrumArrays, from_arrays, to_arrays
+from spectrafm.core import SpectraFM
+from spectrafm.datasets import load_example_spectrum
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import Flag
 from spectrafm.spectral_units import air_to_vacuum, doppler_factor, flux_rule
@@ -139,16 +143,63 @@ def test_flux_per_frequency(unit, axis_unit):
         (u.percent, 0.01, ""),
         (u.def_unit("arbitrary units"), 1.0, ""),
         (u.Unit("wibble", parse_strict="silent"), 1.0, "wibble"),
+        (u.electron / u.s, 1.0, "electron / s"),
+        (u.ph / u.s / u.cm**2, 1.0, "ph / (s cm2)"),
+        (u.erg / u.s / u.cm, 1.0, "erg / (s cm)"),
         (None, 1.0, ""),
     ],
 )
 def test_flux_rule(unit, factor, name):
     """Flux densities per frequency are recognised beside beams and angles; other units are left alone."""
     unit = u.Unit(unit) if isinstance(unit, u.Quantity) else unit
-    per_frequency, found, found_name = flux_rule(unit)
-    assert per_frequency == (unit is not None and "Jy" in unit.to_string())
+    power, found, found_name = flux_rule(unit)
+    assert power == (2 if unit is not None and "Jy" in unit.to_string() else 0)
     assert found == pytest.approx(factor, rel=1e-12)
     assert u.Unit(found_name, parse_strict="silent") == u.Unit(name, parse_strict="silent")
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [
+        ("erg / (s cm2)", lambda at: 1 / at),
+        ("solLum", lambda at: 1 / at),
+        ("photon / (s cm2 nm)", lambda at: h * c / at / u.ph),
+        ("photon / (s cm2 Hz)", lambda at: h * c / at / u.ph * c / at**2),
+        ("photon / (s cm2 keV)", lambda at: h * c / at / u.ph * h * c / at**2),
+        ("photon cm / (s m2)", lambda at: h * c / at / u.ph / at**2),
+        ("nmgy / arcsec2", lambda at: u.AB / u.mgy * c / at**2),
+        ("erg / (s cm2 eV)", lambda at: h * c / at**2),
+        ("W / (m2 cm-1)", lambda at: 1 / at**2),
+    ],
+)
+def test_flux_not_per_wavelength(unit, factor):
+    """Photons, fluxes per energy or wavenumber, nu F_nu and maggies become energies per wavelength."""
+    arrays = one(make(unit=u.Unit(unit)))
+    flux = FLUX * u.Unit(unit) * factor(WAVELENGTH * u.AA)
+    assert_allclose(arrays.flux, flux.to_value(arrays.flux_unit), rtol=1e-12)
+    assert_allclose(arrays.sigma / arrays.flux, SIGMA / FLUX, rtol=1e-12)
+    assert arrays.flux_unit.startswith("erg / (Angstrom")
+
+
+def test_gaia_xp_in_any_unit():
+    """The labels of a star do not depend on what its flux is given in."""
+    star = load_example_spectrum()
+    axis = star.spectral_axis.to(u.AA)
+    frequency = star.flux.to(u.W / u.m**2 / u.Hz, u.spectral_density(axis))
+    fluxes = [
+        star.flux,
+        frequency,
+        star.flux.to(u.ph / u.s / u.cm**2 / u.nm, u.spectral_density(axis)),
+        star.flux.to(u.ph / u.s / u.m**2 / u.Hz, u.spectral_density(axis)),
+        star.flux.to(u.erg / u.s / u.cm**2, u.spectral_density(axis)),
+        (frequency / h).to(u.W / u.m**2 / u.eV),
+        (frequency * c).to(u.W * u.cm / u.m**2),
+        (frequency / u.AB).to(u.one) * u.mgy,
+    ]
+    stars = [from_arrays(axis, flux)[0] for flux in fluxes]
+    table = SpectraFM.from_pretrained().infer(stars, labels=["teff", "fe_h"])
+    assert_allclose(table["teff"].value, table["teff"].value[0], rtol=1e-4)
+    assert_allclose(table["fe_h"].value, table["fe_h"].value[0], atol=1e-3)
 
 
 def test_logarithmic_flux_is_refused():
@@ -301,6 +352,40 @@ def test_apogee_policy_is_the_survey_s():
     assert MASK_POLICIES["apogee_dr17"] == 16639
 
 
+@pytest.mark.parametrize("dtype", ["f4", ">f8", "i2", "u8"])
+def test_bits_in_any_number(dtype):
+    """Bits are bits in whatever numbers a file keeps them; one that is not known is bad."""
+    bits = np.zeros(N_PIXEL)
+    bits[:3] = 1 << 0, 1 << 12, 1 << 13
+    for policy, n_good in ((None, 9), ("apogee_dr17", 11), ("apogee_dr17_strict", 10)):
+        assert from_arrays(WAVELENGTH, FLUX, mask=bits.astype(dtype), mask_policy=policy)[0].n_good == n_good
+        assert one(make(mask=bits.astype(dtype)), mask_policy=policy).n_good == n_good
+    hidden = MaskedColumn(bits.astype(dtype), mask=np.arange(N_PIXEL) == 7)
+    assert not from_arrays(WAVELENGTH, FLUX, mask=hidden, mask_policy="apogee_dr17")[0].good[[0, 7]].any()
+    bits[5] = np.nan
+    assert from_arrays(WAVELENGTH, FLUX, mask=bits, mask_policy="apogee_dr17")[0].n_good == 10
+
+
+def test_masks_of_pandas():
+    """True is bad, and so is what is not known, whatever the policy."""
+    pandas = pytest.importorskip("pandas")
+    values = [True, None] + [False] * (N_PIXEL - 2)
+    for mask in (pandas.array(values, dtype="boolean"), pandas.Series(values, dtype="boolean")):
+        [star] = from_arrays(WAVELENGTH, FLUX, mask=mask, mask_policy="sdss_boss")
+        assert_array_equal(star.good, np.arange(N_PIXEL) > 1)
+    [star] = from_arrays(WAVELENGTH, FLUX, mask=np.array([True] * N_PIXEL, dtype=object))
+    assert star.n_good == 0
+
+
+@pytest.mark.parametrize("mask", [["F"] * N_PIXEL, ["0"] * N_PIXEL, [None] * N_PIXEL, [0.5] * N_PIXEL])
+def test_no_masks(mask):
+    """What says neither true nor false, nor holds bits, is no mask."""
+    with pytest.raises(InputValueError, match="mask: the mask holds .*; expected booleans, or bits"):
+        from_arrays(WAVELENGTH, FLUX, mask=mask)
+    with pytest.raises(InputValueError, match="the mask holds"):
+        to_arrays(make(mask=np.array(mask)))
+
+
 def test_unknown_policy():
     """An unknown policy lists the known ones."""
     with pytest.raises(InputValueError, match="mask_policy: unknown policy 'dr99'; known are apogee_dr17, "):
@@ -398,6 +483,7 @@ def test_velocity_from_columns_and_other_units():
         ({"radial_velocity": [1, 2, 3] * u.km / u.s}, InputValueError, r"radial_velocity: shape \(3,\) for 2 stars"),
         ({"resolving_power": -1}, InputValueError, "resolving_power: -1.0; expected a positive number"),
         ({"resolving_power": "high"}, InputTypeError, "resolving_power: 'high'"),
+        ({"resolving_power": [None, 2000]}, InputTypeError, "expected a number or one a star, NaN where not known"),
         ({"resolving_power": [1, 2, 3]}, InputValueError, r"resolving_power: shape \(3,\) for 2 stars"),
     ],
 )
@@ -523,6 +609,35 @@ def test_ready_arrays():
     assert to_arrays([make(), ready], radial_velocity=[5, 0] * u.km / u.s)[1] is ready
 
 
+def test_ready_arrays_of_bad_values():
+    """What no good pixel can have costs the star its row."""
+    ready = one(make())
+    flux = np.where(np.arange(N_PIXEL) == 3, np.nan, FLUX)
+    for changes, text in (({"flux": flux}, "a flux that is not finite"), ({"sigma": -SIGMA}, "error that is not posi")):
+        bad = replace(ready, **changes)
+        assert text in to_arrays([ready, bad])[1].problem
+        with pytest.raises(InputValueError, match=text):
+            to_arrays(bad)
+        assert to_arrays(replace(bad, good=np.zeros(N_PIXEL, dtype=bool)))[0].n_good == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ((WAVELENGTH, FLUX, SIGMA, np.ones(N_PIXEL, dtype=int)), InputTypeError, "good: ndarray of int64; expected a"),
+        ((WAVELENGTH * u.AA, FLUX, SIGMA, FLUX > 0), InputTypeError, "wavelength: Quantity of float64"),
+        ((WAVELENGTH, FLUX.tolist(), SIGMA, FLUX > 0), InputTypeError, "flux: list of objects"),
+        ((WAVELENGTH, FLUX, SIGMA.astype("f4"), FLUX > 0), InputTypeError, "sigma: ndarray of float32"),
+        ((WAVELENGTH[::-1], FLUX, SIGMA, FLUX > 0), InputValueError, "wavelength: .* expected them in ascending order"),
+        ((WAVELENGTH - 5500, FLUX, SIGMA, FLUX > 0), InputValueError, "wavelength: some values are not finite, not"),
+    ],
+)
+def test_arrays_of_another_kind(arguments, error, text):
+    """Arrays that would be misread are refused, with the way to convert them."""
+    with pytest.raises(error, match=text):
+        SpectrumArrays(*arguments)
+
+
 def test_arrays_pickle_and_check_shapes():
     """What leaves the adapters can be sent to a worker, and its arrays belong together."""
     ready = one(make())
@@ -589,6 +704,8 @@ def test_input_is_never_touched(unit):
         ({"sdss_id": np.array([7]), "name": "APOGEE/APO"}, "7"),
         ({"label": b"bytes"}, "bytes"),
         ({"object": None, "name": "n"}, "n"),
+        ({"object": "   ", "name": "n"}, "n"),
+        ({"header": {"OBJECT": "   "}}, "0"),
     ],
 )
 def test_identifier(meta, expected):
@@ -647,6 +764,69 @@ def test_from_arrays_units_and_masks():
     assert from_arrays(WAVELENGTH, [FLUX, FLUX], identifier=["a", 5])[1].identifier == "5"
     whole = np.ma.array(FLUX)
     assert from_arrays(WAVELENGTH, whole, mask=whole.mask)[0].good.all()
+
+
+@pytest.mark.parametrize("unit", ["1e34 s2 cm4 AA2 / erg2", "s2 cm4 AA2 / erg2"])
+def test_inverse_variance_of_a_table(unit):
+    """Columns of inverse variances keep their unit and mask; 0, masked and negative are bad pixels."""
+    flux, ivar = 1e-17 * FLUX, (1e-17 * SIGMA) ** -2.0
+    ivar[[2, 4]] = 0, -1
+    table = Table({"w": WAVELENGTH * u.AA, "flux": flux * FLAM, "ivar": (ivar / FLAM**2).to(unit)}, masked=True)
+    table["ivar"].mask[6] = True
+    expected = from_arrays(WAVELENGTH, flux * FLAM, 1e-17 * SIGMA, mask=np.isin(np.arange(N_PIXEL), [2, 4, 6]))[0]
+    for column in (table["ivar"], Masked(table["ivar"].data.data * u.Unit(unit), table["ivar"].mask)):
+        [star] = from_arrays(table["w"], table["flux"], ivar=column)
+        assert_array_equal(star.good, expected.good)
+        assert_allclose(star.sigma[star.good], expected.sigma[star.good])
+        assert star.snr == pytest.approx(expected.snr)
+    assert star.counts["n_masked"] == 1
+    [plain] = from_arrays(WAVELENGTH, flux * FLAM, ivar=ivar)
+    assert_allclose(plain.sigma[plain.good], 1e-17 * SIGMA[plain.good])
+    assert from_arrays(WAVELENGTH, flux * FLAM, ivar=InverseVariance(ivar))[0].snr == plain.snr
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "text"),
+    [
+        ({"sigma": SIGMA, "ivar": SIGMA**-2}, InputValueError, "sigma, ivar: both are given"),
+        ({"ivar": StdDevUncertainty(SIGMA)}, InputTypeError, "ivar: StdDevUncertainty; expected inverse variances"),
+        ({"ivar": SIGMA[1:]}, InputValueError, r"ivar: shape \(11,\) does not fit flux"),
+        ({"ivar": SIGMA / u.Jy}, InputValueError, r"ivar: the uncertainty \(ivar\) is in '1 / Jy'"),
+    ],
+)
+def test_inverse_variance_that_cannot_be(keywords, error, text):
+    """Errors are given once, and fit the flux."""
+    with pytest.raises(error, match=text):
+        from_arrays(WAVELENGTH, FLUX * u.Jy, **keywords)
+
+
+def test_units_of_a_wavelength_column():
+    """Logarithms of wavelengths are understood; a unit that astropy does not know is named."""
+    expected = from_arrays(WAVELENGTH, FLUX)[0].wavelength
+    [star] = from_arrays(Column(np.log10(WAVELENGTH), unit=u.dex(u.AA)), FLUX)
+    assert_allclose(star.wavelength, expected, rtol=1e-12)
+    for name in ("Ang", "Angstroms", "log(Angstrom)"):
+        column = Column(WAVELENGTH, unit=u.Unit(name, parse_strict="silent"))
+        with pytest.raises(InputValueError, match=r"is in '.*', a unit that astropy does not know; give"):
+            from_arrays(column, FLUX)
+
+
+def test_rows_of_different_lengths():
+    """Ragged arrays are told in words."""
+    rows = [FLUX, FLUX[:-1]]
+    for flux in ([row.tolist() for row in rows], np.array(rows, dtype=object)):
+        with pytest.raises(InputValueError, match="flux: rows of different lengths; expected"):
+            from_arrays(WAVELENGTH, flux)
+    with pytest.raises(InputValueError, match="sigma: rows of different lengths"):
+        from_arrays(WAVELENGTH, [FLUX, FLUX], [row.tolist() for row in rows])
+
+
+def test_tables_are_no_spectra():
+    """A table is told how its columns are read."""
+    table = Table({"wavelength": WAVELENGTH, "flux": FLUX})
+    for thing in (table, table.to_pandas(), [table]):
+        with pytest.raises(InputTypeError, match=r"got (Table|DataFrame), .* for the columns of a table use"):
+            to_arrays(thing)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,14 @@ def write_star(path, level=5000.0, bad=False, n=30):
     return str(path)
 
 
+def write_stars(path):
+    """Write three spectra of constant flux."""
+    flux = np.arange(1, 4)[:, None] * np.full((3, 30), 5000.0)
+    both = Spectrum(flux=flux * u.Jy, spectral_axis=np.linspace(4000, 5000, 30) * u.AA)
+    both.write(path, format="tabular-fits")
+    return str(path)
+
+
 def test_fake_has_the_signature_of_the_model():
     """What the tests here rely on is what the class offers."""
     for name in ("infer", "from_pretrained", "describe"):
@@ -127,6 +135,40 @@ def test_figure_of_several_needs_its_axes(capsys):
     assert main(["infer", *files, "--labels", "fe_h", "-o", "t.ecsv", "--plot", "k.png"]) == 2
     assert "add teff,logg to --labels" in capsys.readouterr().err
     assert not os.path.exists("t.ecsv")
+
+
+def test_figure_of_a_file_of_several_stars_needs_its_axes(capsys):
+    """Stars are counted, not files, and before any is looked at."""
+    FakeSpectraFM.asked = None
+    arguments = [write_stars("three.fits"), "--labels", "fe_h", "-o", "t.ecsv", "--plot", "k.png"]
+    assert main(["infer", *arguments]) == 2
+    assert "add teff,logg to --labels" in capsys.readouterr().err
+    assert FakeSpectraFM.asked is None
+    assert not os.path.exists("t.ecsv")
+
+
+def test_figure_of_an_unreadable_file(capsys):
+    """One file that cannot be read has no axes to miss."""
+    assert main(["infer", "none.fits", "--labels", "fe_h", "-o", "t.ecsv", "--plot", "k.png"]) == 1
+    assert "there is no such file" in capsys.readouterr().err
+    assert os.path.exists("t.ecsv")
+    assert os.path.exists("k.png")
+
+
+def test_names_that_a_table_cannot_hold(capsys):
+    """Names beyond ASCII are refused for FITS before any work, and written elsewhere."""
+    FakeSpectraFM.asked = None
+    star = write_star("β Pic.fits")
+    assert main(["infer", star, "-o", "t.fits"]) == 2
+    assert "cannot hold 'β Pic.fits', as FITS is ASCII; write .ecsv" in capsys.readouterr().err
+    assert FakeSpectraFM.asked is None
+    assert main(["infer", star, "-o", "t.ecsv"]) == 0
+
+
+def test_folder(tmp_path, capsys):
+    """A folder is not a file that is missing."""
+    assert main(["infer", str(tmp_path)]) == 1
+    assert "it is a folder; give the files in it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("extension", list(EXTENSIONS))
@@ -275,10 +317,7 @@ def test_arguments_that_make_no_sense(arguments, capsys):
 
 def test_several_spectra_in_a_file():
     """A two-dimensional file gives a row a star, all with the file's name."""
-    flux = np.arange(1, 4)[:, None] * np.full((3, 30), 5000.0)
-    both = Spectrum(flux=flux * u.Jy, spectral_axis=np.linspace(4000, 5000, 30) * u.AA)
-    both.write("three.fits", format="tabular-fits")
-    assert main(["infer", "three.fits", "-o", "labels.ecsv"]) == 0
+    assert main(["infer", write_stars("three.fits"), "-o", "labels.ecsv"]) == 0
     table = read_labels("labels.ecsv")
     assert list(table["file"]) == ["three.fits"] * 3
     assert list(table["identifier"]) == ["three:0", "three:1", "three:2"]

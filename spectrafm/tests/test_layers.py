@@ -17,8 +17,8 @@ from spectrafm.stellarperceptron import (
     Vocabulary,
     layers,
 )
-from spectrafm.stellarperceptron.embedding import _ascending, assign_patches, interpolation
 from spectrafm.stellarperceptron.layers import Attention
+from spectrafm.stellarperceptron.patches import _ascending, assign_patches, interpolation
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model
 
 PATCHES = {"patch_size": 16, "patch_width": 0.2, "patch_anchor": 3000.0}

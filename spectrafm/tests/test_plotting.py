@@ -17,6 +17,7 @@ from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import Flag
 from spectrafm.plotting import plot_labels, plot_spectrum, spectrum_size
 from spectrafm.results import label_table
+from spectrafm.spectral_units import doppler_factor
 
 LABELS = ("teff", "logg", "fe_h")
 
@@ -184,6 +185,24 @@ def test_spectrum_with_model():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["error", "flux", "model"]
 
 
+def test_spectrum_and_model_in_one_frame():
+    """Beside a model, which is at rest, a spectrum is drawn at rest; alone as it was observed."""
+    rest = spectrum()
+    axis = rest.spectral_axis.value * doppler_factor(300.0) * u.nm
+    observed = Spectrum(rest.flux, axis, radial_velocity=300 * u.km / u.s)
+    np.testing.assert_allclose(plot_spectrum(observed).lines[0].get_xdata(), axis.value)
+    data, drawn = plot_spectrum(observed, model=rest).lines
+    np.testing.assert_allclose(data.get_xdata(), drawn.get_xdata())
+
+
+def test_models_that_are_none():
+    """Neither a list nor a flux in another unit can be drawn over a spectrum."""
+    with pytest.raises(InputTypeError, match="model: SpectrumList, expected one Spectrum, as"):
+        plot_spectrum(spectrum(), model=SpectrumList([spectrum()]))
+    with pytest.raises(InputValueError, match="model: its flux is in 'no unit', that of the spectrum in 'W / "):
+        plot_spectrum(spectrum(), model=spectrum("", 1.0))
+
+
 @pytest.mark.parametrize(
     ("unit", "scale", "label"),
     [
@@ -286,6 +305,8 @@ def test_spectrum_must_be_one():
         plot_spectrum([])
     with pytest.raises(InputTypeError, match="table: list"):
         plot_spectrum(spectrum(), [1])
+    with pytest.raises(InputTypeError, match="table: a Row, expected the whole Table; give its number as row=2"):
+        plot_spectrum(spectrum(), stars(3)[2])
     with pytest.raises(InputValueError, match="spectrum: got NoneType"):
         plot_spectrum([None])
 

@@ -2,10 +2,12 @@
 
 from .ahead import AheadStream
 from .observation import ObservationConfig
+from .observed import ObservedSource, RequestConfig
 from .readout import ReadoutConfig, with_readout
 from .recipes import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names
 from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
-from .stream import ObservedSource, RequestConfig, StarStream, StreamPart, TableSource
+from .stream import StarStream, StreamPart
+from .table import TableSource
 from .train import build_stream, calibrate, train_recipe
 
 __all__ = [

@@ -11,8 +11,8 @@ from ..quantities import get_quantity
 from ..stellarperceptron import AugmentationConfig, FitConfig, ModelConfig
 from ..stellarperceptron.config import Config, refuse
 from .observation import ObservationConfig
+from .observed import RequestConfig
 from .readout import ReadoutConfig
-from .stream import RequestConfig
 
 __all__ = ["DomainConfig", "Recipe", "SourceConfig", "load_recipe", "recipe_names"]
 

@@ -14,21 +14,24 @@ from ..continuum import normalizer_from_dict
 from ..core import SpectraFM
 from ..diagnostics import set_thresholds
 from ..exceptions import ConfigError, InputValueError
+from ..recalibration import with_and_without_errors
 from ..stellarperceptron import StellarPerceptron, TokenTable, TrainingGenerator, Vocabulary
 from ..stellarperceptron.nn_utils import split_by_star
 from ..stellarperceptron.trainer import process_group, processes
 from ..tokens import flux_name
-from ..weights_info import Domain, WeightsInfo
+from ..weights_info import LARGE_ERROR, Domain, WeightsInfo
 from .ahead import AheadStream
+from .observed import ObservedSource
 from .readout import with_readout
 from .recipes import load_recipe
 from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
-from .stream import ObservedSource, StarStream, StreamPart, TableSource, seeded_generator
+from .stream import StarStream, StreamPart, seeded_generator
+from .table import TableSource
 
 __all__ = ["build_stream", "calibrate", "read_data", "split_stars", "token_table", "train_recipe"]
 
-# an error this many times the median is large; fraction of spectra that count as usual
-_LARGE_ERROR, _USUAL_SPECTRUM = 5.0, 0.995
+# fraction of spectra that count as usual
+_USUAL_SPECTRUM = 0.995
 # stars that set the density of the embeddings, and synthetic stars that calibrate errors
 _N_DENSITY, _N_CALIBRATION = 4000, 2000
 # first entry of the seed of draws, beside those of streams
@@ -401,12 +404,7 @@ def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
     usual = np.arange(len(spectra)) < n_usual
     truth = {name: columns for name, columns in truth.items() if np.isfinite(columns[0]).any()}
     factors = {name: {} for name in truth}
-    # who tells errors may withhold them too
-    bare = [replace(star, sigma=np.full_like(star.flux, np.nan)) for star in spectra]
-    told = [row for row, star in enumerate(spectra) if star.has_sigma]
-    for kind, stars, rows in (("with_sigma", [spectra[i] for i in told], told), ("without_sigma", bare, slice(None))):
-        if not stars:
-            continue
+    for kind, stars, rows in with_and_without_errors(spectra):
         table = fm.infer(stars, labels=tuple(truth))
         for name, (values, errors) in truth.items():
             predicted, error = (np.asarray(table[c].filled(np.nan).value) for c in (name, f"e_{name}"))
@@ -416,7 +414,7 @@ def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
             factors[name][kind] = error_factor(predicted, error, values[rows], errors[rows])
             if name not in domain.usual_errors:
                 relative = (error / predicted if name in log else error)[usual[rows]]
-                domain.usual_errors[name] = float(_LARGE_ERROR * np.nanmedian(relative))
+                domain.usual_errors[name] = float(LARGE_ERROR * np.nanmedian(relative))
     # of spectra that never have errors
     domain.calibration |= {
         name: {kind: found.get(kind, found["without_sigma"]) for kind in ("with_sigma", "without_sigma")}

@@ -1,0 +1,272 @@
+"""Names of tokens, and how their values are standardised."""
+
+import numpy as np
+import torch
+
+from ..exceptions import ConfigError, InputValueError
+from .tokens import Tokens
+
+__all__ = ["Vocabulary"]
+
+
+class Vocabulary:
+    """Names of tokens and their standardisation, frozen once it is set.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names; token ``i + 1`` is ``names[i]``, token 0 is padding.
+    flux : sequence of str, optional
+        Which of them are the flux of a pixel.
+    log : sequence of str, optional
+        Names whose logarithm is standardised (positive quantities).
+    rows : sequence of int, optional
+        Row of the embedding of each name; one of its own when left out.
+    mean, std : array_like, optional
+        Standardisation of each name; 0 and 1 when left out.
+    fitted : bool, optional
+        Whether the standardisation is final; by default, whether it was given.
+
+    Raises
+    ------
+    ConfigError
+        Repeated names, or arrays of another length.
+    """
+
+    def __init__(self, names, flux=(), log=(), rows=None, mean=None, std=None, fitted=None):
+        self.names = tuple(str(name) for name in names)
+        self.flux, self.log = tuple(flux), tuple(log)
+        n_name = len(self.names)
+        problems = []
+        if len(set(self.names)) != n_name:
+            problems.append("names are repeated")
+        problems += [f"{n!r} is not among the names" for n in (*self.flux, *self.log) if n not in self.names]
+        given = {"rows": rows, "mean": mean, "std": std}
+        problems += [
+            f"{k} has {len(v)} entries for {n_name} names"
+            for k, v in given.items()
+            if v is not None and len(v) != n_name
+        ]
+        if problems:
+            raise ConfigError("Vocabulary: " + "; ".join(problems))
+        self.fitted = (mean is not None) if fitted is None else bool(fitted)
+        self._token = {name: i for i, name in enumerate(self.names, start=1)}
+        self.rows = np.concatenate(
+            ([0], np.arange(1, n_name + 1) if rows is None else np.asarray(rows, dtype=np.int64))
+        )
+        self.mean = np.concatenate(([0.0], np.zeros(n_name) if mean is None else np.asarray(mean, dtype=np.float64)))
+        self.std = np.concatenate(([1.0], np.ones(n_name) if std is None else np.asarray(std, dtype=np.float64)))
+        self.is_log = np.array([False, *(name in self.log for name in self.names)])
+
+    def __contains__(self, name):
+        """Whether there is a token of this name."""
+        return name in self._token
+
+    def __len__(self):
+        """Return the number of names."""
+        return len(self.names)
+
+    def tokens(self, names, argument="names"):
+        """Return the tokens of names.
+
+        Parameters
+        ----------
+        names : array_like of str
+            Any shape.
+        argument : str, optional
+            Name of the user's argument, for the error message.
+
+        Returns
+        -------
+        numpy.ndarray
+            int64, of the same shape.
+
+        Raises
+        ------
+        InputValueError
+            A name without a token; the message lists the known ones.
+        """
+        names = np.asarray(names, dtype=str)
+        unique, inverse = np.unique(names, return_inverse=True)
+        unknown = [str(name) for name in unique if name not in self._token]
+        if unknown:
+            raise InputValueError(f"{argument}: {unknown} not known to this model; known are: {', '.join(self.names)}")
+        return np.array([self._token[name] for name in unique], dtype=np.int64)[inverse].reshape(names.shape)
+
+    def standardize(self, token, value):
+        """Return standardised values.
+
+        Parameters
+        ----------
+        token, value : array_like
+            Tokens and physical values of one shape.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64; NaN stays NaN, and the logarithm of what is not positive is NaN.
+        """
+        value = np.asarray(value, dtype=np.float64)
+        is_log = self.is_log[token]
+        if is_log.any():
+            logarithm = np.log(np.where(is_log & (value > 0), value, 1.0))
+            value = np.where(is_log, np.where(value > 0, logarithm, np.nan), value)
+        return (value - self.mean[token]) / self.std[token]
+
+    def standardize_sigma(self, token, value, sigma):
+        """Return standardised errors.
+
+        Parameters
+        ----------
+        token, value, sigma : array_like
+            Tokens, physical values and their errors, of one shape.
+
+        Returns
+        -------
+        numpy.ndarray
+            float64; NaN stays NaN.
+        """
+        sigma = np.asarray(sigma, dtype=np.float64)
+        is_log = self.is_log[token]
+        if is_log.any():
+            sigma = np.where(is_log, sigma / np.where(is_log, value, 1.0), sigma)
+        return sigma / self.std[token]
+
+    def destandardize(self, token, value, sigma):
+        """Return physical values and errors.
+
+        Parameters
+        ----------
+        token, value, sigma : array_like
+            Tokens, standardised values and errors, of one shape.
+
+        Returns
+        -------
+        value, sigma : numpy.ndarray
+            float64, physical.
+        """
+        value = np.asarray(value, dtype=np.float64) * self.std[token] + self.mean[token]
+        sigma = np.asarray(sigma, dtype=np.float64) * self.std[token]
+        is_log = self.is_log[token]
+        if is_log.any():
+            value = np.where(is_log, np.exp(np.where(is_log, value, 0.0)), value)
+            sigma = np.where(is_log, sigma * value, sigma)
+        return value, sigma
+
+    def scale(self, name):
+        """Return how one quantity is standardised.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+
+        Returns
+        -------
+        mean, std : float
+            Of the value, or of its logarithm.
+        is_log : bool
+            Whether it is the logarithm that is standardised.
+        """
+        token = self.tokens(name).item()
+        return float(self.mean[token]), float(self.std[token]), bool(self.is_log[token])
+
+    def make_tokens(self, token, value, sigma, wavelength):
+        """Standardise and pack a batch; what is not known becomes padding.
+
+        Parameters
+        ----------
+        token : numpy.ndarray
+            ``(n_star, n_token)`` int64, 0 where padded.
+        value, sigma : numpy.ndarray
+            ``(n_star, n_token)`` physical values and errors, NaN where not known.
+        wavelength : numpy.ndarray
+            ``(n_star, n_token)`` float64 [Angstrom]; 0 or NaN for none.
+
+        Returns
+        -------
+        Tokens
+            Of the same shape, on the CPU.
+        """
+        standardized = self.standardize(token, value)
+        wavelength = np.nan_to_num(np.asarray(wavelength, dtype=np.float64), nan=0.0)
+        there = (token != 0) & np.isfinite(standardized)
+        # the flux of a pixel that is nowhere says nothing
+        there &= ~self._flux_mask[token] | (wavelength > 0)
+        sigma = self.standardize_sigma(token, value, sigma)
+        sigma = np.where(there & np.isfinite(sigma) & (sigma >= 0), sigma, np.nan)
+        return Tokens(
+            torch.from_numpy(np.where(there, token, 0)),
+            torch.from_numpy(np.where(there, standardized, 0.0).astype(np.float32)),
+            torch.from_numpy(sigma.astype(np.float32)),
+            torch.from_numpy(np.where(there, wavelength, 0.0)),
+        )
+
+    @property
+    def _flux_mask(self):
+        return np.array([False, *(name in self.flux for name in self.names)])
+
+    def fit(self, table, stars):
+        """Set mean and standard deviation from the training stars.
+
+        Parameters
+        ----------
+        table : TokenTable
+            Normalised spectra and quantities.
+        stars : array_like of int
+            The training stars.
+        """
+        sample = np.asarray(stars)[:: max(len(stars) // 4096, 1)]
+        for name in self.names:
+            if name in self.flux:
+                values = np.asarray(table.flux[sample], dtype=np.float64)
+                if not isinstance(table.flux_name, str):
+                    values = values[:, np.asarray(table.flux_name) == name]
+            elif name in table.names:
+                values = table.column(name)[stars]
+            else:
+                continue
+            self.fit_name(name, [values])
+        self.fitted = True
+
+    def fit_name(self, name, samples):
+        """Set mean and standard deviation of one name.
+
+        Parameters
+        ----------
+        name : str
+            The name.
+        samples : list of numpy.ndarray
+            Values, each set of which counts alike, however long it is; NaN is left out.
+        """
+        token = self._token[name]
+        moments = []
+        for values in samples:
+            values = np.asarray(values, dtype=np.float64)
+            values = values[np.isfinite(values)]
+            values = np.log(values[values > 0]) if name in self.log else values
+            if values.size:
+                moments.append((values.mean(), values.var(), np.abs(values).max()))
+        if moments:
+            means, variances, largest = np.array(moments).T
+            self.mean[token] = means.mean()
+            spread = np.sqrt(variances.mean() + means.var())
+            # a constant (a code that is always 1) keeps its scale
+            self.std[token] = spread if spread > 1e-6 * largest.max() else 1.0
+
+    def to_dict(self):
+        """Return everything as plain JSON types.
+
+        Returns
+        -------
+        dict
+        """
+        return {
+            "names": list(self.names),
+            "flux": list(self.flux),
+            "log": list(self.log),
+            "rows": self.rows[1:].tolist(),
+            "mean": self.mean[1:].tolist(),
+            "std": self.std[1:].tolist(),
+            "fitted": self.fitted,
+        }

@@ -1,0 +1,86 @@
+"""Spectra that the packaged weights expect: of labels, and behind observed ones."""
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.table import Table
+from specutils import Spectrum
+
+from spectrafm import SpectraFM
+from spectrafm.adapters import from_arrays
+from spectrafm.datasets import load_example_spectrum
+from spectrafm.exceptions import InputValueError
+
+GIANT = {"teff": 4700, "logg": 2.4, "fe_h": -0.4}
+AXIS = np.linspace(15_200, 16_900, 2000) * u.AA
+
+
+@pytest.fixture(scope="module")
+def fm():
+    """Return the packaged weights."""
+    return SpectraFM.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def optical(fm):
+    """Return wavelengths and fluxes of a giant in the optical."""
+    wavelength = np.exp(np.arange(np.log(3900), np.log(6800), 1 / (3 * 2000)))
+    return wavelength, fm.predict_spectrum(GIANT, wavelength * u.AA, resolving_power=2000).flux.value
+
+
+def test_axis_of_any_kind(fm):
+    """The axis of a moving star gives no velocity to a flux at rest, and columns of a table will do."""
+    expected = fm.predict_spectrum(GIANT, AXIS)
+    moving = Spectrum(flux=np.ones(2000) * u.one, spectral_axis=AXIS, radial_velocity=100 * u.km / u.s)
+    table = Table({"plain": AXIS, "masked": AXIS}, masked=True)
+    for axis in (moving.spectral_axis, table["plain"], Table({"w": AXIS})["w"]):
+        found = fm.predict_spectrum(GIANT, axis)
+        assert found.radial_velocity == 0 * u.km / u.s
+        np.testing.assert_array_equal(found.spectral_axis.value, AXIS.value)
+        np.testing.assert_array_equal(found.flux.value, expected.flux.value)
+    table["masked"].mask[3] = True
+    with pytest.raises(InputValueError, match="go up and down, or are masked"):
+        fm.predict_spectrum(GIANT, table["masked"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ({"teff": np.nan}, "nothing is known"),
+        ({"teff": [4700, np.nan], "logg": [2.0, np.nan]}, "nothing is known"),
+        ({"rv_offset": 0.0}, "nothing is known"),
+        ({}, "nothing is known"),
+        ({"teff": []}, "columns without rows"),
+    ],
+)
+def test_stars_of_which_nothing_is_known(fm, labels, text):
+    """A velocity alone is no star."""
+    with pytest.raises(InputValueError, match=f"labels: .*{text}"):
+        fm.predict_spectrum(labels, AXIS)
+
+
+def test_reconstruct_what_can_be(fm, optical):
+    """A star whose flux these weights do not tell costs its own spectrum; an error is for where there is no other."""
+    example = load_example_spectrum()
+    stars = [*from_arrays(*optical), example, None]
+    first, second, third = fm.reconstruct(stars)
+    assert len(first.flux) == len(optical[0])
+    assert "problem" not in first.meta
+    assert len(second.flux) == len(third.flux) == 0
+    assert second.meta["problem"] == "these weights predict no flux of gaia_xp"
+    assert "got NoneType" in third.meta["problem"]
+    for none in (example, [example, None]):
+        with pytest.raises(InputValueError, match="spectra: these weights predict no flux of gaia_xp"):
+            fm.reconstruct(none)
+    assert len(fm.reconstruct([None])[0].flux) == 0
+
+
+def test_reconstruct_masks_wide_gaps(fm, optical):
+    """Where no good pixel is near there is no continuum: the model is masked there, and only there."""
+    wavelength, flux = optical
+    gap = (wavelength > 4600) & (wavelength < 6200)
+    [found] = fm.reconstruct(from_arrays(wavelength, np.where(gap, np.nan, flux)))
+    np.testing.assert_array_equal(found.mask, ~np.isfinite(found.flux.value))
+    assert found.mask.any()
+    assert not found.mask[~gap].any()
+    assert not fm.reconstruct(from_arrays(wavelength, flux))[0].mask.any()
