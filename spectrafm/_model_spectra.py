@@ -1,5 +1,6 @@
 """Spectra that a model expects: of stars with given labels, and behind the noise of observed ones."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from astropy.nddata import StdDevUncertainty
 
 from .adapters import from_arrays, resolving_powers
 from .arrays import SpectrumArrays
-from .exceptions import InputValueError
+from .exceptions import InputValueError, SpectraFMWarning
 from .known import known_quantities, table_columns
 from .spectral_units import check_spectral_axis
 
@@ -46,7 +47,8 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
         raise InputValueError("labels: a star of which nothing is known; give labels such as teff and logg")
     if "rv_offset" in fm.info.domains[number].labels and "rv_offset" in fm.info.known:
         columns.setdefault("rv_offset", 0.0)
-        known = known_quantities(columns, n_star, fm.info.known, "labels", fm.model.vocabulary.log)
+        known.setdefault("rv_offset", (np.zeros(n_star), np.full(n_star, np.nan)))
+    _warn_beyond(known, fm.info.domains[number])
     power = resolving_powers(resolving_power, n_star)
     if (power <= 0).any():
         raise InputValueError(f"resolving_power: {power.min():g}; expected positive numbers, or NaN where not known")
@@ -54,11 +56,29 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
     one = not lengths
     return Spectrum(
         flux=(values[0] if one else values) * u.one,
-        # not the velocity that the axis of another spectrum carries
-        spectral_axis=np.asarray(spectral_axis.value) * spectral_axis.unit,
+        spectral_axis=_plain_axis(spectral_axis),
         uncertainty=StdDevUncertainty(errors[0] if one else errors),
         meta={"labels": columns, "model": fm.info.name, "domain": fm.info.domains[number].name},
     )
+
+
+def _plain_axis(axis):
+    """Return an axis without the velocity that one of another spectrum carries, and not as a logarithm."""
+    axis = np.asarray(axis.value) * axis.unit
+    return getattr(axis, "physical", axis)
+
+
+def _warn_beyond(known, domain):
+    """Warn of labels that no training star had."""
+    ranges = {name: domain.label_ranges[name] for name in known if name in domain.label_ranges}
+    beyond = [
+        f"{name} ({low:.5g} to {high:.5g})"
+        for name, (low, high) in ranges.items()
+        if ((known[name][0] < low) | (known[name][0] > high)).any()
+    ]
+    if beyond:
+        text = f"labels: beyond those of the training stars in {', '.join(beyond)}; the spectra are guesses"
+        warnings.warn(text, SpectraFMWarning, stacklevel=4)
 
 
 def expected_flux(fm, known, number, wavelength, resolving_power):

@@ -282,7 +282,6 @@ def _write_plot(filename, fm, spectrum, arrays, table):
     single = len(table) == 1
     figure = Figure(figsize=spectrum_size(table) if single else (6.4, 5.2), layout="constrained")
     if not single:
-        _check_kiel(table.colnames)
         plot_labels(table, ax=figure.subplots())
     elif arrays[0].problem:
         figure.text(0.5, 0.5, "there is no spectrum to draw", ha="center")

@@ -363,7 +363,7 @@ class SpectraFM:
             Factors that are kept, since fewer than 20 stars have a known truth; stars
             that cannot be used; factors so far from 1 that something else must be wrong.
         """
-        from .recalibration import recalibrated_info
+        from ._recalibration import recalibrated_info
 
         arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         recalibrated = copy.copy(self)
@@ -538,6 +538,11 @@ class SpectraFM:
         InputTypeError, InputValueError
             Labels that cannot be given, no label at all, wavelengths outside of the
             domain, or weights that were not trained to predict flux.
+
+        Warns
+        -----
+        SpectraFMWarning
+            Labels out of the range of the training stars.
         """
         return spectra_of_labels(self, labels, spectral_axis, resolving_power, domain)
 
@@ -675,11 +680,12 @@ class SpectraFM:
         Tokens
             A padded batch, pixels first.
         """
-        flux_kind, config = self.info.domains[number].flux_kind, self.model.config
+        domain, config = self.info.domains[number], self.model.config
         if config.patch_size == 1:
             # every pixel is a token, and the rest of the context is for what is known
             prepared = [a.thinned(config.context_length - len(known or ()) - 1) for a in prepared]
-        return spectra_to_tokens(prepared, self.model.vocabulary, known, flux_kind)
+        settings = {"flux_kind": domain.flux_kind, "smallest_given": domain.smallest_given}
+        return spectra_to_tokens(prepared, self.model.vocabulary, known, **settings)
 
     def perceive(self, prepared, number, known=None):
         """Encode spectra, and what else is known of them.

@@ -40,7 +40,7 @@ _MEANING = {
     Flag.PARTIAL_COVERAGE: "less of the wavelength range than training stars had",
     Flag.NO_UNCERTAINTY: "no usable flux uncertainties were given",
     Flag.LOW_SNR: "signal-to-noise ratio below the range of the training stars",
-    Flag.OUTSIDE_LABEL_RANGE: "a label, told or given, is beyond those of the training stars",
+    Flag.OUTSIDE_LABEL_RANGE: "a label, predicted or given, is beyond those of the training stars",
     Flag.LARGE_UNCERTAINTY: "a predicted error is more than five times that of usual stars",
     Flag.UNUSUAL_SPECTRUM: "the spectrum is unlike the training spectra",
     Flag.SAMPLING_MISMATCH: "pixel spacing far from that of the training spectra",

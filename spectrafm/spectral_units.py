@@ -242,9 +242,9 @@ def flux_rule(unit):
 
 
 def _stands_in(unit, physical_type, sign):
-    """Tell whether a unit is written with a part of this physical type, above (1) or below (-1) the line."""
+    """Tell whether a unit is written with a part of this physical type, to the power 1 or -1."""
     parts = zip(unit.bases, unit.powers, strict=True)
-    return any(part.physical_type == physical_type and power * sign > 0 for part, power in parts)
+    return any(part.physical_type == physical_type and power == sign for part, power in parts)
 
 
 @lru_cache(maxsize=256)

@@ -6,8 +6,8 @@ from .exceptions import InputValueError
 
 __all__ = ["flux_name", "spectra_to_tokens", "star_batches"]
 
-#: Smallest and largest error that synthetic stars are given labels with in training, in standard deviations of the
-#: label.
+#: Smallest and largest error that labels without errors are given with in training, in standard deviations of
+#: the label.
 GIVEN_ERRORS = 0.01, 1.0
 
 # pixels of a batch, padding included
@@ -70,7 +70,7 @@ def star_batches(spectra, domains, batch_size):
             rows = rows[n_star:]
 
 
-def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind=""):
+def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind="", smallest_given=0.0):
     """Pack spectra of any length, and what else is known, into one batch.
 
     Parameters
@@ -81,10 +81,11 @@ def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind=""):
         Names and standardisation of the model.
     known : dict of str to (numpy.ndarray, numpy.ndarray), optional
         Values and errors ``(n_star,)`` of named quantities in the registry's
-        units; NaN where not known. Errors smaller than any of the training are none, as
-        what is exact was given without one there.
+        units; NaN where not known. An error of 0 is none.
     flux_kind : str, optional
         ``"relative_sed"`` or ``"continuum_normalized"``, see `flux_name`.
+    smallest_given : float, optional
+        Errors of labels that are smaller count as none, see `~spectrafm.weights_info.Domain`.
 
     Returns
     -------
@@ -109,6 +110,7 @@ def spectra_to_tokens(spectra, vocabulary, known=None, flux_kind=""):
         wavelength[row, good] = spectrum.wavelength[spectrum.good]
     for column, (name, (values, errors)) in enumerate(known.items(), start=n_pixel):
         token[:, column] = its_token = vocabulary.tokens([name])[0]
-        exact = vocabulary.standardize_sigma(its_token, values, errors) < GIVEN_ERRORS[0]
+        standardized = vocabulary.standardize_sigma(its_token, values, errors)
+        exact = (standardized == 0) | (standardized < smallest_given)
         value[:, column], sigma[:, column] = values, np.where(exact, np.nan, errors)
     return vocabulary.make_tokens(token, value, sigma, wavelength).compact()

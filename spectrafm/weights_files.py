@@ -114,7 +114,7 @@ def save_weights(folder, info, model, density, head=None, lines=None, *, base=No
     for name, state in tensors.items():
         atomic_write(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
     atomic_write(folder / "spectrafm.json", info.write)
-    # what other weights left there goes last: until then there is nothing that was not written whole
+    # what other weights left there goes last, so that a stop loses nothing
     for name in ("adapter", "head", "lines", "density"):
         if name not in tensors:
             (folder / f"{name}.safetensors").unlink(missing_ok=True)

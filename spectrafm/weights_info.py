@@ -10,7 +10,7 @@ import numpy as np
 from .exceptions import CheckpointError
 from .quantities import Quantity, get_quantity, register_quantity
 
-__all__ = ["LARGE_ERROR", "Domain", "WeightsInfo"]
+__all__ = ["Domain", "WeightsInfo"]
 
 #: Errors this many times the median of usual stars are flagged as large.
 LARGE_ERROR = 5.0
@@ -64,6 +64,9 @@ class Domain:
         logarithm of its usual value; its threshold is on the value over that.
     predicts_flux : bool
         Whether flux can be asked for.
+    smallest_given : float
+        Smallest error, in standard deviations of the quantity, that known quantities were given with in
+        training; smaller ones count as none. Infinite where they never had any.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Domain:
     thresholds: dict = field(default_factory=dict)
     expected: dict = field(default_factory=dict)
     predicts_flux: bool = False
+    smallest_given: float = 0.0
 
     def __post_init__(self):
         """Check the names, and turn lists of JSON into tuples."""

@@ -131,7 +131,7 @@ class NonLinearEmbedding(nn.Module):
     Leung & Bovy 2023 (arXiv:2308.10944), section 2.
     """
 
-    def __init__(self, n_row, embedding_dim, error_input=False):
+    def __init__(self, n_row, embedding_dim, *, error_input=False):
         super().__init__()
         self.embeddings = nn.Parameter(torch.empty(n_row + 1, embedding_dim))
         self.bias = nn.Parameter(torch.empty(n_row + 1, embedding_dim))

@@ -138,7 +138,7 @@ class TransformerBlock(nn.Module):
         Normalise before attention and dense layers instead of after the sums.
     """
 
-    def __init__(self, embedding_dim, n_head, dense_dim, dropout=0.0, norm_first=False):
+    def __init__(self, embedding_dim, n_head, dense_dim, dropout=0.0, *, norm_first=False):
         super().__init__()
         self.norm_first = norm_first
         self.attention = Attention(embedding_dim, n_head)
@@ -195,7 +195,7 @@ class StellarPerceptronEncoder(nn.Module):
         super().__init__()
         self.n_block = len(config.encoder_heads)
         for i, (n_head, dense) in enumerate(zip(config.encoder_heads, config.encoder_dense, strict=True), start=1):
-            block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, config.norm_first)
+            block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, norm_first=config.norm_first)
             self.add_module(f"encoder_transformer_block_{i}", block)
         self.final_norm = nn.LayerNorm(config.embedding_dim) if config.norm_first else nn.Identity()
 
@@ -278,7 +278,7 @@ class StellarPerceptronDecoder(nn.Module):
         super().__init__()
         self.n_block = len(config.decoder_heads)
         for i, (n_head, dense) in enumerate(zip(config.decoder_heads, config.decoder_dense, strict=True), start=1):
-            block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, config.norm_first)
+            block = TransformerBlock(config.embedding_dim, n_head, dense, config.dropout, norm_first=config.norm_first)
             self.add_module(f"decoder_transformer_block_{i}", block)
         self.final_norm = nn.LayerNorm(config.embedding_dim) if config.norm_first else nn.Identity()
         widths = (config.embedding_dim, *config.head_dense)
@@ -455,7 +455,7 @@ class StellarPerceptronTorchModel(nn.Module):
         else:
             self.encoding = LogFourierEncoding(config.embedding_dim, config.min_period, config.max_period)
         n_row = len(rows) - 1
-        self.embedding_layer = NonLinearEmbedding(n_row, config.embedding_dim, config.flux_error_input)
+        self.embedding_layer = NonLinearEmbedding(n_row, config.embedding_dim, error_input=config.flux_error_input)
         self.patch_layer = PatchEmbedding(config, self.encoding, self.n_flux) if config.patch_size > 1 else None
         self.torch_encoder = StellarPerceptronEncoder(config)
         self.torch_decoder = StellarPerceptronDecoder(config)

@@ -273,7 +273,8 @@ class StellarPerceptron(StellarPerceptronCore):
         Raises
         ------
         InputValueError
-            Targets that are not in the table.
+            A table without targets, or targets that are not in it; a stream beside what only a
+            table needs.
         TrainingError
             A loss or gradient that is not finite.
         CheckpointError

@@ -494,9 +494,10 @@ class Trainer:
         path = self.folder / "checkpoint.pt"
         state = torch.load(path, map_location=self.model.device, weights_only=True)
         theirs, ours = json.loads(state["settings"]), json.loads(self._settings())
-        scale = {k: theirs["vocabulary"].pop(k) for k in _STANDARDIZATION}
-        ours["vocabulary"] = {k: v for k, v in ours["vocabulary"].items() if k not in _STANDARDIZATION}
+        scale, own = ({k: some["vocabulary"].pop(k) for k in _STANDARDIZATION} for some in (theirs, ours))
         differ = [k for k in ours | theirs if theirs.get(k) != ours.get(k)]
+        if "vocabulary" not in differ and not all(np.allclose(scale[k], own[k], 1e-6, 1e-6) for k in scale):
+            differ.append("standardisation, as of other stars")
         if differ:
             raise CheckpointError(
                 f"folder: {path} was written with another {', '.join(differ)}; "

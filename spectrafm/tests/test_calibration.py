@@ -436,7 +436,7 @@ def test_recalibrate_keeps_large_errors_large(fm):
     strict = SpectraFM(fm.model, replace(fm.info, domains=(domain,)))
     fitted = strict.recalibrate([*bare[:30], *told[30:]], truths())
     factors = fitted.info.domains[0].calibration["logg"]
-    assert factors["with_sigma"] / factors["without_sigma"] != 0.5
+    assert abs(factors["with_sigma"] / factors["without_sigma"] - 0.5) > 0.02
     for stars in (bare, told):
         flags = [f.infer(stars)["flag"] for f in (strict, fitted)]
         np.testing.assert_array_equal(*flags)

@@ -8,7 +8,7 @@ from astropy.nddata import StdDevUncertainty
 from astropy.table import MaskedColumn, QTable, Table
 from specutils import Spectrum
 
-from spectrafm import SpectraFM, SpectraFMWarning, residual_head, weights_files
+from spectrafm import SpectraFM, SpectraFMWarning, core, residual_head
 from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
 from spectrafm.fine_tuning import METHODS, FineTuneConfig, label_truth
 from spectrafm.quantities import QUANTITIES as REGISTRY
@@ -160,6 +160,15 @@ def test_saved_and_loaded(base, tmp_path, method):
             SpectraFM.load(tmp_path, base=SpectraFM(base.model, base.info))
 
 
+def test_hash_of_a_head(base, tuned, tmp_path):
+    """What a head is, and not only its tensors, is in the hash."""
+    tuned.save(tmp_path)
+    before = SpectraFM.load(tmp_path, base=base).weights_hash
+    path = tmp_path / "head.json"
+    path.write_text(path.read_text() + "\n")
+    assert SpectraFM.load(tmp_path, base=base).weights_hash != before
+
+
 def test_saved_over_the_base(base, tuned, tmp_path):
     """Weights that take the place of those they are changes to are saved whole, and what is not theirs goes."""
     base.save(tmp_path)
@@ -179,7 +188,7 @@ def test_base_of_the_hub(base, tuned, tmp_path, monkeypatch):
     tuned.save(tmp_path)
     path = tmp_path / "spectrafm.json"
     path.write_text(path.read_text().replace('"base": "tiny"', '"base": "someone/tiny"'))
-    monkeypatch.setattr(weights_files, "find_weights", None)
+    monkeypatch.setattr(core, "find_weights", None)
     with pytest.raises(CheckpointError, match="changes to 'someone/tiny', which is not in the package"):
         SpectraFM.load(tmp_path)
 

@@ -6,7 +6,7 @@ import pytest
 from astropy.table import Table
 from specutils import Spectrum
 
-from spectrafm import SpectraFM
+from spectrafm import SpectraFM, SpectraFMWarning
 from spectrafm.adapters import from_arrays
 from spectrafm.datasets import load_example_spectrum
 from spectrafm.exceptions import InputValueError
@@ -33,14 +33,21 @@ def test_axis_of_any_kind(fm):
     expected = fm.predict_spectrum(GIANT, AXIS)
     moving = Spectrum(flux=np.ones(2000) * u.one, spectral_axis=AXIS, radial_velocity=100 * u.km / u.s)
     table = Table({"plain": AXIS, "masked": AXIS}, masked=True)
-    for axis in (moving.spectral_axis, table["plain"], Table({"w": AXIS})["w"]):
+    logarithm = np.log10(AXIS.value) * u.dex(u.AA)
+    for axis in (moving.spectral_axis, table["plain"], Table({"w": AXIS})["w"], logarithm):
         found = fm.predict_spectrum(GIANT, axis)
         assert found.radial_velocity == 0 * u.km / u.s
-        np.testing.assert_array_equal(found.spectral_axis.value, AXIS.value)
-        np.testing.assert_array_equal(found.flux.value, expected.flux.value)
+        np.testing.assert_allclose(found.spectral_axis.value, AXIS.value, rtol=1e-12)
+        np.testing.assert_allclose(found.flux.value, expected.flux.value, rtol=1e-5)
     table["masked"].mask[3] = True
     with pytest.raises(InputValueError, match="go up and down, or are masked"):
         fm.predict_spectrum(GIANT, table["masked"])
+
+
+def test_labels_out_of_range(fm):
+    """What no training star had is told."""
+    with pytest.warns(SpectraFMWarning, match=r"labels: beyond those of the training stars in teff \(3339.6 to 796"):
+        fm.predict_spectrum(GIANT | {"teff": 50_000}, AXIS)
 
 
 @pytest.mark.parametrize(

@@ -447,7 +447,7 @@ def test_resume_other_settings(tmp_path):
         Trainer(model, stream, FitConfig(**SHORT), folder=tmp_path, resume=True).run()
 
 
-def test_resume_on_another_machine(tmp_path):
+def test_resume_on_another_processor(tmp_path):
     """Means that another processor finds, a little off, do not matter: those of the checkpoint hold."""
     table, config = tiny_table(), FitConfig(**(SHORT | {"checkpoint_every": 4}))
     whole, stopped, resumed = new_model(), new_model(), new_model()
@@ -462,6 +462,16 @@ def test_resume_on_another_machine(tmp_path):
     assert resumed.vocabulary.to_dict() == whole.vocabulary.to_dict()
     weights = resumed.torch_model.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in whole.torch_model.state_dict().items())
+
+
+def test_resume_with_other_stars(tmp_path):
+    """Stars whose mean is another are not those that the training began with."""
+    config = FitConfig(**(SHORT | {"checkpoint_every": 4}))
+    new_model().fit(tiny_table(), ["teff"], config, folder=tmp_path)
+    other = tiny_table()
+    other.values[:, 0] *= 1.2
+    with pytest.raises(CheckpointError, match="another standardisation, as of other stars"):
+        new_model().fit(other, ["teff"], config, folder=tmp_path, resume=True)
 
 
 def test_generators_of_others_are_left_alone(monkeypatch):

@@ -1,4 +1,4 @@
-"""How a star of a training stream is observed: drawn anew for every star and step, on any device."""
+"""How a star of a training stream is observed: drawn anew for every star and step, on the CPU or a GPU."""
 
 from dataclasses import dataclass, replace
 

@@ -15,7 +15,7 @@ from ..stellarperceptron.tokens import Tokens
 from ..tokens import GIVEN_ERRORS, flux_name
 from .observation import ObservationConfig, disturb_lines, draw_observation
 
-__all__ = ["VALIDATION_BATCH", "ObservedSource", "RequestConfig"]
+__all__ = ["ObservedSource", "RequestConfig"]
 
 #: Stars of a batch to validate on.
 VALIDATION_BATCH = 64
@@ -259,7 +259,7 @@ class ObservedSource:
         dict
             ``low`` and ``high`` [Angstrom], ``finest`` and ``coarsest`` spacing in
             ln(wavelength), ``highest_power``, ``min_pixels``, ``min_coverage``, ``min_snr``,
-            and whether it ``predicts_flux``.
+            whether it ``predicts_flux``, and ``smallest_given``.
         """
         config, (low, high) = self.observation, self.source.wavelength_range
         powers = (*config.resolving_power_range, config.resolving_power)
@@ -275,6 +275,7 @@ class ObservedSource:
             "min_coverage": float(min(config.narrowest / (high - low), 0.9)),
             "min_snr": float(config.snr[0]),
             "predicts_flux": self.request.flux_requests > 0,
+            "smallest_given": GIVEN_ERRORS[0],
         }
 
     def settings(self):

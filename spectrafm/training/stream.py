@@ -1,4 +1,4 @@
-"""Training batches from several sources at once, drawn anew at every step, on any device."""
+"""Training batches from several sources at once, drawn anew at every step, on the CPU or a GPU."""
 
 from dataclasses import dataclass
 

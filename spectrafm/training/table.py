@@ -132,6 +132,7 @@ class TableSource:
             "min_pixels": n_pixel // 4,
             "min_coverage": 0.9,
             "min_snr": float(np.quantile(snr, 0.001)) if len(snr) else 0.0,
+            "smallest_given": 0.0,
             "predicts_flux": self.generator.augmentation.flux_requests > 0,
         }
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from .. import datasets
+from .._recalibration import with_and_without_errors
 from ..calibration import error_factor
 from ..continuum import normalizer_from_dict
 from ..core import SpectraFM
 from ..diagnostics import set_thresholds
 from ..exceptions import ConfigError, InputValueError
-from ..recalibration import with_and_without_errors
 from ..stellarperceptron import StellarPerceptron, TokenTable, TrainingGenerator, Vocabulary
 from ..stellarperceptron.nn_utils import split_by_star
 from ..stellarperceptron.trainer import process_group, processes
@@ -445,6 +445,7 @@ def _describe_domain(name, recipe, calibration):
         min_snr=min(e["min_snr"] for e in extents),
         label_ranges={k: [float(q) for q in np.quantile(v, (0.001, 0.999))] for k, v in samples.items()},
         predicts_flux=any(e["predicts_flux"] for e in extents),
+        smallest_given=max(e["smallest_given"] for e in extents),
     )
 
 
