@@ -198,6 +198,9 @@ def stars_apart(fm, data, source, default):
 def benchmark_gaia_xp(data_folder, model=None, rivals=True):
     """Compare labels from Gaia XP spectra with APOGEE's on stars held out of training.
 
+    Weights that also read other spectra are compared with those for Gaia XP alone, on stars
+    that neither saw.
+
     Parameters
     ----------
     data_folder : str or pathlib.Path
@@ -259,6 +262,9 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
     caught = f"{doubtful[worst].mean():.3f} of {worst.sum()} outliers in teff"
     yield f"flagged: {doubtful[middle].mean():.3f} of stars, {caught}"
     yield f"{len(test) / seconds:.0f} stars/s from arrays"
+    alone = SpectraFM.from_pretrained("gaia_xp")
+    if fm.info.name != alone.info.name:
+        yield from _beside(fm, alone, data, labels)
     if rivals:
         x = np.arcsinh(data.flux / 0.05)
         for name, rival in (("gradient boosting", _gradient_boosting), ("perceptron", _perceptron)):
@@ -269,6 +275,23 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
                 for group in ("3500 < teff < 7000", "  and not flagged"):
                     yield result_line(name, label, group, residuals.summary(groups[group]))
             yield f"{name}: trained in {time.perf_counter() - start:.0f} s"
+
+
+def _beside(fm, other, data, labels):
+    """Yield what two sets of weights make of the same stars, those that neither was trained on."""
+    rows = np.arange(len(data.flux))
+    for weights in (fm, other):
+        rows = np.setdiff1d(rows, stars_apart(weights, data, "gaia_xp", "gaia_xp")[0])
+    yield f"{len(rows)} stars that neither {fm.info.name} nor {other.info.name} was trained on:"
+    teff = data.labels["teff"][rows]
+    middle = (teff > 3500) & (teff < 7000)
+    spectra = from_arrays(data.wavelength, data.flux[rows], data.sigma[rows])
+    for weights in (fm, other):
+        table = weights.infer(spectra, labels=labels)
+        for label in labels:
+            values = [np.asarray(table[c].filled(np.nan).value) for c in (label, f"e_{label}")]
+            residuals = Residuals(*values, data.labels[label][rows], data.label_errors[label][rows])
+            yield result_line(f"  {weights.info.name}", label, "3500 < teff < 7000", residuals.summary(middle))
 
 
 def benchmark_speed(data_folder, model=None, rivals=True, n_star=1000):

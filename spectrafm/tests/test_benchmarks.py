@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from spectrafm import SpectraFM, throughput_benchmark
-from spectrafm.benchmarks import Residuals, _gradient_boosting, _perceptron, mad_std, run_benchmark
+from spectrafm.benchmarks import Residuals, _beside, _gradient_boosting, _perceptron, mad_std, run_benchmark
 from spectrafm.datasets import LabelledSpectra
 from spectrafm.exceptions import CheckpointError, InputValueError
 from spectrafm.foundation_benchmark import _apogee, _miles, benchmark_foundation, benchmark_networks
 from spectrafm.synthesis.benchmark import _CANNON_FILE, _read_cannon
+from spectrafm.training.train import read_data
 
 
 def test_mad_std():
@@ -82,6 +83,15 @@ def test_gaia_xp_report(shared_data):
         start = f"{'spectrafm':<22} {label:<8} 3500 < teff < 7000"
         [line] = [text for text in lines if text.startswith(start)]
         assert 0.6 < float(line.split()[-2]) < 0.78
+
+
+def test_same_gaia_xp_stars(shared_data):
+    """On stars that neither saw, weights for all instruments are hardly worse than those for Gaia XP alone."""
+    data = read_data("gaia_xp_apogee", shared_data)
+    header, *lines = _beside(*map(SpectraFM.from_pretrained, ("small", "gaia_xp")), data, ["teff", "logg", "fe_h"])
+    assert header.startswith("358 stars that neither small nor gaia_xp")
+    sizes = np.array([float(line.split()[-4]) for line in lines]).reshape(2, 3)
+    assert (sizes[0] < 1.12 * sizes[1]).all()
 
 
 def test_speed_report(shared_data):
