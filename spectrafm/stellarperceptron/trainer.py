@@ -496,7 +496,7 @@ class Trainer:
         theirs, ours = json.loads(state["settings"]), json.loads(self._settings())
         scale, own = ({k: some["vocabulary"].pop(k) for k in _STANDARDIZATION} for some in (theirs, ours))
         differ = [k for k in ours | theirs if theirs.get(k) != ours.get(k)]
-        if "vocabulary" not in differ and not all(np.allclose(scale[k], own[k], 1e-6, 1e-6) for k in scale):
+        if not differ and not all(np.allclose(scale[k], own[k], 1e-6, 1e-6) for k in scale):
             differ.append("standardisation, as of other stars")
         if differ:
             raise CheckpointError(
