@@ -162,8 +162,7 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics):
     flag = np.array([a.flags | _spectrum_flags(a, domain) for a in prepared], dtype=np.int64)
     more = np.zeros(n_star, dtype=np.int64)
     for name, (given, _) in known.items():
-        low, high = domain.label_ranges.get(name, (-np.inf, np.inf))
-        more |= np.where((given < low) | (given > high), int(Flag.OUTSIDE_LABEL_RANGE), 0)
+        more |= np.where(domain.beyond(name, given), int(Flag.OUTSIDE_LABEL_RANGE), 0)
     told = [column for column, name in enumerate(labels) if name in domain.labels]
     if told:
         names, has_sigma = [labels[column] for column in told], np.array([a.has_sigma for a in prepared])
@@ -187,8 +186,7 @@ def _label_flags(domain, log, labels, values, errors):
     """Return the flags ``(n_star,)`` of labels out of range and of errors, not yet calibrated, that are large."""
     flag = np.zeros(len(values), dtype=np.int64)
     for name, value, error in zip(labels, values.T, errors.T, strict=True):
-        low, high = domain.label_ranges.get(name, (-np.inf, np.inf))
-        flag |= np.where((value < low) | (value > high), int(Flag.OUTSIDE_LABEL_RANGE), 0)
+        flag |= np.where(domain.beyond(name, value), int(Flag.OUTSIDE_LABEL_RANGE), 0)
         scale = value if name in log else 1.0
         large = error > domain.usual_errors.get(name, np.inf) * scale
         flag |= np.where(large, int(Flag.LARGE_UNCERTAINTY), 0)

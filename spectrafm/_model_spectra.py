@@ -70,13 +70,9 @@ def _plain_axis(axis):
 
 def _warn_beyond(known, domain):
     """Warn of labels that no training star had."""
-    ranges = {name: domain.label_ranges[name] for name in known if name in domain.label_ranges}
-    beyond = [
-        f"{name} ({low:.5g} to {high:.5g})"
-        for name, (low, high) in ranges.items()
-        if ((known[name][0] < low) | (known[name][0] > high)).any()
-    ]
-    if beyond:
+    names = [name for name, (values, _) in known.items() if domain.beyond(name, values).any()]
+    if names:
+        beyond = ["{} ({:.5g} to {:.5g})".format(name, *domain.label_ranges[name]) for name in names]
         text = f"labels: beyond those of the training stars in {', '.join(beyond)}; the spectra are guesses"
         warnings.warn(text, SpectraFMWarning, stacklevel=4)
 

@@ -24,6 +24,29 @@ _DTYPES = dict.fromkeys(("wavelength", "flux", "sigma"), np.dtype(np.float64)) |
 COUNTS = ("n_pixel", "n_good", "n_masked", "n_bits", "n_nonfinite_flux", "n_filled", "n_bad_sigma")
 
 
+def evenly(good, n_pixel):
+    """Return at most so many of the good pixels of a star, evenly chosen.
+
+    Parameters
+    ----------
+    good : numpy.ndarray
+        bool, one a pixel.
+    n_pixel : int
+        Most pixels to keep.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, of the same shape.
+    """
+    place = np.flatnonzero(good)
+    if len(place) > n_pixel:
+        place = place[np.round(np.linspace(0, len(place) - 1, n_pixel)).astype(int)]
+    kept = np.zeros_like(good)
+    kept[place] = True
+    return kept
+
+
 @dataclass(frozen=True, eq=False)
 class SpectrumArrays:
     """A spectrum as plain arrays, ready to be normalised.
@@ -135,12 +158,7 @@ class SpectrumArrays:
         -------
         SpectrumArrays
         """
-        good = np.flatnonzero(self.good)
-        if len(good) <= n_pixel:
-            return self
-        kept = np.zeros_like(self.good)
-        kept[good[np.round(np.linspace(0, len(good) - 1, n_pixel)).astype(int)]] = True
-        return dataclasses.replace(self, good=kept)
+        return self if self.n_good <= n_pixel else dataclasses.replace(self, good=evenly(self.good, n_pixel))
 
     def smoothed(self, resolving_power, pixels_per_fwhm=3.0):
         """Return the spectrum as an instrument of lower resolving power would have it.

@@ -171,6 +171,24 @@ class Domain:
         low, high = self.wavelength_range
         return (wavelength >= low) & (wavelength <= high)
 
+    def beyond(self, name, values):
+        """Return which values of a quantity no training star had.
+
+        Parameters
+        ----------
+        name : str
+            Its name; of one without an entry in ``label_ranges`` nothing is said.
+        values : numpy.ndarray
+            In the unit of the registry; NaN is not beyond.
+
+        Returns
+        -------
+        numpy.ndarray
+            bool, of the same shape.
+        """
+        low, high = self.label_ranges.get(name, (-np.inf, np.inf))
+        return (values < low) | (values > high)
+
     def error_factors(self, label):
         """Return the factors on the predicted errors of a label.
 

@@ -26,6 +26,25 @@ def refuse(name, problems):
         raise ConfigError(f"{name}: " + "; ".join(problems))
 
 
+def not_fractions(config, names):
+    """Return what is wrong with settings that must be fractions.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+    names : sequence of str
+        Names of the settings.
+
+    Returns
+    -------
+    list of str
+        A line for each that is not between 0 and 1, for `refuse`.
+    """
+    values = {name: getattr(config, name) for name in names}
+    return [f"{name} must be in [0, 1], not {value!r}" for name, value in values.items() if not 0 <= value <= 1]
+
+
 class Config:
     """Conversion to and from plain dictionaries, shared by all configurations."""
 
@@ -323,11 +342,8 @@ class AugmentationConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
-        problems = [
-            f"{name} must be in [0, 1], not {getattr(self, name)!r}"
-            for name in ("noise_probability", "withhold_sigma", "drop_pixels", "window", "give_quantity")
-            if not 0 <= getattr(self, name) <= 1
-        ]
+        fractions = ("noise_probability", "withhold_sigma", "drop_pixels", "window", "give_quantity")
+        problems = not_fractions(self, fractions)
         problems += [
             f"{name} must not be negative, not {getattr(self, name)!r}"
             for name in ("noise", "noise_correlation", "flux_requests", "flux_weight")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..arrays import evenly
 from ..exceptions import InputValueError
 from .config import AugmentationConfig
 from .tokens import Tokens, as_native
@@ -327,7 +328,7 @@ class TrainingGenerator:
         if good.sum(axis=1).max(initial=0) <= room.min(initial=good.shape[1]):
             return good
         if rng is None:
-            return np.stack([_evenly(*star) for star in zip(good, room, strict=True)])
+            return np.stack([evenly(*star) for star in zip(good, room, strict=True)])
         key = np.where(good, rng.random(good.shape), np.inf)
         place = np.argsort(np.argsort(key, axis=1), axis=1)
         return good & (place < room[:, None])
@@ -362,16 +363,6 @@ class TrainingGenerator:
         sigma = self.vocabulary.standardize_sigma(token, take[0], take[1])
         weight = np.broadcast_to(np.where(only, 1.0, self.augmentation.flux_weight), token.shape)
         return [token, np.array(take[2]), target, sigma, weight]
-
-
-def _evenly(good, n_pixel):
-    """Return so many of the good pixels of a star, the ones that `SpectrumArrays.thinned` keeps."""
-    place = np.flatnonzero(good)
-    if len(place) > n_pixel:
-        place = place[np.round(np.linspace(0, len(place) - 1, n_pixel)).astype(int)]
-    kept = np.zeros_like(good)
-    kept[place] = True
-    return kept
 
 
 def split_by_star(n_star, fraction, seed):

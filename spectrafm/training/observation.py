@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..stellarperceptron.config import Config, refuse
+from ..stellarperceptron.config import Config, not_fractions, refuse
 
 __all__ = ["Observation", "ObservationConfig", "disturb_lines", "draw_observation"]
 
@@ -95,14 +95,8 @@ class ObservationConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
-        problems = [
-            f"{name} must be in [0, 1], not {getattr(self, name)!r}"
-            for name in (
-                *("nominal", "power_spread", "withhold_sigma", "whole_range"),
-                *("gaps", "bad_pixels", "sparse", "fast", "wrong_lines"),
-            )
-            if not 0 <= getattr(self, name) <= 1
-        ]
+        fractions = ("nominal", "power_spread", "withhold_sigma", "whole_range")
+        problems = not_fractions(self, (*fractions, "gaps", "bad_pixels", "sparse", "fast", "wrong_lines"))
         for name in ("resolving_power_range", "pixels_per_fwhm", "snr"):
             ends = getattr(self, name)
             if len(ends) != 2 or not 0 < ends[0] <= ends[1]:

@@ -9,7 +9,7 @@ import torch
 from ..adapters import from_arrays
 from ..continuum import ContinuumNormalizer
 from ..exceptions import InputValueError
-from ..stellarperceptron.config import Config, refuse
+from ..stellarperceptron.config import Config, not_fractions, refuse
 from ..stellarperceptron.nn_utils import TrainingBatch
 from ..stellarperceptron.tokens import Tokens
 from ..tokens import GIVEN_ERRORS, flux_name
@@ -51,11 +51,7 @@ class RequestConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
-        problems = [
-            f"{name} must be in [0, 1], not {getattr(self, name)!r}"
-            for name in ("give_quantity", "give_resolving_power", "quantities_only")
-            if not 0 <= getattr(self, name) <= 1
-        ]
+        problems = not_fractions(self, ("give_quantity", "give_resolving_power", "quantities_only"))
         if not isinstance(self.flux_requests, int) or self.flux_requests < 0 or self.flux_weight < 0:
             problems.append("flux_requests and flux_weight must not be negative")
         refuse("RequestConfig", problems)

@@ -9,7 +9,7 @@ from ..continuum import normalizer_from_dict
 from ..exceptions import ConfigError, InputValueError
 from ..quantities import get_quantity
 from ..stellarperceptron import AugmentationConfig, FitConfig, ModelConfig
-from ..stellarperceptron.config import Config, refuse
+from ..stellarperceptron.config import Config, not_fractions, refuse
 from .observation import ObservationConfig
 from .observed import RequestConfig
 from .readout import ReadoutConfig
@@ -105,8 +105,7 @@ class SourceConfig(Config):
         ]
         if self.moved_by and self.kind != "library":
             problems.append(f"moved_by is for sources of the kind 'library', not {self.kind!r}")
-        if not 0 <= self.galactic <= 1:
-            problems.append(f"galactic must be in [0, 1], not {self.galactic!r}")
+        problems += not_fractions(self, ["galactic"])
         if not 0 < self.validation_fraction < 1:
             problems.append(f"validation_fraction must be between 0 and 1, not {self.validation_fraction!r}")
         refuse("SourceConfig", problems)
