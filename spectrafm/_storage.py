@@ -5,10 +5,12 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["atomic_write", "from_bytes", "to_bytes"]
+__all__ = ["atomic_write", "from_bytes", "matrix_from_bytes", "matrix_to_bytes", "to_bytes"]
 
 # largest number in eight bits, less one that the rounding of the number before may add
 _LARGEST = 126
+# so many numbers of a row have a scale of their own
+_GROUP = 64
 
 
 def atomic_write(path, write):
@@ -76,3 +78,50 @@ def from_bytes(byte, scale):
         float32, of the shape of ``byte``.
     """
     return byte.float() * scale
+
+
+def matrix_to_bytes(values):
+    """Return weights of a layer in eight bits.
+
+    Each number is rounded by itself: what layers see is not smooth, as spectra are.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        ``(n_out, ...)``, finite.
+
+    Returns
+    -------
+    byte : torch.Tensor
+        int8, of the same shape.
+    scale : torch.Tensor
+        float16, ``(n_out, n_group)``, what numbers of each group of a row are multiples of.
+    """
+    groups = _groups(values.float())
+    scale = (groups.abs().amax(dim=2, keepdim=True) / (_LARGEST + 1)).half()
+    # what is too small for half precision is 0
+    steps = torch.where(scale > 0, groups / scale.float(), 0.0)
+    byte = steps.round().clamp(-_LARGEST - 1, _LARGEST + 1).to(torch.int8)
+    return byte.view(values.shape), scale.squeeze(2)
+
+
+def matrix_from_bytes(byte, scale):
+    """Return what `matrix_to_bytes` made eight bits of, to half a step.
+
+    Parameters
+    ----------
+    byte, scale : torch.Tensor
+        From `matrix_to_bytes`.
+
+    Returns
+    -------
+    torch.Tensor
+        float32, of the shape of ``byte``.
+    """
+    return (_groups(byte).float() * scale.float()[..., None]).view(byte.shape)
+
+
+def _groups(values):
+    """Return rows in groups that have one scale, ``(n_out, n_group, n)``."""
+    rows = values.flatten(1)
+    return rows.unflatten(1, (-1, _GROUP if rows.shape[1] % _GROUP == 0 else rows.shape[1]))

@@ -158,7 +158,7 @@ class SpectraFM:
         loaded._hash, loaded._base, loaded._folder = digest, base, folder.resolve()
         return loaded
 
-    def save(self, folder, half=False):
+    def save(self, folder, compact=False):
         """Write everything into a folder.
 
         Weights that were fine-tuned from others that are on disk are saved as what changed,
@@ -168,7 +168,7 @@ class SpectraFM:
         ----------
         folder : str or pathlib.Path
             Made if it does not exist.
-        half : bool, optional
+        compact : bool, optional
             Store in few bits, see `StellarPerceptron.save`: labels move by some hundredths of their errors.
         """
         density = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self._density.items()}
@@ -176,7 +176,7 @@ class SpectraFM:
         base = self._base
         if base is not None and base._folder == Path(folder).resolve():
             base = None
-        save_weights(Path(folder), self.info, self.model, density, **parts, base=base, half=half)
+        save_weights(Path(folder), self.info, self.model, density, **parts, base=base, compact=compact)
 
     def adapted(self, model, domain, *, base_domain=None, head=None, lines=None, **changes):
         """Return weights of one domain that go back to these.

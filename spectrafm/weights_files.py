@@ -74,7 +74,7 @@ def _packaged():
     return sorted(path.parent.name for path in PRETRAINED.glob("*/spectrafm.json"))
 
 
-def save_weights(folder, info, model, density, head=None, lines=None, *, base=None, half=False):
+def save_weights(folder, info, model, density, head=None, lines=None, *, base=None, compact=False):
     """Write weights into a folder.
 
     Parameters
@@ -93,7 +93,7 @@ def save_weights(folder, info, model, density, head=None, lines=None, *, base=No
         What puts lines right.
     base : SpectraFM, optional
         Weights on disk that these come from.
-    half : bool, optional
+    compact : bool, optional
         Store in few bits, see `StellarPerceptron.save`; changes to other weights stay as they are.
     """
     network = model.torch_model.state_dict()
@@ -103,14 +103,14 @@ def save_weights(folder, info, model, density, head=None, lines=None, *, base=No
         model.write_config(folder)
         tensors["adapter"] = changes
     else:
-        model.save(folder, half=half)
+        model.save(folder, compact=compact)
     if head is not None:
         tensors["head"] = head.state()
         atomic_write(folder / "head.json", lambda path: path.write_text(json.dumps(head.settings(), indent=1) + "\n"))
     if lines is not None:
         tensors["lines"] = {k: torch.from_numpy(np.ascontiguousarray(getattr(lines, k))) for k in _LINES}
     if density:
-        tensors["density"] = {k: v.half() if half else v for k, v in density.items()}
+        tensors["density"] = {k: v.half() if compact else v for k, v in density.items()}
     for name, state in tensors.items():
         atomic_write(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
     atomic_write(folder / "spectrafm.json", info.write)

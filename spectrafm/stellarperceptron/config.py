@@ -110,6 +110,8 @@ class ModelConfig(Config):
         Layer normalisation before attention (True) or after the sum (paper).
     wavelength_encoding : {"log_fourier", "sinusoidal"}
         Fourier features of ln(wavelength), or the encoding of the paper.
+    wavelength_channels : int
+        Channels of the encoding, which are repeated to fill ``embedding_dim``; 0 for as many as that.
     min_period, max_period : float
         Shortest and longest period of the Fourier features in ln(wavelength).
         The default shortest is two pixels of a spectrograph of R = 100,000.
@@ -177,6 +179,7 @@ class ModelConfig(Config):
     head_dropout: float = 0.0
     norm_first: bool = False
     wavelength_encoding: str = "log_fourier"
+    wavelength_channels: int = 0
     min_period: float = 2e-5
     max_period: float = 2.2
     wavelength_center: float = 15000.0
@@ -236,6 +239,17 @@ class ModelConfig(Config):
             problems.append(f"patch_knots must be 'sum' or 'interpolate', not {self.patch_knots!r}")
         if self.embedding_dim % 2:
             problems.append(f"embedding_dim must be even, not {self.embedding_dim}")
+        channels = self.wavelength_channels
+        if (
+            not isinstance(channels, int)
+            or channels < 0
+            or channels % 2
+            or (channels and self.embedding_dim % channels)
+        ):
+            problems.append(
+                f"wavelength_channels must be even and divide embedding_dim {self.embedding_dim}, or be 0, not "
+                f"{channels!r}"
+            )
         if not 0 < self.min_period < self.max_period:
             problems.append(f"0 < min_period < max_period is needed, not {self.min_period} and {self.max_period}")
         for name in ("patch_width", "patch_anchor", "wavelength_scale", "asinh_softening"):
@@ -254,6 +268,11 @@ class ModelConfig(Config):
         if len(ends) % 2 or any(not 0 < low < high for low, high in zip(ends[::2], ends[1::2], strict=False)):
             problems.append(f"readout_ranges must be pairs of ascending wavelengths, not {ends!r}")
         refuse("ModelConfig", problems)
+
+    @property
+    def channels(self):
+        """Channels of the encoding of wavelengths."""
+        return self.wavelength_channels or self.embedding_dim
 
     def without_readout(self):
         """Return the same architecture without a second look at labels.

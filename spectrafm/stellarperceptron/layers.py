@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from .embedding import LogFourierEncoding, NonLinearEmbedding, SinusoidalEncoding, _without_autocast
+from .embedding import LogFourierEncoding, NonLinearEmbedding, RepeatedEncoding, SinusoidalEncoding, _without_autocast
 from .patches import PatchEmbedding
 
 __all__ = [
@@ -451,9 +451,10 @@ class StellarPerceptronTorchModel(nn.Module):
         self.register_buffer("flux_kind", flux_kind, persistent=False)
         self.n_flux = len(flux_tokens)
         if config.wavelength_encoding == "sinusoidal":
-            self.encoding = SinusoidalEncoding(config.embedding_dim, config.wavelength_center, config.wavelength_scale)
+            encoding = SinusoidalEncoding(config.channels, config.wavelength_center, config.wavelength_scale)
         else:
-            self.encoding = LogFourierEncoding(config.embedding_dim, config.min_period, config.max_period)
+            encoding = LogFourierEncoding(config.channels, config.min_period, config.max_period)
+        self.encoding = RepeatedEncoding(encoding, config.embedding_dim // config.channels)
         n_row = len(rows) - 1
         self.embedding_layer = NonLinearEmbedding(n_row, config.embedding_dim, error_input=config.flux_error_input)
         self.patch_layer = PatchEmbedding(config, self.encoding, self.n_flux) if config.patch_size > 1 else None

@@ -8,19 +8,22 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .._storage import atomic_write, from_bytes, to_bytes
+from .._storage import atomic_write, from_bytes, matrix_from_bytes, matrix_to_bytes, to_bytes
 from ..exceptions import CheckpointError, ConfigError, InputValueError
 from .config import ModelConfig
+from .growth import grown_state
 from .layers import StellarPerceptronTorchModel
 from .tokens import as_native
 from .vocabulary import Vocabulary
 
 __all__ = ["StellarPerceptronCore", "read_config", "read_tensors"]
 
-# format of what is written; in the first, patches of all widths are whitened in the precision of the parameters
-_FORMAT = 2
-_READ = (1, _FORMAT)
+# format of what is written; in the first two, all parameters are in one precision, in the first what whitens is, too
+_FORMAT = 3
+_READ = (1, 2, _FORMAT)
 _COMPONENTS = "patch_layer.components"
+# matrices with fewer numbers stay in half precision
+_LARGE = 10_000
 
 
 class StellarPerceptronCore:
@@ -153,23 +156,23 @@ class StellarPerceptronCore:
                 )
         return tokens.compact(self.config.context_length if self.config.pad_to_context else None)
 
-    def save(self, folder, half=False):
+    def save(self, folder, compact=False):
         """Write ``config.json`` and ``model.safetensors``.
 
         Parameters
         ----------
         folder : str or pathlib.Path
             Made if it does not exist.
-        half : bool, optional
-            Store parameters in half precision, and what whitens patches of all widths but the largest
-            in eight bits; what moves answers by some hundredths of their error (other buffers keep theirs).
+        compact : bool, optional
+            Store large matrices, and what whitens patches of all widths but the largest, in eight bits, other
+            parameters in half precision; what moves answers by some hundredths of their error (other buffers keep
+            theirs).
         """
         folder = Path(folder)
         self.write_config(folder)
         state = {k: v.detach().cpu() for k, v in self.torch_model.state_dict().items()}
-        if half:
-            parameters = {name for name, _ in self.torch_model.named_parameters()}
-            state = _pack(state) | {k: state[k].half() for k in parameters}
+        if compact:
+            state = _pack(state, {name for name, _ in self.torch_model.named_parameters()})
         state = {k: v.contiguous() for k, v in state.items()}
         atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
 
@@ -223,10 +226,16 @@ class StellarPerceptronCore:
         Parameters
         ----------
         other : StellarPerceptronCore
+            Of the same architecture, or of a smaller edition of it (see `grown_state`), with the same names.
             Left as it is.
+
+        Raises
+        ------
+        ConfigError
+            An architecture that is neither.
         """
         own, theirs = self.torch_model.state_dict(), other.torch_model.state_dict()
-        self.torch_model.load_state_dict({k: theirs.get(k, v) for k, v in own.items()})
+        self.torch_model.load_state_dict(grown_state(theirs, other.config, self.config, own))
 
     def load_state(self, state):
         """Set all weights.
@@ -278,7 +287,7 @@ def read_config(folder):
         raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
     raise CheckpointError(
         f"folder: {folder} has format {settings['format']}, this version reads "
-        f"{' and '.join(str(n) for n in _READ)}; update spectrafm"
+        f"{', '.join(str(n) for n in _READ[:-1])} and {_FORMAT}; update spectrafm"
     )
 
 
@@ -307,21 +316,34 @@ def read_tensors(path):
         raise CheckpointError(f"folder: {path} is damaged ({error}); get the files again") from error
 
 
-def _pack(state):
-    """Return weights with what whitens patches in few bits: the widest in half precision, the others in bytes."""
-    components = state.get(_COMPONENTS)
-    if components is None:
-        return state
-    if components.ndim == 2:
-        return state | {_COMPONENTS: components.half()}
-    # of the widest, Gaia XP asks for the differences of large numbers
-    byte, scale = to_bytes(components[1:], dim=1)
-    return state | {_COMPONENTS: components[:1].half(), f"{_COMPONENTS}_byte": byte, f"{_COMPONENTS}_scale": scale}
+def _pack(state, parameters):
+    """Return weights in few bits: large matrices in bytes, other parameters in half precision.
+
+    What whitens patches is in bytes, too, but for the widest.
+    """
+    packed = {}
+    for name, tensor in state.items():
+        if name == _COMPONENTS:
+            # of the widest, Gaia XP asks for the differences of large numbers
+            packed[name] = (tensor if tensor.ndim == 2 else tensor[:1]).half()
+            if tensor.ndim == 3:
+                packed[f"{name}_byte"], packed[f"{name}_scale"] = to_bytes(tensor[1:], dim=1)
+        elif name not in parameters:
+            packed[name] = tensor
+        elif tensor.ndim > 1 and tensor.numel() >= _LARGE:
+            packed[f"{name}_byte"], packed[f"{name}_scale"] = matrix_to_bytes(tensor)
+        else:
+            packed[name] = tensor.half()
+    return packed
 
 
 def _unpack(state):
     """Return what `_pack` made, as it was."""
-    if f"{_COMPONENTS}_byte" not in state:
-        return state
-    byte, scale = (state.pop(f"{_COMPONENTS}_{name}") for name in ("byte", "scale"))
-    return state | {_COMPONENTS: torch.cat((state[_COMPONENTS].float(), from_bytes(byte, scale)))}
+    whole = dict(state)
+    for name in [k.removesuffix("_byte") for k in state if k.endswith("_byte")]:
+        byte, scale = (whole.pop(f"{name}_{part}") for part in ("byte", "scale"))
+        if name == _COMPONENTS:
+            whole[name] = torch.cat((state[name].float(), from_bytes(byte, scale)))
+        else:
+            whole[name] = matrix_from_bytes(byte, scale)
+    return whole

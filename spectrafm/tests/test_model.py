@@ -172,7 +172,7 @@ def test_save_load(model, tmp_path):
     assert again.config == model.config
     assert again.vocabulary.to_dict() == model.vocabulary.to_dict()
     np.testing.assert_array_equal(ask(again), expected)
-    model.save(tmp_path / "half", half=True)
+    model.save(tmp_path / "half", compact=True)
     small, large = ((tmp_path / k / "model.safetensors").stat().st_size for k in ("half", "single"))
     assert small < 0.75 * large
     np.testing.assert_allclose(ask(StellarPerceptron.load(tmp_path / "half")), expected, rtol=0.02)
@@ -181,7 +181,7 @@ def test_save_load(model, tmp_path):
 def test_bytes_on_disk(tmp_path):
     """What whitens patches takes a byte a number, but for the widest patches, and comes back nearly as it was."""
     model = tiny_model(patch_levels=3)
-    model.save(tmp_path, half=True)
+    model.save(tmp_path, compact=True)
     stored = load_file(tmp_path / "model.safetensors")
     assert stored["patch_layer.components_byte"].dtype == torch.int8
     assert stored["patch_layer.components_byte"].shape[0] == 2
@@ -200,7 +200,7 @@ def test_formats(model, tmp_path):
     config.write_text(json.dumps(settings | {"format": 1}))
     np.testing.assert_array_equal(ask(StellarPerceptron.load(tmp_path)), ask(model))
     config.write_text(json.dumps(settings | {"format": 99}))
-    with pytest.raises(CheckpointError, match="format 99, this version reads 1 and 2; update spectrafm"):
+    with pytest.raises(CheckpointError, match="format 99, this version reads 1, 2 and 3; update spectrafm"):
         StellarPerceptron.load(tmp_path)
 
 

@@ -238,15 +238,15 @@ def test_train_from_a_start(recipe, tmp_path, monkeypatch):
     assert fm.model.vocabulary.mean == pytest.approx(first.model.vocabulary.mean)
     train_recipe(after, "nowhere", tmp_path, resume=True)
     assert (weights / "model.safetensors").stat().st_mtime_ns == written
-    convolved = dataclasses.replace(after, model=dataclasses.replace(recipe.model, patch_convolutions=(4,)))
-    more = train_recipe(convolved, "nowhere", tmp_path / "more")
+    larger = dataclasses.replace(recipe.model, patch_convolutions=(4,), encoder_dense=(96, 64))
+    more = train_recipe(dataclasses.replace(after, model=larger), "nowhere", tmp_path / "more")
     spectra = from_arrays(WAVELENGTH, tiny_data(5).flux)
-    # convolutions that are new change nothing yet
+    # convolutions that are new and units that are there twice change nothing yet
     np.testing.assert_allclose(more.infer(spectra)["teff"].value, fm.infer(spectra)["teff"].value, rtol=1e-3)
     assert more.model.n_parameter > fm.model.n_parameter
     wider = dataclasses.replace(recipe.model, embedding_dim=2 * recipe.model.embedding_dim)
     other = dataclasses.replace(after, model=wider)
-    with pytest.raises(ConfigError, match="not those of 'before', from which it starts"):
+    with pytest.raises(ConfigError, match="it cannot start from 'before': no larger edition .* encoder_heads must be 2 times"):
         train_recipe(other, "nowhere", tmp_path)
     with pytest.raises(ConfigError, match="start names the recipe itself"):
         dataclasses.replace(recipe, start=recipe.name)

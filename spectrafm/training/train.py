@@ -16,6 +16,7 @@ from ..core import SpectraFM
 from ..diagnostics import set_thresholds
 from ..exceptions import ConfigError, InputValueError
 from ..stellarperceptron import StellarPerceptron, TokenTable, TrainingGenerator, Vocabulary
+from ..stellarperceptron.growth import copies
 from ..stellarperceptron.nn_utils import split_by_star
 from ..stellarperceptron.trainer import process_group, processes
 from ..tokens import flux_name
@@ -286,7 +287,7 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
         model = with_readout(model, recipe.model, stream, recipe.readout, recipe.fit.steps)
     fm = calibrate(model, recipe, calibration)
     fm.model.to("cpu")
-    fm.save(Path(output) / "weights", half=True)
+    fm.save(Path(output) / "weights", compact=True)
     # what is used from here on is what was saved, rounding and all
     return SpectraFM.load(Path(output) / "weights")
 
@@ -296,14 +297,13 @@ def _train_start(recipe, data_folder, output, **options):
     if not recipe.start:
         return None
     before, folder = load_recipe(recipe.start), Path(output) / recipe.start
-    plain = recipe.model.without_readout()
-    same = before.model.without_readout() in (plain, replace(plain, patch_convolutions=()))
-    if not same or make_vocabulary(before).names != make_vocabulary(recipe).names:
-        raise ConfigError(
-            f"Recipe {recipe.name!r}: its model, labels or known quantities are not those of "
-            f"{recipe.start!r}, from which it starts; make them the same, but for a readout, and for convolutions "
-            "where that one has none"
-        )
+    problem = f"Recipe {recipe.name!r}: it cannot start from {recipe.start!r}: "
+    if make_vocabulary(before).names != make_vocabulary(recipe).names:
+        raise ConfigError(f"{problem}its labels or known quantities are others; make them the same")
+    try:
+        copies(before.model, recipe.model)
+    except ConfigError as error:
+        raise ConfigError(f"{problem}{error}") from error
     if not (folder / "weights" / "spectrafm.json").exists():
         with process_group(options["device"]):
             train_recipe(before, data_folder, folder, **options)

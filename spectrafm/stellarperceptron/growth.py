@@ -1,0 +1,166 @@
+"""Larger networks that begin where smaller ones ended."""
+
+import re
+
+import torch
+
+from ..exceptions import ConfigError
+
+__all__ = ["copies", "grown_state"]
+
+# what tells copies of a unit apart, in parts of what an untrained layer would have there
+_DIFFERENCE = 0.5
+# sizes of a configuration: one number, one a layer, one a block
+_WIDTHS = ("embedding_dim", "patch_dense")
+_LAYERS = ("patch_convolutions", "head_dense")
+_BLOCKS = ("encoder_heads", "encoder_dense", "decoder_heads", "decoder_dense")
+# settings that no weight depends on; what is encoded of wavelengths is compared by itself
+_WITHOUT_WEIGHTS = ("dropout", "head_dropout", "context_length", "pad_to_context", "wavelength_channels")
+
+
+def grown_state(state, old, new, untrained):
+    """Return the weights of a larger network that answers as a smaller one does.
+
+    Each unit of the smaller network is there several times. Layers that read the copies
+    weight them differently, so that they go ways of their own in training, by amounts that add
+    up to nothing. Blocks that are only in the larger network start with no say, and so do convolutions.
+
+    Parameters
+    ----------
+    state : dict of str to torch.Tensor
+        Weights of the smaller network.
+    old, new : ModelConfig
+        The architectures. Every width of ``new`` is a multiple of that of ``old``, which is ``embedding_dim``'s for
+        attention heads; there may be more blocks at the end; everything else is the same.
+    untrained : dict of str to torch.Tensor
+        Weights of the larger network, drawn anew.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+
+    Raises
+    ------
+    ConfigError
+        Architectures of which one is not a larger edition of the other.
+
+    References
+    ----------
+    Chen, Goodfellow & Shlens 2015, "Net2Net: accelerating learning via knowledge transfer" (arXiv:1511.05641).
+    """
+    factors = copies(old, new)
+    grown = {}
+    for name, fresh in untrained.items():
+        if name not in state:
+            # what ends a block that is new adds nothing to the sum of all blocks
+            silent = re.search(r"transformer_block_\d+\.(attention\.out_proj|dense_2)\.", name)
+            grown[name] = torch.zeros_like(fresh) if silent else fresh
+        elif state[name].shape == fresh.shape:
+            grown[name] = state[name]
+        else:
+            grown[name] = _copied(state[name].to(fresh), fresh, *_axes(name, factors, new))
+    return grown
+
+
+def copies(old, new):
+    """Return how many copies of each kind of unit a larger network has.
+
+    Parameters
+    ----------
+    old, new : ModelConfig
+        See `grown_state`; the readout does not matter.
+
+    Returns
+    -------
+    dict
+        Number of copies by the name of a width, or (name, number from 1) where there is one a layer.
+
+    Raises
+    ------
+    ConfigError
+        As `grown_state`.
+    """
+    factors, problems = {}, []
+
+    def compare(name, key, before, after):
+        factors[key] = after // before
+        if after % before:
+            problems.append(f"{name} {after} is no multiple of {before}")
+
+    for name in _WIDTHS:
+        compare(name, name, getattr(old, name), getattr(new, name))
+    for name in (*_LAYERS, *_BLOCKS):
+        before, after = getattr(old, name), getattr(new, name)
+        # convolutions may be new, blocks may be more where they can do nothing
+        if name in _BLOCKS and len(after) > len(before) and not new.norm_first:
+            problems.append(f"{name} has {len(after)} entries, not {len(before)}: more need norm_first")
+        if len(after) < len(before) or (name in _LAYERS and before and len(after) != len(before)):
+            problems.append(f"{name} has {len(after)} entries, not {len(before)}")
+        for i, both in enumerate(zip(before, after, strict=False), start=1):
+            compare(name, (name, i), *both)
+    width = factors["embedding_dim"]
+    for name in ("encoder_heads", "decoder_heads"):
+        before = getattr(old, name)
+        if any(factors[name, i] != width for i in range(1, 1 + min(len(before), len(getattr(new, name))))):
+            problems.append(f"{name} must be {width} times {list(before)}, as embedding_dim is, so that heads stay")
+    if new.channels != old.channels:
+        problems.append(f"wavelength_channels must be {old.channels}, not {new.channels}")
+    theirs, ours = old.to_dict(), new.to_dict()
+    free = (*_WIDTHS, *_LAYERS, *_BLOCKS, *_WITHOUT_WEIGHTS)
+    problems += [
+        f"{k} is {ours[k]!r}, not {v!r}"
+        for k, v in theirs.items()
+        if k not in free and not k.startswith("readout") and v != ours[k]
+    ]
+    if problems:
+        raise ConfigError("no larger edition of the network to start from: " + "; ".join(problems))
+    return factors
+
+
+def _axes(name, factors, config):
+    """Return of a parameter how many copies are written and read, in how many parts it is, and columns beside."""
+    width = factors["embedding_dim"]
+    patch, block, head = name.startswith("patch_layer"), re.search(r"(\w+)_transformer_block_(\d+)", name), None
+    if name.startswith("torch_decoder.decoder_dense"):
+        # the published code numbers its dense layers on from 3
+        head = int(re.search(r"dense_(\d+)", name)[1]) - 2
+    if name.startswith("embedding_layer"):
+        return 1, width, 1, None
+    if block:
+        dense = factors[f"{block[1]}_dense", int(block[2])]
+        if "in_proj" in name:
+            return width, width, 3, 0
+        if "bias_" in name:
+            return 1, width, 1, None
+        return {"dense_1": (dense, width), "dense_2": (width, dense)}.get(name.split(".")[-2], (width, width)) + (1, 0)
+    if patch:
+        dense = factors["patch_dense"]
+        if ".convolutions." in name:
+            layer = int(name.split(".")[2]) // 2 + 1
+            return factors["patch_convolutions", layer], factors.get(("patch_convolutions", layer - 1), 1), 1, 0
+        last = factors.get(("patch_convolutions", len(config.patch_convolutions)), 1)
+        return {
+            "dense_1": (dense, 1, 1, 0),
+            "dense_convolved": (dense, last, 1, 0),
+            "place": (dense, width, 2 if config.patch_place == "modulate" else 1, 1),
+            "dense_2": (width, dense, 1, 0),
+        }.get(name.split(".")[1], (1, 1, 1, 0))
+    if head:
+        return factors["head_dense", head], factors.get(("head_dense", head - 1), width), 1, 0
+    if name.startswith("torch_decoder.decoder_"):
+        return 1, factors.get(("head_dense", len(config.head_dense)), width), 1, 0
+    return (width, width, 1, 0) if "final_norm" in name else (1, 1, 1, 0)
+
+
+def _copied(old, fresh, written, read, parts, extra):
+    """Return a parameter with all its copies; the last ``extra`` columns are read once, None: nothing is read."""
+    if extra is None:
+        return old.repeat(*[1] * (old.ndim - 1), read)
+    rows = torch.cat([part.repeat(written, *[1] * (old.ndim - 1)) for part in old.chunk(parts)])
+    if old.ndim == 1 or read == 1:
+        return rows
+    n_column = old.shape[1] - extra
+    shared, beside = rows[:, :n_column], rows[:, n_column:]
+    copies = fresh[:, : n_column * read].unflatten(1, (read, n_column))
+    copies = _DIFFERENCE * (copies - copies.mean(dim=1, keepdim=True)) + shared[:, None] / read
+    return torch.cat((copies.flatten(1, 2), beside), dim=1)
