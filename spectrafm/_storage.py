@@ -10,7 +10,7 @@ __all__ = ["atomic_write", "from_bytes", "matrix_from_bytes", "matrix_to_bytes",
 # largest number in eight bits, less one that the rounding of the number before may add
 _LARGEST = 126
 # so many numbers of a row have a scale of their own
-_GROUP = 64
+_GROUP = 128
 
 
 def atomic_write(path, write):
@@ -97,7 +97,9 @@ def matrix_to_bytes(values):
     scale : torch.Tensor
         float16, ``(n_out, n_group)``, what numbers of each group of a row are multiples of.
     """
-    groups = _groups(values.float())
+    rows = values.float().flatten(1)
+    n_group = rows.shape[1] // _GROUP if rows.shape[1] % _GROUP == 0 else 1
+    groups = rows.unflatten(1, (n_group, -1))
     scale = (groups.abs().amax(dim=2, keepdim=True) / (_LARGEST + 1)).half()
     # what is too small for half precision is 0
     steps = torch.where(scale > 0, groups / scale.float(), 0.0)
@@ -118,10 +120,5 @@ def matrix_from_bytes(byte, scale):
     torch.Tensor
         float32, of the shape of ``byte``.
     """
-    return (_groups(byte).float() * scale.float()[..., None]).view(byte.shape)
-
-
-def _groups(values):
-    """Return rows in groups that have one scale, ``(n_out, n_group, n)``."""
-    rows = values.flatten(1)
-    return rows.unflatten(1, (-1, _GROUP if rows.shape[1] % _GROUP == 0 else rows.shape[1]))
+    groups = byte.float().flatten(1).unflatten(1, (scale.shape[1], -1))
+    return (groups * scale.float()[..., None]).view(byte.shape)

@@ -20,7 +20,7 @@ __all__ = ["DEFAULT", "PRETRAINED", "find_weights", "load_weights", "save_weight
 
 #: Folder of the weights in the package, and the name of those that are loaded where none is given.
 PRETRAINED = Path(__file__).parent / "pretrained"
-DEFAULT = "small"
+DEFAULT = "base"
 
 # files that decide labels, errors and flags: in this order they are hashed
 _WEIGHTS = ("model.safetensors", "adapter.safetensors", "head.safetensors", "lines.safetensors")

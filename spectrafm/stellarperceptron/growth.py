@@ -118,49 +118,45 @@ def copies(old, new):
 
 
 def _axes(name, factors, config):
-    """Return of a parameter how many copies are written and read, in how many parts it is, and columns beside."""
+    """Return of a parameter how many copies it writes and reads, and in how many parts it is; 0 reads: a table."""
     width = factors["embedding_dim"]
-    patch, block, head = name.startswith("patch_layer"), re.search(r"(\w+)_transformer_block_(\d+)", name), None
-    if name.startswith("torch_decoder.decoder_dense"):
-        # the published code numbers its dense layers on from 3
-        head = int(re.search(r"dense_(\d+)", name)[1]) - 2
-    if name.startswith("embedding_layer"):
-        return 1, width, 1, None
+    kind = name.split(".")[-2]
+    if name.startswith("embedding_layer") or "bias_" in name:
+        return width, 0, 1
+    if name.startswith("patch_layer"):
+        dense = factors["patch_dense"]
+        if ".convolutions." in name:
+            layer = int(kind) // 2 + 1
+            return factors["patch_convolutions", layer], factors.get(("patch_convolutions", layer - 1), 1), 1
+        last = factors.get(("patch_convolutions", len(config.patch_convolutions)), 1)
+        return {
+            "dense_1": (dense, 1, 1),
+            "dense_convolved": (dense, last, 1),
+            "place": (dense, 1, 2 if config.patch_place == "modulate" else 1),
+            "dense_2": (width, dense, 1),
+        }[kind]
+    block = re.search(r"(encoder|decoder)_transformer_block_(\d+)", name)
     if block:
         dense = factors[f"{block[1]}_dense", int(block[2])]
         if "in_proj" in name:
-            return width, width, 3, 0
-        if "bias_" in name:
-            return 1, width, 1, None
-        return {"dense_1": (dense, width), "dense_2": (width, dense)}.get(name.split(".")[-2], (width, width)) + (1, 0)
-    if patch:
-        dense = factors["patch_dense"]
-        if ".convolutions." in name:
-            layer = int(name.split(".")[2]) // 2 + 1
-            return factors["patch_convolutions", layer], factors.get(("patch_convolutions", layer - 1), 1), 1, 0
-        last = factors.get(("patch_convolutions", len(config.patch_convolutions)), 1)
-        return {
-            "dense_1": (dense, 1, 1, 0),
-            "dense_convolved": (dense, last, 1, 0),
-            "place": (dense, width, 2 if config.patch_place == "modulate" else 1, 1),
-            "dense_2": (width, dense, 1, 0),
-        }.get(name.split(".")[1], (1, 1, 1, 0))
-    if head:
-        return factors["head_dense", head], factors.get(("head_dense", head - 1), width), 1, 0
-    if name.startswith("torch_decoder.decoder_"):
-        return 1, factors.get(("head_dense", len(config.head_dense)), width), 1, 0
-    return (width, width, 1, 0) if "final_norm" in name else (1, 1, 1, 0)
+            return width, width, 3
+        return {"dense_1": (dense, width, 1), "dense_2": (width, dense, 1)}.get(kind, (width, width, 1))
+    if kind.startswith("decoder_dense"):
+        # the published code numbers its dense layers on from 3
+        layer = int(kind.rsplit("_", 1)[1]) - 2
+        return factors["head_dense", layer], factors.get(("head_dense", layer - 1), width), 1
+    # what gives the answers, or the last norm
+    last = factors.get(("head_dense", len(config.head_dense)), width)
+    return (width, width, 1) if kind == "final_norm" else (1, last, 1)
 
 
-def _copied(old, fresh, written, read, parts, extra):
-    """Return a parameter with all its copies; the last ``extra`` columns are read once, None: nothing is read."""
-    if extra is None:
-        return old.repeat(*[1] * (old.ndim - 1), read)
+def _copied(old, fresh, written, read, parts):
+    """Return a parameter with all its copies, those that are read apart by what an untrained layer has there."""
+    if not read:
+        return old.repeat(*[1] * (old.ndim - 1), written)
     rows = torch.cat([part.repeat(written, *[1] * (old.ndim - 1)) for part in old.chunk(parts)])
     if old.ndim == 1 or read == 1:
         return rows
-    n_column = old.shape[1] - extra
-    shared, beside = rows[:, :n_column], rows[:, n_column:]
-    copies = fresh[:, : n_column * read].unflatten(1, (read, n_column))
-    copies = _DIFFERENCE * (copies - copies.mean(dim=1, keepdim=True)) + shared[:, None] / read
-    return torch.cat((copies.flatten(1, 2), beside), dim=1)
+    copies = fresh.unflatten(1, (read, -1))
+    copies = _DIFFERENCE * (copies - copies.mean(dim=1, keepdim=True)) + rows[:, None] / read
+    return copies.flatten(1, 2)

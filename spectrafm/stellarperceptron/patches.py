@@ -217,7 +217,7 @@ class PatchEmbedding(nn.Module):
             nn.init.zeros_(self.dense_convolved.weight)
         self.modulate = config.patch_place == "modulate"
         n_place = config.patch_dense * (2 if self.modulate else 1)
-        self.place = nn.Linear(config.embedding_dim + 1, n_place, bias=False)
+        self.place = nn.Linear(config.channels + 1, n_place, bias=False)
         self.dense_2 = nn.Linear(config.patch_dense, config.embedding_dim)
 
     def features(self, value, sigma, wavelength, good, kind=None):
@@ -366,7 +366,8 @@ class PatchEmbedding(nn.Module):
             halved, level = self._levels(width)
             white = self._whiten(features, level)
             encoding = self.encoding(center)  # (n_star, n_patch, embedding_dim)
-            place = torch.cat((encoding, 0.1 * halved.to(encoding)[..., None]), dim=-1).to(value.device)
+            once = encoding[..., : self.config.channels]
+            place = torch.cat((once, 0.1 * halved.to(encoding)[..., None]), dim=-1).to(value.device)
         dtype = self.dense_1.weight.dtype
         hidden, place = self.dense_1(white.to(dtype)), self.place(place.to(dtype))
         if self.convolutions is not None:

@@ -88,8 +88,8 @@ def test_gaia_xp_report(shared_data):
 def test_same_gaia_xp_stars(shared_data):
     """On stars that neither saw, weights for all instruments are hardly worse than those for Gaia XP alone."""
     data = read_data("gaia_xp_apogee", shared_data)
-    header, *lines = _beside(*map(SpectraFM.from_pretrained, ("small", "gaia_xp")), data, ["teff", "logg", "fe_h"])
-    assert header.startswith("358 stars that neither small nor gaia_xp")
+    header, *lines = _beside(*map(SpectraFM.from_pretrained, ("base", "gaia_xp")), data, ["teff", "logg", "fe_h"])
+    assert header.startswith("358 stars that neither base nor gaia_xp")
     sizes = np.array([float(line.split()[-4]) for line in lines]).reshape(2, 3)
     assert (sizes[0] < 1.12 * sizes[1]).all()
 
@@ -135,7 +135,7 @@ def _numbers(lines, start):
 @pytest.mark.slow
 def test_foundation_report(tmp_path):
     """Synthetic stars never trained on are told in every kind of spectrum; without real stars the report says so."""
-    lines = list(benchmark_foundation(tmp_path, "small", rivals=False, n_star=48))
+    lines = list(benchmark_foundation(tmp_path, "base", rivals=False, n_star=48))
     assert "no MILES" in lines[-1]
     starts = [i for i, line in enumerate(lines) if "48 synthetic stars" in line]
     assert [lines[i].partition(":")[0] for i in starts] == ["apogee", "gaia_rvs", "optical"]
@@ -153,18 +153,18 @@ def test_foundation_report(tmp_path):
 
 def test_foundation_report_of_real_stars(shared_data):
     """Real stars in the optical, in air and without errors, and in the H band."""
-    lines = list(_miles(SpectraFM.from_pretrained("small"), shared_data, rivals=False))
+    lines = list(_miles(SpectraFM.from_pretrained("base"), shared_data, rivals=False))
     for label, limit in (("teff", 110), ("logg", 0.27), ("fe_h", 0.16)):
         figures = _numbers(lines, f"{'spectrafm':<22} {label:<8} 3800 < teff < 7500")
         assert figures[2] < limit
-    star, *_ = [line for line in _apogee(SpectraFM.from_pretrained("small"), shared_data, False) if "2M1733" in line]
+    star, *_ = [line for line in _apogee(SpectraFM.from_pretrained("base"), shared_data, False) if "2M1733" in line]
     assert abs(float(star.split()[2]) - 3680) < 250
 
 
 @pytest.mark.slow
 def test_networks_report(tmp_path):
     """Other networks are trained and measured on the stars that the weights are measured on."""
-    lines = list(benchmark_networks(tmp_path, "small", n_star=8, steps=2))
+    lines = list(benchmark_networks(tmp_path, "base", n_star=8, steps=2))
     for told in ("S/N 20", "S/N 100, half the range"):
         rows = [line.strip().removeprefix(told).split() for line in lines if line.strip().startswith(told + "  ")]
         assert len(rows) == 3

@@ -52,7 +52,7 @@ def fm(request):
 @pytest.fixture(scope="module")
 def small():
     """Return the packaged weights."""
-    return SpectraFM.from_pretrained("small")
+    return SpectraFM.from_pretrained("base")
 
 
 def spectrum(row=0, **kwargs):
@@ -379,7 +379,7 @@ def test_stars_of_the_benchmark():
 
 def test_report(tmp_path):
     """In the H band the packaged weights look at the lines of magnesium; what weights do not read is left out."""
-    lines = list(benchmark_lines(tmp_path, "small", n_star=4, domains=("apogee",)))
+    lines = list(benchmark_lines(tmp_path, "base", n_star=4, domains=("apogee",)))
     [row] = [line.split() for line in lines if line.startswith("  mg_fe")]
     assert float(row[2]) > 3
     assert float(row[3]) < 0.02

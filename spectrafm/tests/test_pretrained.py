@@ -14,11 +14,11 @@ from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.weights_files import PRETRAINED
 
 # a little above what the model cards said when they were at their best
-_XP_MAD_STD = {"small": (54, 0.17, 0.095, 0.036, 0.032), "gaia_xp": (55, 0.15, 0.095, 0.037, 0.036)}
+_XP_MAD_STD = {"base": (52, 0.165, 0.098, 0.036, 0.032), "gaia_xp": (55, 0.15, 0.095, 0.037, 0.036)}
 _XP_LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
 
 
-@pytest.fixture(scope="module", params=["small", "gaia_xp"])
+@pytest.fixture(scope="module", params=["base", "gaia_xp"])
 def fm(request):
     """Return packaged weights that read Gaia XP spectra."""
     return SpectraFM.from_pretrained(request.param)
@@ -114,13 +114,13 @@ def test_inverted_stars_are_flagged(fm, held_out):
 def test_predict_coarse_spectrum():
     """Fluxes of the optical may be asked for on pixels as coarse as those of Gaia XP, whose fluxes are not told."""
     labels, axis = {"teff": 5000, "logg": 3.0, "fe_h": -0.5}, np.linspace(3800, 7300, 71) * u.AA
-    small = SpectraFM.from_pretrained("small")
-    spectrum = small.predict_spectrum(labels, axis, resolving_power=2000)
+    fm = SpectraFM.from_pretrained("base")
+    spectrum = fm.predict_spectrum(labels, axis, resolving_power=2000)
     assert spectrum.meta["domain"] == "optical"
     assert (np.abs(spectrum.flux.value - 1) < 0.5).all()
     assert (spectrum.uncertainty.array < 0.1).all()
     with pytest.raises(InputValueError, match="optical covers 3549 to 7450 Angstrom"):
-        small.predict_spectrum(labels, axis + 300 * u.AA, resolving_power=2000)
+        fm.predict_spectrum(labels, axis + 300 * u.AA, resolving_power=2000)
     for changes, message in (
         ({"labels": labels | {"vsini": 0.0}}, r"labels\['vsini'\]: 0 in row 0, expected positive"),
         ({"resolving_power": [1000, 2000]}, r"resolving_power: shape \(2,\) for 1 stars"),
@@ -129,7 +129,7 @@ def test_predict_coarse_spectrum():
         ({"spectral_axis": axis[[2, 0, 1]]}, "spectral_axis: some values are not positive, repeat, or go up and down"),
     ):
         with pytest.raises((InputTypeError, InputValueError), match=message):
-            small.predict_spectrum(**({"labels": labels, "spectral_axis": axis} | changes))
+            fm.predict_spectrum(**({"labels": labels, "spectral_axis": axis} | changes))
 
 
 def test_reconstruct_in_a_strange_unit():

@@ -246,7 +246,9 @@ def test_train_from_a_start(recipe, tmp_path, monkeypatch):
     assert more.model.n_parameter > fm.model.n_parameter
     wider = dataclasses.replace(recipe.model, embedding_dim=2 * recipe.model.embedding_dim)
     other = dataclasses.replace(after, model=wider)
-    with pytest.raises(ConfigError, match="it cannot start from 'before': no larger edition .* encoder_heads must be 2 times"):
+    with pytest.raises(
+        ConfigError, match="it cannot start from 'before': no larger edition .* encoder_heads must be 2 times"
+    ):
         train_recipe(other, "nowhere", tmp_path)
     with pytest.raises(ConfigError, match="start names the recipe itself"):
         dataclasses.replace(recipe, start=recipe.name)

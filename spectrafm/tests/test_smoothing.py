@@ -144,7 +144,7 @@ def replace_range(domain):
     return replace(domain, wavelength_range=(15_000.0, 17_000.0))
 
 
-@pytest.mark.parametrize(("weights", "step"), [("optical-synthetic", 0.05), ("small", 0.05), ("small", 0.03)])
+@pytest.mark.parametrize(("weights", "step"), [("optical-synthetic", 0.05), ("base", 0.05), ("base", 0.03)])
 def test_labels_of_fine_spectra(weights, step):
     """A spectrum of an echelle spectrograph has the labels of the same star at low resolution, and is not flagged."""
     fm = SpectraFM.from_pretrained(weights)

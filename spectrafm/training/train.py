@@ -33,8 +33,8 @@ __all__ = ["build_stream", "calibrate", "read_data", "split_stars", "token_table
 
 # fraction of spectra that count as usual
 _USUAL_SPECTRUM = 0.995
-# stars that set the density of the embeddings, and synthetic stars that calibrate errors
-_N_DENSITY, _N_CALIBRATION = 4000, 2000
+# stars that set the density of the embeddings, the most directions in which it is told, and stars that calibrate errors
+_N_DENSITY, _N_DIRECTION, _N_CALIBRATION = 4000, 192, 2000
 # first entry of the seed of draws, beside those of streams
 _EXAMPLES = 13
 
@@ -356,7 +356,8 @@ def calibrate(model, recipe, calibration):
         embeddings = embeddings[np.isfinite(embeddings).all(axis=1)]
         mean, covariance = embeddings.mean(axis=0, dtype=np.float64), np.cov(embeddings.T, dtype=np.float64)
         variance, vectors = np.linalg.eigh(covariance)
-        kept = variance > 1e-6 * variance.max()
+        # eigh sorts upwards
+        kept = (variance > 1e-6 * variance.max()) & (np.arange(len(variance))[::-1] < _N_DIRECTION)
         whiten = vectors[:, kept] / np.sqrt(variance[kept])
         density[f"mean.{domain.name}"] = torch.from_numpy(mean).float()
         density[f"whiten.{domain.name}"] = torch.from_numpy(whiten).float()
