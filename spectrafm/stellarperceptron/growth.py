@@ -23,7 +23,8 @@ def grown_state(state, old, new, untrained):
 
     Each unit of the smaller network is there several times. Layers that read the copies
     weight them differently, so that they go ways of their own in training, by amounts that add
-    up to nothing. Blocks that are only in the larger network start with no say, and so do convolutions.
+    up to nothing. Blocks that are only in the larger network start with no say, and so do convolutions
+    and a readout: that of the smaller network is taken over only where the two are of one size.
 
     Parameters
     ----------
@@ -50,6 +51,9 @@ def grown_state(state, old, new, untrained):
     """
     factors = copies(old, new)
     grown = {}
+    # a readout corrects one network alone
+    if not all(state[k].shape == v.shape for k, v in untrained.items() if k.startswith("readout.") and k in state):
+        state = {k: v for k, v in state.items() if not k.startswith("readout.")}
     for name, fresh in untrained.items():
         if name not in state:
             # what ends a block that is new adds nothing to the sum of all blocks

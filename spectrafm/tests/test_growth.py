@@ -67,6 +67,20 @@ def test_same_size():
         torch.testing.assert_close(model.torch_model.state_dict()[name], before[name], rtol=0, atol=0)
 
 
+def test_readout():
+    """A readout is not grown: that of a larger network starts with no say; one of the same size is taken over."""
+    model = tiny_model(**SMALL, readout_labels=("teff", "logg"), readout_dense=8)
+    silent = StellarPerceptron(model.config.without_readout(), model.vocabulary)
+    silent.start_from(model)
+    grown = larger(model)
+    grown.start_from(model)
+    np.testing.assert_allclose(answers(grown), answers(silent), atol=2e-5)
+    again = StellarPerceptron(model.config, model.vocabulary, seed=9)
+    again.start_from(model)
+    np.testing.assert_array_equal(answers(again), answers(model))
+    assert abs(answers(again) - answers(silent)).max() > 0.01
+
+
 def test_new_convolutions():
     """Convolutions that the smaller network does not have start with no say."""
     model = tiny_model(norm_first=True)
