@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from .exceptions import InputValueError
+
 __all__ = ["atomic_write", "from_bytes", "matrix_from_bytes", "matrix_to_bytes", "to_bytes"]
 
 # largest number in eight bits, less one that the rounding of the number before may add
@@ -96,14 +98,20 @@ def matrix_to_bytes(values):
         int8, of the same shape.
     scale : torch.Tensor
         float16, ``(n_out, n_group)``, what numbers of each group of a row are multiples of.
+
+    Raises
+    ------
+    InputValueError
+        Weights that are not finite, or beyond some millions.
     """
     rows = values.float().flatten(1)
     n_group = rows.shape[1] // _GROUP if rows.shape[1] % _GROUP == 0 else 1
     groups = rows.unflatten(1, (n_group, -1))
-    scale = (groups.abs().amax(dim=2, keepdim=True) / (_LARGEST + 1)).half()
-    # what is too small for half precision is 0
-    steps = torch.where(scale > 0, groups / scale.float(), 0.0)
-    byte = steps.round().clamp(-_LARGEST - 1, _LARGEST + 1).to(torch.int8)
+    # rounded up, so that the largest numbers fit
+    scale = (groups.abs().amax(dim=2, keepdim=True) / (_LARGEST + 1) * (1 + 2**-10) + 2**-24).half()
+    if not torch.isfinite(scale).all():
+        raise InputValueError("weights are not finite, or too large for eight bits; save them without compact=True")
+    byte = (groups / scale.float()).round().to(torch.int8)
     return byte.view(values.shape), scale.squeeze(2)
 
 

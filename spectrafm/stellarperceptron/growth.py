@@ -24,7 +24,8 @@ def grown_state(state, old, new, untrained):
     Each unit of the smaller network is there several times. Layers that read the copies
     weight them differently, so that they go ways of their own in training, by amounts that add
     up to nothing. Blocks that are only in the larger network start with no say, and so do convolutions
-    and a readout: that of the smaller network is taken over only where the two are of one size.
+    and a readout: that of the smaller network is taken over only where its settings and ``embedding_dim``
+    are the same.
 
     Parameters
     ----------
@@ -51,8 +52,9 @@ def grown_state(state, old, new, untrained):
     """
     factors = copies(old, new)
     grown = {}
-    # a readout corrects one network alone
-    if not all(state[k].shape == v.shape for k, v in untrained.items() if k.startswith("readout.") and k in state):
+    # a readout corrects certain labels, from embeddings of one width
+    fixed = ("embedding_dim", "readout_labels", "readout_dense", "readout_ranges")
+    if any(getattr(old, k) != getattr(new, k) for k in fixed):
         state = {k: v for k, v in state.items() if not k.startswith("readout.")}
     for name, fresh in untrained.items():
         if name not in state:
@@ -98,7 +100,8 @@ def copies(old, new):
         # convolutions may be new, blocks may be more where they can do nothing
         if name in _BLOCKS and len(after) > len(before) and not new.norm_first:
             problems.append(f"{name} has {len(after)} entries, not {len(before)}: more need norm_first")
-        if len(after) < len(before) or (name in _LAYERS and before and len(after) != len(before)):
+        new_ones = name in _BLOCKS or (name == "patch_convolutions" and not before)
+        if len(after) < len(before) or (len(after) > len(before) and not new_ones):
             problems.append(f"{name} has {len(after)} entries, not {len(before)}")
         for i, both in enumerate(zip(before, after, strict=False), start=1):
             compare(name, (name, i), *both)
@@ -161,6 +164,9 @@ def _copied(old, fresh, written, read, parts):
     rows = torch.cat([part.repeat(written, *[1] * (old.ndim - 1)) for part in old.chunk(parts)])
     if old.ndim == 1 or read == 1:
         return rows
+    if not fresh.any():
+        # what starts with no say in an untrained layer is told apart, too
+        fresh = torch.randn(fresh.shape, generator=torch.Generator().manual_seed(0)).to(fresh) / fresh.shape[1] ** 0.5
     copies = fresh.unflatten(1, (read, -1))
     copies = _DIFFERENCE * (copies - copies.mean(dim=1, keepdim=True)) + rows[:, None] / read
     return copies.flatten(1, 2)

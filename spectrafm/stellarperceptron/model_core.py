@@ -214,7 +214,7 @@ class StellarPerceptronCore:
         state = read_tensors(folder / "model.safetensors")
         try:
             state = _unpack(state)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, IndexError, RuntimeError) as error:
             raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
         model = cls(config, vocabulary, device)
         model.load_state(state)
@@ -232,8 +232,13 @@ class StellarPerceptronCore:
         Raises
         ------
         ConfigError
-            An architecture that is neither.
+            An architecture that is neither, or other names.
         """
+        if self.vocabulary.names != other.vocabulary.names:
+            raise ConfigError(
+                f"other: its names are {other.vocabulary.names}, expected {self.vocabulary.names}; "
+                "make this model with the same"
+            )
         own, theirs = self.torch_model.state_dict(), other.torch_model.state_dict()
         self.torch_model.load_state_dict(grown_state(theirs, other.config, self.config, own))
 
@@ -338,7 +343,7 @@ def _pack(state, parameters):
 
 
 def _unpack(state):
-    """Return what `_pack` made, as it was."""
+    """Return what `_pack` made, in the form that it had."""
     whole = dict(state)
     for name in [k.removesuffix("_byte") for k in state if k.endswith("_byte")]:
         byte, scale = (whole.pop(f"{name}_{part}") for part in ("byte", "scale"))

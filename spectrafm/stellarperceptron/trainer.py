@@ -494,6 +494,8 @@ class Trainer:
         path = self.folder / "checkpoint.pt"
         state = torch.load(path, map_location=self.model.device, weights_only=True)
         theirs, ours = json.loads(state["settings"]), json.loads(self._settings())
+        # settings that are newer than the checkpoint are as they were by default
+        theirs["model"] = type(self.model.config).from_dict(theirs["model"]).to_dict()
         scale, own = ({k: some["vocabulary"].pop(k) for k in _STANDARDIZATION} for some in (theirs, ours))
         differ = [k for k in ours | theirs if theirs.get(k) != ours.get(k)]
         if not differ and not all(np.allclose(scale[k], own[k], 1e-6, 1e-6) for k in scale):

@@ -50,7 +50,7 @@ def fm(request):
 
 
 @pytest.fixture(scope="module")
-def small():
+def packaged():
     """Return the packaged weights."""
     return SpectraFM.from_pretrained("base")
 
@@ -90,19 +90,19 @@ def test_gradient_is_that_of_finite_differences(fm, label):
         assert np.abs(slope).max() > 0
 
 
-def test_gradient_of_packaged_weights(small):
+def test_gradient_of_packaged_weights(packaged):
     """Against finite differences in the direction in which the label changes fastest, in each domain."""
     for name, power, low, high in (("apogee", 8000, 15_500, 16_500), ("gaia_xp", 200, 4000, 9000)):
-        number = [domain.name for domain in small.info.domains].index(name)
+        number = [domain.name for domain in packaged.info.domains].index(name)
         wavelength = np.exp(np.arange(np.log(low), np.log(high), 1 / (3 * power)))
         flux = 1 - 0.2 * np.random.default_rng(0).random(len(wavelength))
         [star] = from_arrays(wavelength, flux[None], np.full((1, len(wavelength)), 0.01))
-        star = small.prepare(star, number)
+        star = packaged.prepare(star, number)
         for label in ("teff", "mg_fe"):
-            [(_, _, [slope])] = label_sensitivity(small, [star], number, [label])
+            [(_, _, [slope])] = label_sensitivity(packaged, [star], number, [label])
             step = 2e-3 * slope / np.abs(slope).max()
             ends = [replace(star, flux=star.flux + sign * step) for sign in (1, -1)]
-            values = small.model.request(small.perceive(ends, number), [label])[0][:, 0]
+            values = packaged.model.request(packaged.perceive(ends, number), [label])[0][:, 0]
             np.testing.assert_allclose((values[0] - values[1]) / 2, step @ slope, rtol=0.03)
 
 
@@ -216,11 +216,11 @@ def test_what_cannot_be_explained(fm):
         headed.sensitivity(spectrum(), "teff")
 
 
-def test_labels_of_other_domains(small):
+def test_labels_of_other_domains(packaged):
     """A label that this kind of spectrum does not tell is refused, with those that it tells."""
     axis = np.linspace(15_200, 16_900, 2000) * u.AA
     with pytest.raises(InputValueError, match="'alpha_m' is not told by spectra of apogee; they tell teff"):
-        small.attention(Spectrum(np.ones(2000) * u.one, axis), "alpha_m")
+        packaged.attention(Spectrum(np.ones(2000) * u.one, axis), "alpha_m")
 
 
 def test_element_lines():

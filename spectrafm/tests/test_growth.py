@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spectrafm.exceptions import ConfigError
-from spectrafm.stellarperceptron import StellarPerceptron
+from spectrafm.stellarperceptron import StellarPerceptron, Vocabulary
 from spectrafm.stellarperceptron.growth import copies
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model
 
@@ -89,6 +89,25 @@ def test_new_convolutions():
     np.testing.assert_allclose(answers(grown), answers(model), atol=1e-6)
 
 
+def test_last_convolution():
+    """Copies of channels that have no say in an untrained network are told apart, too."""
+    model = tiny_model(norm_first=True, patch_convolutions=(4,))
+    grown = StellarPerceptron(tiny_config(norm_first=True, patch_convolutions=(8,)), model.vocabulary, seed=2)
+    grown.start_from(model)
+    np.testing.assert_allclose(answers(grown), answers(model), atol=1e-5)
+    first, second = grown.torch_model.patch_layer.dense_convolved.weight.detach().chunk(2, dim=1)
+    assert not torch.allclose(first, second)
+
+
+def test_other_names():
+    """Weights for other names are refused."""
+    model = tiny_model(**SMALL)
+    names = ["flux", "logg", "teff", "k_mag"]
+    other = StellarPerceptron(model.config, Vocabulary(names, flux=["flux"], log=["teff"]))
+    with pytest.raises(ConfigError, match=r"other: its names are .*'teff', 'logg'.*, expected .*'logg', 'teff'"):
+        other.start_from(model)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
@@ -103,6 +122,7 @@ def test_new_convolutions():
             "head_dense has 2 entries, not 1",
         ),
         ({"encoder_heads": (8,), "encoder_dense": (96,)}, "encoder_dense has 1 entries, not 2"),
+        ({"head_dense": (64, 64)}, "head_dense has 2 entries, not 1"),
         ({"norm_first": False}, "encoder_heads has 3 entries, not 2: more need norm_first"),
         ({"patch_size": 32}, "patch_size is 32, not 16"),
     ],

@@ -165,17 +165,17 @@ def test_cuda(kind):
 
 
 def test_save_load(model, tmp_path):
-    """A loaded model gives the same answers, to the bit; in half precision nearly."""
+    """A loaded model gives the same answers, to the bit; from few bits nearly."""
     expected = ask(model)
     model.save(tmp_path / "single")
     again = StellarPerceptron.load(tmp_path / "single")
     assert again.config == model.config
     assert again.vocabulary.to_dict() == model.vocabulary.to_dict()
     np.testing.assert_array_equal(ask(again), expected)
-    model.save(tmp_path / "half", compact=True)
-    small, large = ((tmp_path / k / "model.safetensors").stat().st_size for k in ("half", "single"))
+    model.save(tmp_path / "compact", compact=True)
+    small, large = ((tmp_path / k / "model.safetensors").stat().st_size for k in ("compact", "single"))
     assert small < 0.75 * large
-    np.testing.assert_allclose(ask(StellarPerceptron.load(tmp_path / "half")), expected, rtol=0.02)
+    np.testing.assert_allclose(ask(StellarPerceptron.load(tmp_path / "compact")), expected, rtol=0.02)
 
 
 def test_bytes_on_disk(tmp_path):
