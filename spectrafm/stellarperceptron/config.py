@@ -240,12 +240,7 @@ class ModelConfig(Config):
         if self.embedding_dim % 2:
             problems.append(f"embedding_dim must be even, not {self.embedding_dim}")
         channels = self.wavelength_channels
-        if (
-            not isinstance(channels, int)
-            or channels < 0
-            or channels % 2
-            or (channels and self.embedding_dim % channels)
-        ):
+        if not isinstance(channels, int) or channels < 0 or channels % 2 or self.embedding_dim % (channels or 1):
             problems.append(
                 f"wavelength_channels must be even and divide embedding_dim {self.embedding_dim}, or be 0, not "
                 f"{channels!r}"
@@ -273,6 +268,11 @@ class ModelConfig(Config):
     def channels(self):
         """Channels of the encoding of wavelengths."""
         return self.wavelength_channels or self.embedding_dim
+
+    @property
+    def encoding_copies(self):
+        """How often the encoding of wavelengths is repeated to fill ``embedding_dim``."""
+        return self.embedding_dim // self.channels
 
     def without_readout(self):
         """Return the same architecture without a second look at labels.

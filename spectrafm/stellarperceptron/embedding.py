@@ -8,7 +8,6 @@ from torch import nn
 __all__ = [
     "LogFourierEncoding",
     "NonLinearEmbedding",
-    "RepeatedEncoding",
     "SinusoidalEncoding",
 ]
 
@@ -100,37 +99,6 @@ class LogFourierEncoding(nn.Module):
         # padding has wavelength 0, whose logarithm must not reach the phases
         x = torch.log(wavelength.clamp(min=1.0) / self.reference)
         return _interleave(2 * math.pi * x[..., None] / period, wavelength).to(device)
-
-
-class RepeatedEncoding(nn.Module):
-    """An encoding of wavelengths, several times side by side.
-
-    Parameters
-    ----------
-    encoding : SinusoidalEncoding or LogFourierEncoding
-        The encoding.
-    n_time : int
-        How often.
-    """
-
-    def __init__(self, encoding, n_time=1):
-        super().__init__()
-        self.encoding, self.n_time = encoding, n_time
-
-    def forward(self, wavelength):
-        """Encode wavelengths.
-
-        Parameters
-        ----------
-        wavelength : torch.Tensor
-            ``(...)`` [Angstrom, vacuum]; 0 gives a zero vector.
-
-        Returns
-        -------
-        torch.Tensor
-            ``(..., embedding_dim * n_time)`` float32, whatever the autocast.
-        """
-        return self.encoding(wavelength).tile(self.n_time)
 
 
 def _interleave(phase, wavelength):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from .embedding import LogFourierEncoding, NonLinearEmbedding, RepeatedEncoding, SinusoidalEncoding, _without_autocast
+from .embedding import LogFourierEncoding, NonLinearEmbedding, SinusoidalEncoding, _without_autocast
 from .patches import PatchEmbedding
 
 __all__ = [
@@ -451,10 +451,9 @@ class StellarPerceptronTorchModel(nn.Module):
         self.register_buffer("flux_kind", flux_kind, persistent=False)
         self.n_flux = len(flux_tokens)
         if config.wavelength_encoding == "sinusoidal":
-            encoding = SinusoidalEncoding(config.channels, config.wavelength_center, config.wavelength_scale)
+            self.encoding = SinusoidalEncoding(config.channels, config.wavelength_center, config.wavelength_scale)
         else:
-            encoding = LogFourierEncoding(config.channels, config.min_period, config.max_period)
-        self.encoding = RepeatedEncoding(encoding, config.embedding_dim // config.channels)
+            self.encoding = LogFourierEncoding(config.channels, config.min_period, config.max_period)
         n_row = len(rows) - 1
         self.embedding_layer = NonLinearEmbedding(n_row, config.embedding_dim, error_input=config.flux_error_input)
         self.patch_layer = PatchEmbedding(config, self.encoding, self.n_flux) if config.patch_size > 1 else None
@@ -513,7 +512,7 @@ class StellarPerceptronTorchModel(nn.Module):
 
     def _encode(self, wavelength, like):
         with torch.autocast(like.device.type, enabled=False):
-            return self.encoding(wavelength).to(like.device, like.dtype)
+            return self.encoding(wavelength).tile(self.config.encoding_copies).to(like.device, like.dtype)
 
     def encode(self, tokens, need_weights=False):
         """Perceive a batch.

@@ -365,9 +365,8 @@ class PatchEmbedding(nn.Module):
             features, center, width = self.features(value.float(), sigma.float(), wavelength, good, kind)
             halved, level = self._levels(width)
             white = self._whiten(features, level)
-            encoding = self.encoding(center)  # (n_star, n_patch, embedding_dim)
-            once = encoding[..., : self.config.channels]
-            place = torch.cat((once, 0.1 * halved.to(encoding)[..., None]), dim=-1).to(value.device)
+            encoding = self.encoding(center)  # (n_star, n_patch, n_channel of the encoding)
+            place = torch.cat((encoding, 0.1 * halved.to(encoding)[..., None]), dim=-1).to(value.device)
         dtype = self.dense_1.weight.dtype
         hidden, place = self.dense_1(white.to(dtype)), self.place(place.to(dtype))
         if self.convolutions is not None:
@@ -379,4 +378,4 @@ class PatchEmbedding(nn.Module):
         hidden = nn.functional.gelu(hidden + place)
         # the sum that all blocks add to stays in the precision of the weights, whatever the autocast
         vectors = self.dense_2(hidden).to(dtype)  # (n_star, n_patch, embedding_dim)
-        return vectors + encoding.to(vectors), (center == 0).to(value.device)
+        return vectors + encoding.tile(self.config.encoding_copies).to(vectors), (center == 0).to(value.device)

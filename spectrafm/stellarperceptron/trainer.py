@@ -17,7 +17,7 @@ from torch import distributed
 from .._progress import progress as progress_bar
 from .._storage import atomic_write
 from ..exceptions import CheckpointError, TrainingError
-from .config import AugmentationConfig, FitConfig
+from .config import AugmentationConfig, FitConfig, ModelConfig
 from .muon import Muon, multiplies_bfloat16
 from .nn_utils import TrainingGenerator, learning_rate_factor, robust_mean_squared_error, split_by_star
 
@@ -495,7 +495,7 @@ class Trainer:
         state = torch.load(path, map_location=self.model.device, weights_only=True)
         theirs, ours = json.loads(state["settings"]), json.loads(self._settings())
         # settings that are newer than the checkpoint are as they were by default
-        theirs["model"] = type(self.model.config).from_dict(theirs["model"]).to_dict()
+        theirs["model"] = ModelConfig.from_dict(theirs["model"]).to_dict()
         scale, own = ({k: some["vocabulary"].pop(k) for k in _STANDARDIZATION} for some in (theirs, ours))
         differ = [k for k in ours | theirs if theirs.get(k) != ours.get(k)]
         if not differ and not all(np.allclose(scale[k], own[k], 1e-6, 1e-6) for k in scale):

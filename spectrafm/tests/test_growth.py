@@ -137,7 +137,7 @@ def test_no_larger_edition(changes, match):
 def test_wavelength_channels():
     """The encoding of wavelengths is repeated; numbers of channels that do not fit are refused."""
     model = larger(tiny_model(**SMALL))
-    encoded = model.torch_model.encoding(torch.tensor([5000.0, 0.0], dtype=torch.float64))
+    encoded = model.torch_model._encode(torch.tensor([5000.0, 0.0], dtype=torch.float64), torch.zeros(1))
     assert encoded.shape == (2, 64)
     torch.testing.assert_close(encoded[:, :32], encoded[:, 32:], rtol=0, atol=0)
     for wrong in (24, 3, -2, 1.5):

@@ -46,9 +46,7 @@ def test_axis_of_any_kind(fm):
 
 def test_labels_out_of_range(fm):
     """What no training star had is told."""
-    with pytest.warns(
-        SpectraFMWarning, match=r"labels: beyond those of the training stars in teff \(33\d\d\.\d to 79\d\d\.\d\)"
-    ):
+    with pytest.warns(SpectraFMWarning, match=r"labels: beyond those of the training stars in teff \(3354.3 to 796"):
         fm.predict_spectrum(GIANT | {"teff": 50_000}, AXIS)
 
 

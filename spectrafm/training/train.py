@@ -356,8 +356,9 @@ def calibrate(model, recipe, calibration):
         embeddings = embeddings[np.isfinite(embeddings).all(axis=1)]
         mean, covariance = embeddings.mean(axis=0, dtype=np.float64), np.cov(embeddings.T, dtype=np.float64)
         variance, vectors = np.linalg.eigh(covariance)
+        kept = variance > 1e-6 * variance.max()
         # eigh sorts upwards
-        kept = (variance > 1e-6 * variance.max()) & (np.arange(len(variance))[::-1] < _N_DIRECTION)
+        kept[:-_N_DIRECTION] = False
         whiten = vectors[:, kept] / np.sqrt(variance[kept])
         density[f"mean.{domain.name}"] = torch.from_numpy(mean).float()
         density[f"whiten.{domain.name}"] = torch.from_numpy(whiten).float()
