@@ -89,8 +89,8 @@ class Attention(nn.Module):
             ``(n_star, n_query, embedding_dim)``.
         keys, values : torch.Tensor
             As `keys_values` gives them.
-        pad_mask : torch.Tensor
-            ``(n_star, n_token)`` bool, True for tokens not to attend to.
+        pad_mask : torch.Tensor or None
+            ``(n_star, n_token)`` bool, True for tokens not to attend to; None where there are none.
         need_weights : bool, optional
             Return the attention weights too.
 
@@ -103,16 +103,26 @@ class Attention(nn.Module):
         """
         width = query.shape[-1]
         projected = self._split(nn.functional.linear(query, self.in_proj_weight[:width], self.in_proj_bias[:width]))
-        attend = torch.nn.functional.pad(~pad_mask, (0, 1), value=True)[:, None, None, :]  # (n_star, 1, 1, n_token + 1)
+        attend = None
+        if pad_mask is not None:
+            # the extra key is always there: (n_star, 1, 1, n_token + 1)
+            attend = torch.nn.functional.pad(~pad_mask, (0, 1), value=True)[:, None, None, :]
         weights = None
         if need_weights or _explicit_is_faster(keys):
             scores = (projected * projected.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-            weights = torch.softmax(scores.masked_fill(~attend, -torch.inf), dim=-1).to(values.dtype)
+            if attend is not None:
+                scores = scores.masked_fill(~attend, -torch.inf)
+            weights = torch.softmax(scores, dim=-1).to(values.dtype)
             mixed = weights @ values
             weights = weights.mean(dim=1)[..., :-1] if need_weights else None
         else:
             mixed = scaled_dot_product_attention(projected, keys, values, attn_mask=attend)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), weights  # (n_star, n_query, embedding_dim)
+
+
+def _padded(pad_mask):
+    """Return a mask, or None where it masks nothing: attention is faster without."""
+    return pad_mask if bool(pad_mask.any()) else None
 
 
 def _explicit_is_faster(keys):
@@ -157,8 +167,8 @@ class TransformerBlock(nn.Module):
             ``(n_star, n_query, embedding_dim)``.
         keys_values : tuple of torch.Tensor or None
             From ``attention.keys_values``; None is self-attention.
-        pad_mask : torch.Tensor
-            ``(n_star, n_token)`` bool, True for tokens not to attend to.
+        pad_mask : torch.Tensor or None
+            ``(n_star, n_token)`` bool, True for tokens not to attend to; None where there are none.
         need_weights : bool, optional
             Return the attention weights too.
 
@@ -223,7 +233,7 @@ class StellarPerceptronEncoder(nn.Module):
         weights : list of torch.Tensor or None
             ``(n_star, n_token, n_token)`` a block.
         """
-        collected = []
+        collected, pad_mask = [], _padded(pad_mask)
         for block in self.blocks:
             x, weights = block(x, None, pad_mask, need_weights)
             collected.append(weights)
@@ -328,10 +338,10 @@ class StellarPerceptronDecoder(nn.Module):
         weights : list of torch.Tensor or None
             ``(n_star, n_request, n_token)`` a block.
         """
-        collected = []
+        collected, pad_mask = [], _padded(memory.pad_mask)
         x = query
         for block, keys_values in zip(self.blocks, memory.keys_values, strict=True):
-            x, weights = block(x, keys_values, memory.pad_mask, need_weights)
+            x, weights = block(x, keys_values, pad_mask, need_weights)
             collected.append(weights)
         x = self.final_norm(x)
         for name in self.dense_names:
