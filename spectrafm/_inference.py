@@ -17,7 +17,9 @@ from .tokens import star_batches
 __all__ = ["infer_stars", "provenance", "wanted_labels"]
 
 
-def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progress=False, statistics=False, **door):
+def infer_stars(
+    fm, spectra, labels=None, known=None, *, batch_size=256, progress=False, statistics=False, whole=True, **door
+):
     """Return the table of `SpectraFM.infer`, and what says how far it can be believed.
 
     Parameters
@@ -28,6 +30,9 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
         As for `SpectraFM.infer`.
     statistics : bool, optional
         Whether the statistics of all stars are wanted, and not only their flags.
+    whole : bool, optional
+        Read all pixels, where they are more than the context holds, in several sets; only as
+        many as it holds otherwise, which is what errors are calibrated by.
     **door
         Arguments of `~spectrafm.adapters.to_arrays`.
 
@@ -54,7 +59,7 @@ def infer_stars(fm, spectra, labels=None, known=None, *, batch_size=256, progres
         some = [given[row] for row in rows]
         prepared = [fm.prepare(arrays[row], number) for row in rows]
         its = {name: (v[rows], e[rows]) for name, (v, e) in known.items()}
-        found = _infer_batch(fm, number, some, prepared, labels, its, statistics)
+        found = _infer_batch(fm, number, some, prepared, labels, its, statistics, whole)
         values[rows], errors[rows], flag[rows], diagnosis = found
         n_used[rows], snr[rows] = [a.n_good for a in prepared], [a.snr for a in prepared]
         if statistics:
@@ -148,7 +153,7 @@ def provenance(fm, spectra):
     }
 
 
-def _infer_batch(fm, number, arrays, prepared, labels, known, statistics):
+def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole):
     """Return values and errors ``(n_star, n_label)``, NaN where the domain does not tell, flags, and a diagnosis.
 
     The diagnosis is None where nobody needs it.
@@ -166,9 +171,13 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics):
     told = [column for column, name in enumerate(labels) if name in domain.labels]
     if told:
         names, has_sigma = [labels[column] for column in told], np.array([a.has_sigma for a in prepared])
-        found, predicted = fm._tell(perception, names)
-        calibrated = domain.calibrated_errors(names, found, predicted, has_sigma)
-        values[:, told], errors[:, told] = found, calibrated
+        if whole:
+            found, predicted, scatter, share = _told_by_all(fm, number, prepared, perception, known, names)
+        else:
+            (found, predicted), scatter, share = fm._tell(perception, names), 0.0, 1.0
+        variance = domain.calibrated_errors(names, found, predicted, has_sigma) ** 2
+        # what sets of pixels disagree by averages out, what they have in common does not
+        values[:, told], errors[:, told] = found, np.sqrt(np.maximum(variance - scatter, variance * share))
         more |= _label_flags(domain, fm.model.vocabulary.log, names, found, predicted)
     diagnosis = None
     if statistics or domain.thresholds:
@@ -180,6 +189,40 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics):
         more |= np.where(distance > domain.density_threshold, int(Flag.UNUSUAL_SPECTRUM), 0)
     # of a star without pixels nothing was seen
     return values, errors, flag | np.where([a.n_good > 0 for a in prepared], more, 0), diagnosis
+
+
+def _told_by_all(fm, number, prepared, perception, known, labels):
+    """Return what all pixels of stars say of labels, in several sets where the context does not hold them.
+
+    Returns
+    -------
+    values : numpy.ndarray
+        ``(n_star, n_label)`` mean of what the sets say, weighted by their errors.
+    errors : numpy.ndarray
+        ``(n_star, n_label)`` of one set, not yet calibrated.
+    scatter, share : numpy.ndarray or float
+        ``(n_star, n_label)`` weighted variance of the sets about their mean; and the part of a
+        variance that is left where the sets have nothing in common.
+    """
+    most = fm.most_pixels(known)
+    n_set = np.array([max(int(np.ceil(star.n_good / most)), 1) for star in prepared])
+    found, predicted = fm._tell(perception, labels)
+    if n_set.max() == 1:
+        return found, predicted, 0.0, 1.0
+    values, errors = np.full((2, n_set.max(), *found.shape), np.nan)
+    values[0], errors[0] = found, predicted
+    for i in range(n_set.max()):
+        rows = np.flatnonzero(n_set > max(i, 1))
+        if len(rows):
+            some = [prepared[row].one_of(i, n_set[row]) for row in rows]
+            its = {name: (given[rows], error[rows]) for name, (given, error) in known.items()}
+            values[i, rows], errors[i, rows] = fm._tell(fm.perceive(some, number, its), labels)
+    weight = np.nan_to_num(errors**-2.0)
+    total = weight.sum(axis=0)
+    weight = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
+    mean = np.where(total > 0, (weight * np.nan_to_num(values)).sum(axis=0), np.nan)
+    scatter = (weight * np.nan_to_num(values - mean) ** 2).sum(axis=0)
+    return mean, np.sqrt((weight * np.nan_to_num(errors) ** 2).sum(axis=0)), scatter, (weight**2).sum(axis=0)
 
 
 def _label_flags(domain, log, labels, values, errors):

@@ -160,6 +160,24 @@ class SpectrumArrays:
         """
         return self if self.n_good <= n_pixel else dataclasses.replace(self, good=evenly(self.good, n_pixel))
 
+    def one_of(self, number, n_set):
+        """Return the same spectrum with one of several sets of its good pixels, which lie evenly among each other.
+
+        Parameters
+        ----------
+        number : int
+            Number of the set, from 0.
+        n_set : int
+            Number of sets, all of which together are the spectrum.
+
+        Returns
+        -------
+        SpectrumArrays
+        """
+        good = np.zeros_like(self.good)
+        good[np.flatnonzero(self.good)[number::n_set]] = True
+        return dataclasses.replace(self, good=good)
+
     def smoothed(self, resolving_power, pixels_per_fwhm=3.0):
         """Return the spectrum as an instrument of lower resolving power would have it.
 

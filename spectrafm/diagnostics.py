@@ -44,6 +44,8 @@ _VELOCITY_FLOOR, _AT_REST = 5.0, 15.0
 _MEDIUM_REACH = 20.0
 # share of the pixels that may lie above what counts as the highest; what counts as high; a rise that means nothing
 _HIGHEST, _HIGH, _SMALLEST_RISE = 0.005, 0.9, 0.01
+# pixels whose noise is taken together; that beyond which they are not looked at, and in units of that of the star
+_BLOCK, _NOISY, _TIMES_NOISY = 48, 0.25, 4.0
 # pixels of one value side by side that make a plateau
 _PLATEAU = 3
 # where the lines of a second star are looked for [km / s], and where nothing but chance is
@@ -282,12 +284,32 @@ def _quantile(values, share):
 
 def _noise(flux):
     """Return the noise of each star, from what a pixel differs from its neighbours but one (Stoehr et al. 2008)."""
-    difference = 2 * flux[:, 2:-2] - flux[:, :-4] - flux[:, 4:]
-    return 1.482602 / np.sqrt(6) * _quantile(np.abs(difference), 0.5)
+    return 1.482602 / np.sqrt(6) * _quantile(_differences(flux), 0.5)
+
+
+def _differences(flux):
+    """Return the size of what pixels differ from their neighbours but one, ``(n_star, n_pixel - 4)``."""
+    return np.abs(2 * flux[:, 2:-2] - flux[:, :-4] - flux[:, 4:])
+
+
+def _blockwise_noise(flux):
+    """Return the noise at each pixel, that of the block of pixels which it is in, ``(n_star, n_pixel)``."""
+    n_star, n_pixel = flux.shape
+    n_block = -(-n_pixel // _BLOCK)
+    differences = np.full((n_star, n_block * _BLOCK), np.nan)
+    differences[:, 2 : n_pixel - 2] = _differences(flux)
+    noise = 1.482602 / np.sqrt(6) * _quantile(differences.reshape(n_star * n_block, _BLOCK), 0.5)
+    return noise.reshape(n_star, n_block).repeat(_BLOCK, axis=1)[:, :n_pixel]
 
 
 def _emission(flux, noise):
-    """Return how far the highest pixels of each star lie above its median, over how far its higher ones do."""
+    """Return how far the highest pixels of each star lie above its median, over how far its higher ones do.
+
+    Pixels with far more noise than others do not count: there the star has hardly any flux, and its continuum is lost.
+    """
+    if flux.shape[1] > 4:
+        most = np.maximum(_NOISY, _TIMES_NOISY * np.nan_to_num(noise, nan=np.inf))
+        flux = np.where(_blockwise_noise(flux) > most[:, None], np.nan, flux)
     median, high, highest = (_quantile(flux, share) for share in (0.5, _HIGH, 1 - _HIGHEST))
     return (highest - median) / (high - median + np.nan_to_num(noise, nan=0.0) + _SMALLEST_RISE)
 

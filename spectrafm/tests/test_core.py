@@ -16,7 +16,7 @@ from spectrafm import Flag, SpectraFM, SpectraFMWarning
 from spectrafm.adapters import from_arrays
 from spectrafm.exceptions import CheckpointError, InputTypeError, InputValueError, MissingDependencyError
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
-from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_table
+from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_model, tiny_table
 from spectrafm.tokens import star_batches
 from spectrafm.weights_info import Domain, WeightsInfo
 
@@ -413,3 +413,57 @@ def test_no_stars(fm):
         table = fm.infer([])
     assert len(table) == 0
     assert "e_teff" in table.colnames
+
+
+def pixel_by_pixel(context_length):
+    """Return an untrained SpectraFM that takes every pixel as a token, whose answers depend on them."""
+    model = tiny_model(patch_size=1, wavelength_encoding="sinusoidal", context_length=context_length)
+    draws = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.torch_model.torch_decoder.decoder_out.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draws))
+    half = {"with_sigma": 0.5, "without_sigma": 0.5}
+    wide = {"wavelength_range": (3950.0, 9050.0), "spacing_range": (0.0, 1.0)}
+    domain = Domain(name="tiny", labels=("teff", "logg"), calibration={"teff": half}, **wide)
+    return SpectraFM(model, WeightsInfo(name="tiny", domains=(domain,), known=("k_mag", "logg", "teff")))
+
+
+def test_all_pixels_are_read():
+    """More pixels than the context holds are read in sets: their mean, with an error that knows their scatter."""
+    fm = pixel_by_pixel(context_length=21)
+    assert fm.most_pixels() == 20
+    assert fm.most_pixels({"logg": None}) == 19
+    table = fm.infer(spectrum())
+    assert table["n_pixels_used"][0] == 60
+    # the normaliser sees the whole spectrum
+    prepared = fm.prepare(from_arrays(WAVELENGTH, TABLE.flux[0], np.full(60, 0.01))[0], 0)
+    some = [prepared.one_of(i, 3) for i in range(3)]
+    assert sum(star.good.astype(int) for star in some).tolist() == prepared.good.astype(int).tolist()
+    values, errors = fm.model.request(fm.perceive(some, 0), ["teff", "logg"])
+    weight = errors**-2 / (errors**-2).sum(axis=0)
+    mean = (weight * values).sum(axis=0)
+    scatter = (weight * (values - mean) ** 2).sum(axis=0)
+    assert (scatter > 0).all()
+    one = (weight * errors**2).sum(axis=0) * np.array([0.5, 1.0]) ** 2
+    expected = np.sqrt(np.maximum(one - scatter, one * (weight**2).sum(axis=0)))
+    np.testing.assert_allclose(numbers(table)[:, 0], np.stack([mean, expected], axis=1).ravel(), rtol=1e-5)
+    # as many as the context holds are one set, as they always were
+    just, ample = (numbers(pixel_by_pixel(length).infer(spectrum())) for length in (61, 99))
+    np.testing.assert_allclose(just, ample, rtol=1e-6)
+
+
+def test_sets_of_pixels_and_batch_mates():
+    """What all pixels say of a star depends neither on the stars beside it, nor on their order."""
+    fm = pixel_by_pixel(context_length=21)
+    mask = np.zeros(60, dtype=bool)
+    mask[5:35] = True
+    stars = [spectrum(), spectrum(1, mask=mask), spectrum(2), spectrum(3, mask=~mask)]
+    table = fm.infer(stars, known={"logg": [2.0, np.nan, 3.0, 2.5]}, labels="teff")
+    turned = fm.infer(stars[::-1], known={"logg": [2.5, 3.0, np.nan, 2.0]}, labels="teff")
+    np.testing.assert_allclose(numbers(turned, ("teff",))[:, ::-1], numbers(table, ("teff",)), rtol=1e-5)
+    alone = fm.infer(stars[1], labels="teff")
+    np.testing.assert_allclose(numbers(alone, ("teff",))[:, 0], numbers(table, ("teff",))[:, 1], rtol=1e-5)
+    assert table["n_pixels_used"].tolist() == [60, 30, 60, 30]
+    with pytest.warns(SpectraFMWarning, match="1 of 2 rows are masked"):
+        nothing = fm.infer([spectrum(), spectrum(mask=np.ones(60, dtype=bool))])
+    assert nothing["teff"].mask.tolist() == [False, True]

@@ -102,6 +102,25 @@ def test_emission_of_spikes_and_lines():
     assert _emission(many, _noise(many)) > 10 * none
 
 
+def test_emission_where_the_continuum_is_lost():
+    """A stretch that is high and noisy is no emission, one that is as high without noise is, and so are spikes."""
+    rng = np.random.default_rng(3)
+    flux = 1 + 0.02 * rng.normal(size=(1, 2000))
+    none = _emission(flux, _noise(flux))
+    lost, high, both = flux.copy(), flux.copy(), flux.copy()
+    lost[0, 96:192] = 15 + 3 * rng.normal(size=96)
+    high[0, 96:192] = 15
+    both[0, 96:192] = lost[0, 96:192]
+    both[0, 200::100] = 5.0
+    np.testing.assert_allclose(_emission(lost, _noise(lost)), none, rtol=0.1)
+    assert _emission(high, _noise(high)) > 100 * none
+    assert _emission(both, _noise(both)) > 10 * none
+    # noise all over is what a faint star has
+    faint = 1 + 0.5 * rng.normal(size=(1, 2000))
+    assert np.isfinite(_emission(faint, _noise(faint))).all()
+    assert np.isnan(_emission(np.full((1, 0), np.nan), np.full(1, np.nan))).all()
+
+
 def test_saturation_needs_a_plateau():
     """Pixels side by side at the largest value count; a single one, and the continuum at one, do not."""
     flux = np.linspace(0.5, 0.9, 100)[None].repeat(5, axis=0)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .. import datasets
+from .._inference import infer_stars
 from .._recalibration import with_and_without_errors
 from ..calibration import error_factor
 from ..continuum import normalizer_from_dict
@@ -407,7 +408,8 @@ def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
     truth = {name: columns for name, columns in truth.items() if np.isfinite(columns[0]).any()}
     factors = {name: {} for name in truth}
     for kind, stars, rows in with_and_without_errors(spectra):
-        table = fm.infer(stars, labels=tuple(truth))
+        # of stars with more pixels than a context holds, what one context says
+        table, _ = infer_stars(fm, stars, tuple(truth), whole=False)
         for name, (values, errors) in truth.items():
             predicted, error = (np.asarray(table[c].filled(np.nan).value) for c in (name, f"e_{name}"))
             if not (np.isfinite(predicted - values[rows]) & np.isfinite(error)).any():
