@@ -171,13 +171,12 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
     told = [column for column, name in enumerate(labels) if name in domain.labels]
     if told:
         names, has_sigma = [labels[column] for column in told], np.array([a.has_sigma for a in prepared])
-        if whole:
-            found, predicted, scatter, share = _told_by_all(fm, number, prepared, perception, known, names)
+        most = fm.model.most_pixels(len(known)) if whole else np.inf
+        if all(a.n_good <= most for a in prepared):
+            found, predicted = fm._tell(perception, names)
         else:
-            (found, predicted), scatter, share = fm._tell(perception, names), 0.0, 1.0
-        variance = domain.calibrated_errors(names, found, predicted, has_sigma) ** 2
-        # what sets of pixels disagree by averages out, what they have in common does not
-        values[:, told], errors[:, told] = found, np.sqrt(np.maximum(variance - scatter, variance * share))
+            found, predicted = _told_by_sets(fm, number, prepared, known, names, most)
+        values[:, told], errors[:, told] = found, domain.calibrated_errors(names, found, predicted, has_sigma)
         more |= _label_flags(domain, fm.model.vocabulary.log, names, found, predicted)
     diagnosis = None
     if statistics or domain.thresholds:
@@ -191,38 +190,39 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
     return values, errors, flag | np.where([a.n_good > 0 for a in prepared], more, 0), diagnosis
 
 
-def _told_by_all(fm, number, prepared, perception, known, labels):
-    """Return what all pixels of stars say of labels, in several sets where the context does not hold them.
+def _told_by_sets(fm, number, prepared, known, labels, most):
+    """Return what all pixels of stars say of labels, and errors not yet calibrated, from sets of at most so many.
 
-    Returns
-    -------
-    values : numpy.ndarray
-        ``(n_star, n_label)`` mean of what the sets say, weighted by their errors.
-    errors : numpy.ndarray
-        ``(n_star, n_label)`` of one set, not yet calibrated.
-    scatter, share : numpy.ndarray or float
-        ``(n_star, n_label)`` weighted variance of the sets about their mean; and the part of a
-        variance that is left where the sets have nothing in common.
+    Labels are the means of what the sets say, weighted by their errors. What the sets have in common, as
+    calibration measured it, stays in the error; the rest averages out.
     """
-    most = fm.most_pixels(known)
     n_set = np.array([max(int(np.ceil(star.n_good / most)), 1) for star in prepared])
-    found, predicted = fm._tell(perception, labels)
-    if n_set.max() == 1:
-        return found, predicted, 0.0, 1.0
-    values, errors = np.full((2, n_set.max(), *found.shape), np.nan)
-    values[0], errors[0] = found, predicted
+    values, errors = np.full((2, n_set.max(), len(prepared), len(labels)), np.nan)
     for i in range(n_set.max()):
-        rows = np.flatnonzero(n_set > max(i, 1))
-        if len(rows):
-            some = [prepared[row].one_of(i, n_set[row]) for row in rows]
-            its = {name: (given[rows], error[rows]) for name, (given, error) in known.items()}
-            values[i, rows], errors[i, rows] = fm._tell(fm.perceive(some, number, its), labels)
+        rows = np.flatnonzero(n_set > i)
+        some = [prepared[row].one_of(i, n_set[row], most) for row in rows]
+        its = {name: (given[rows], error[rows]) for name, (given, error) in known.items()}
+        values[i, rows], errors[i, rows] = fm._tell(fm.perceive(some, number, its), labels)
+    # what is modelled by its logarithm is averaged there: linear errors grow with values
+    log = np.array([name in fm.model.vocabulary.log for name in labels])
+    errors[..., log] /= values[..., log]
+    values[..., log] = np.log(values[..., log])
     weight = np.nan_to_num(errors**-2.0)
     total = weight.sum(axis=0)
     weight = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
     mean = np.where(total > 0, (weight * np.nan_to_num(values)).sum(axis=0), np.nan)
+    # variance of one set, and the part that is left of it where sets have nothing in common
+    one = (weight * np.nan_to_num(errors) ** 2).sum(axis=0)
+    share = np.array([min(most / max(star.n_good, 1), 1.0) for star in prepared])[:, None]
+    in_common = np.array([fm.info.domains[number].in_common.get(name, 1.0) for name in labels])
+    # sets that disagree by more than their errors have a mean that is no better than that tells
     scatter = (weight * np.nan_to_num(values - mean) ** 2).sum(axis=0)
-    return mean, np.sqrt((weight * np.nan_to_num(errors) ** 2).sum(axis=0)), scatter, (weight**2).sum(axis=0)
+    chance = scatter * share / np.maximum(1 - share, share)
+    error = np.sqrt(np.maximum(one * (in_common + (1 - in_common) * share), chance))
+    error = np.where(total > 0, error, np.nan)
+    mean[:, log] = np.exp(mean[:, log])
+    error[:, log] *= mean[:, log]
+    return mean, error
 
 
 def _label_flags(domain, log, labels, values, errors):

@@ -128,6 +128,8 @@ def from_arrays(
     """
     bits = policy_bits(mask_policy)
     mask = None if mask is np.ma.nomask else mask
+    wavelength, flux = _together("wavelength", wavelength), _together("flux", flux)
+    sigma, ivar = _together("sigma", sigma), _together("ivar", ivar)
     if sigma is not None and ivar is not None:
         raise InputValueError("sigma, ivar: both are given; give standard deviations or inverse variances")
     if getattr(ivar, "uncertainty_type", "ivar") != "ivar":
@@ -163,6 +165,24 @@ def from_arrays(
     if found and all(arrays.flags & Flag.BAD_INPUT for arrays in found):
         raise InputValueError(f"wavelength, flux: {found[0].problem}")
     return found
+
+
+def _together(name, rows):
+    """Return a list of rows as one array, with their units and masks; anything else as it is."""
+    if not isinstance(rows, (list, tuple)) or not any(hasattr(row, "unit") or hasattr(row, "mask") for row in rows):
+        return rows
+    if len({np.shape(row) for row in rows}) > 1:
+        # refused where shapes are compared
+        return [np.asarray(row) for row in rows]
+    if all(isinstance(row, u.Quantity) for row in rows):
+        return np.stack(rows)
+    if all(type(row) in (np.ndarray, np.ma.MaskedArray) for row in rows):
+        return np.ma.stack(rows)
+    kinds = ", ".join(sorted({type(row).__name__ for row in rows}))
+    raise InputTypeError(
+        f"{name}: a list of {kinds}, whose units and masks would be lost; give one array of shape (n_star, n_pixel), "
+        "or a list of Quantity or of masked arrays"
+    )
 
 
 def _shape(name, array):

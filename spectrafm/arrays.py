@@ -160,7 +160,7 @@ class SpectrumArrays:
         """
         return self if self.n_good <= n_pixel else dataclasses.replace(self, good=evenly(self.good, n_pixel))
 
-    def one_of(self, number, n_set):
+    def one_of(self, number, n_set, n_pixel):
         """Return the same spectrum with one of several sets of its good pixels, which lie evenly among each other.
 
         Parameters
@@ -169,13 +169,19 @@ class SpectrumArrays:
             Number of the set, from 0.
         n_set : int
             Number of sets, all of which together are the spectrum.
+        n_pixel : int
+            Pixels of each set, where there are as many: sets overlap where they would be smaller.
 
         Returns
         -------
         SpectrumArrays
         """
+        place = np.flatnonzero(self.good)
+        # every so manyth pixel, and from one further on when the end is reached
+        index = number + n_set * np.arange(min(n_pixel, len(place)))
+        index = (index + index // max(len(place), 1)) % max(len(place), 1)
         good = np.zeros_like(self.good)
-        good[np.flatnonzero(self.good)[number::n_set]] = True
+        good[place[index]] = True
         return dataclasses.replace(self, good=good)
 
     def smoothed(self, resolving_power, pixels_per_fwhm=3.0):
@@ -230,7 +236,7 @@ class SpectrumArrays:
         n_good, n_told = (summed(which.astype(float)) for which in (self.good, told))
         weight, weight_told = spread(n_good), spread(n_told)
         # between good pixels that are close together nothing is missing
-        steps = np.diff(position)
+        steps = np.diff(position[self.good])
         close = max(_CLOSE, int(np.ceil(0.5 * np.quantile(steps, 0.95)))) if len(steps) else _CLOSE
         covered = maximum_filter1d((n_good > 0).astype(float), 2 * close + 1, mode="constant")
         good = (weight > 0) & (spread(covered) > 0.5)

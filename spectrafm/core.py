@@ -663,23 +663,6 @@ class SpectraFM:
         prepared = self._normalizers[number](inside)
         return prepared if self._lines is None else self._lines(prepared)
 
-    def most_pixels(self, known=None):
-        """Return how many pixels of a star the model sees at once.
-
-        Parameters
-        ----------
-        known : dict of str to (numpy.ndarray, numpy.ndarray), optional
-            What else is known.
-
-        Returns
-        -------
-        float
-            Infinity for a model that gathers pixels into patches.
-        """
-        config = self.model.config
-        # where every pixel is a token, the rest of the context is for what is known
-        return np.inf if config.patch_size > 1 else config.context_length - len(known or ()) - 1
-
     def tokens(self, prepared, number, known=None):
         """Return what the model sees of spectra, of those with more pixels than it sees at once some of them.
 
@@ -698,7 +681,7 @@ class SpectraFM:
             A padded batch, pixels first.
         """
         domain = self.info.domains[number]
-        if np.isfinite(most := self.most_pixels(known)):
+        if np.isfinite(most := self.model.most_pixels(len(known or ()))):
             prepared = [a.thinned(most) for a in prepared]
         settings = {"flux_kind": domain.flux_kind, "smallest_given": domain.smallest_given}
         return spectra_to_tokens(prepared, self.model.vocabulary, known, **settings)

@@ -298,7 +298,10 @@ def _blockwise_noise(flux):
     n_block = -(-n_pixel // _BLOCK)
     differences = np.full((n_star, n_block * _BLOCK), np.nan)
     differences[:, 2 : n_pixel - 2] = _differences(flux)
-    noise = 1.482602 / np.sqrt(6) * _quantile(differences.reshape(n_star * n_block, _BLOCK), 0.5)
+    blocks = differences.reshape(n_star * n_block, _BLOCK)
+    noise = 1.482602 / np.sqrt(6) * _quantile(blocks, 0.5)
+    # of few pixels, a line would be the noise
+    noise[np.isfinite(blocks).sum(axis=1) < _BLOCK / 2] = np.nan
     return noise.reshape(n_star, n_block).repeat(_BLOCK, axis=1)[:, :n_pixel]
 
 

@@ -17,6 +17,7 @@ from .known import known_labels, table_columns
 from .line_correction import LineCorrection, depth_ratio
 from .quantities import QUANTITIES, Quantity, register_quantity
 from .residual_head import fit_residual_head
+from .results import OTHER_COLUMNS
 from .stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron, TokenTable, Vocabulary
 from .stellarperceptron.config import Config, refuse
 from .stellarperceptron.trainer import TableStream, Trainer
@@ -119,6 +120,8 @@ class _Stars:
     def perceive(self, model, rows, correction=None):
         stars = [self.prepared[row] for row in rows]
         stars = stars if correction is None else [correction(star) for star in stars]
+        if np.isfinite(most := model.most_pixels()):
+            stars = [star.thinned(most) for star in stars]
         return model.perceive_tokens(spectra_to_tokens(stars, model.vocabulary, None, self.flux_kind))
 
 
@@ -171,6 +174,11 @@ def label_truth(labels_table, n_star, labels=None, positive=()):
         raise InputValueError(
             f"labels_table: no column {', '.join(missing) or 'that is a label'}; it has {', '.join(columns)}; "
             "name columns as in spectrafm.quantities, or say which are labels with labels="
+        )
+    taken = [name for name in labels if name in OTHER_COLUMNS or name.startswith("e_")]
+    if taken:
+        raise InputValueError(
+            f"labels: {taken} are names that tables of results have for something else; rename these columns"
         )
     for name in labels:
         if name not in QUANTITIES:

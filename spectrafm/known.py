@@ -130,7 +130,9 @@ def known_quantities(known, n_star, allowed, argument="known", positive=()):
         largest = _LARGEST.get(quantity.error_unit, np.inf)
         _refuse(f"{argument}[{name!r}]", values, np.abs(values) > largest, f"numbers within +-{largest:g}")
         _refuse(f"{argument}['e_{name}']", errors, errors < 0, "standard deviations")
-        checked[name] = (values, errors)
+        # an error without end is that of what is not known
+        endless = np.isposinf(errors)
+        checked[name] = np.where(endless, np.nan, values), np.where(endless, np.nan, errors)
     return checked
 
 

@@ -13,13 +13,22 @@ from .exceptions import InputTypeError, InputValueError, SpectraFMError
 from .flags import describe_flags
 from .quantities import QUANTITIES, get_quantity
 
-__all__ = ["EXTENSIONS", "describe_row", "label_table", "read_labels", "round_to_error", "to_mrt", "write_labels"]
+__all__ = [
+    "EXTENSIONS",
+    "OTHER_COLUMNS",
+    "describe_row",
+    "label_table",
+    "read_labels",
+    "round_to_error",
+    "to_mrt",
+    "write_labels",
+]
 
 #: Formats that `write_labels` knows, by extension of the file.
 EXTENSIONS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".vot": "votable", ".csv": "ascii.csv", ".mrt": "ascii.mrt"}
 
-# name -> UCD, description
-_OTHER_COLUMNS = {
+#: Columns beside those of labels: name -> UCD, description.
+OTHER_COLUMNS = {
     "identifier": ("meta.id;meta.main", "Name of the star or row of the input"),
     "flag": ("meta.code.qual", "Quality flags, 0 when nothing was found wrong"),
     "n_pixels_used": ("meta.number", "Number of good pixels"),
@@ -120,8 +129,8 @@ def _masked_quantity(values, unit, mask):
 def _document(table):
     """Set description and UCD of each column that is known by name."""
     for name in table.colnames:
-        if name in _OTHER_COLUMNS:
-            ucd, description = _OTHER_COLUMNS[name]
+        if name in OTHER_COLUMNS:
+            ucd, description = OTHER_COLUMNS[name]
         elif name.removeprefix("e_") in QUANTITIES:
             quantity = QUANTITIES[name.removeprefix("e_")]
             ucd, description = quantity.ucd, quantity.description

@@ -63,7 +63,9 @@ def _axis_rule(unit):
             "that it knows, for example wavelength.data * u.AA"
         )
     try:
-        return True, unit.to(u.AA)
+        # whatever the user has enabled
+        with u.set_enabled_equivalencies([]):
+            return True, unit.to(u.AA)
     except u.UnitsError:
         pass
     try:
@@ -278,7 +280,8 @@ def sigma_factor(kind, unit, flux_unit):
         if isinstance(flux_unit, u.IrreducibleUnit) and unit.to_string() == (flux_unit**power).to_string():
             # two unregistered units of the same name do not convert into each other
             return 1.0
-        return unit.to(flux_unit**power) ** (1 / power)
+        with u.set_enabled_equivalencies([]):
+            return unit.to(flux_unit**power) ** (1 / power)
     except (u.UnitsError, ValueError):
         raise InputValueError(
             f"the uncertainty ({kind}) is in {unit.to_string()!r}, which does not fit "

@@ -51,6 +51,10 @@ class Domain:
         flagged; for a label that is modelled by its logarithm, the relative error.
     calibration : dict
         Per label, factors on the predicted error: ``{"with_sigma": f, "without_sigma": g}``.
+    in_common : dict
+        Per label, the share of the variance of what some pixels of a spectrum say that all sets of pixels have in
+        common, and that does not average out: where every pixel is a token and the context holds some of them. 1 for
+        a label that is not there.
     unproven : tuple of str
         Labels whose errors no real star has calibrated: how far real spectra are from
         synthetic ones is not in them.
@@ -82,6 +86,7 @@ class Domain:
     label_ranges: dict = field(default_factory=dict)
     usual_errors: dict = field(default_factory=dict)
     calibration: dict = field(default_factory=dict)
+    in_common: dict = field(default_factory=dict)
     unproven: tuple = ()
     density_threshold: float = float("inf")
     thresholds: dict = field(default_factory=dict)

@@ -108,6 +108,35 @@ class StellarPerceptronCore:
 
         layer.set_components(patches())
 
+    def most_pixels(self, n_known=0):
+        """Return how many pixels of a star are seen at once.
+
+        Parameters
+        ----------
+        n_known : int, optional
+            Number of quantities that are known of it.
+
+        Returns
+        -------
+        float
+            Infinity where pixels are gathered into patches.
+
+        Raises
+        ------
+        InputValueError
+            A context that what is known fills.
+        """
+        if self.config.patch_size > 1:
+            return np.inf
+        # one more is left for the resolving power
+        most = self.config.context_length - n_known - 1
+        if most < 1:
+            raise InputValueError(
+                f"known: {n_known} quantities leave no room for pixels in a context of {self.config.context_length}; "
+                "give fewer of them"
+            )
+        return most
+
     def tokenize(self, inputs, names, wavelengths=None, sigmas=None):
         """Turn arrays into a padded batch of tokens.
 

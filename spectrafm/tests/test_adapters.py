@@ -19,6 +19,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from specutils import Spectrum, SpectrumCollection, SpectrumList
 from specutils.utils.wcs_utils import vac_to_air
 
+from spectrafm import spectral_units
 from spectrafm.adapters import MASK_POLICIES, SpectrumArrays, from_arrays, to_arrays
 from spectrafm.core import SpectraFM
 from spectrafm.datasets import load_example_spectrum
@@ -846,6 +847,45 @@ def test_from_arrays_refuses(arguments, text):
     """Arrays that do not belong together are refused with their shapes."""
     with pytest.raises(InputValueError, match=text):
         from_arrays(*arguments)
+
+
+def test_lists_of_rows_keep_units_and_masks():
+    """Rows in a list are what they are in one array; what would lose its unit is refused."""
+    wavelength, flux = np.linspace(5000, 6000, 50), np.linspace(1, 2, 100).reshape(2, 50)
+    mask = flux > 1.9
+    plain = from_arrays(wavelength, flux, 0.1 * flux, mask)
+    masked = from_arrays(wavelength, list(np.ma.array(flux, mask=mask)), list(np.ma.array(0.1 * flux, mask=mask)))
+    quantities = from_arrays(
+        [wavelength / 10 * u.nm] * 2, [f * u.Jy for f in flux], [100 * f * u.mJy for f in flux], mask
+    )
+    both = from_arrays(wavelength, [Masked(f * u.Jy, mask=m) for f, m in zip(flux, mask, strict=True)])
+    for star, other, third, fourth in zip(plain, masked, quantities, both, strict=True):
+        assert_array_equal(other.good, star.good)
+        assert_array_equal(fourth.good, star.good)
+        assert_array_equal(third.good, star.good)
+        assert_allclose(other.sigma[star.good], star.sigma[star.good])
+        # they come out as flux per wavelength
+        assert_allclose((third.sigma / third.flux)[star.good], 0.1)
+        assert_allclose(third.wavelength, star.wavelength)
+    with pytest.raises(InputTypeError, match="flux: a list of Column, whose units and masks would be lost"):
+        from_arrays(wavelength, [Column(f, unit="Jy") for f in flux])
+    with pytest.raises(InputValueError, match="flux: rows of different lengths"):
+        from_arrays(wavelength, [np.ones(50) * u.Jy, np.ones(49) * u.Jy])
+
+
+def test_whatever_equivalencies_are_enabled():
+    """Units mean the same whatever the user has made equivalent, before and after."""
+    axis = np.linspace(1e4, 2e4, 30)
+    star = from_arrays(axis / u.cm, np.ones(30), None)[0]
+    spectral_units._axis_rule.cache_clear()
+    with u.add_enabled_equivalencies(u.spectral()):
+        other = from_arrays(axis / u.cm, np.ones(30), None)[0]
+    assert_allclose(other.wavelength, star.wavelength)
+    with (
+        u.add_enabled_equivalencies(u.spectral_density(5000 * u.AA)),
+        pytest.raises(InputValueError, match="does not fit"),
+    ):
+        from_arrays(axis / u.cm, np.ones(30) * u.Jy, np.ones(30) * u.Unit("erg / (s cm2 AA)"))
 
 
 def test_from_arrays_identifier_length():

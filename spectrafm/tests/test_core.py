@@ -415,7 +415,14 @@ def test_no_stars(fm):
     assert "e_teff" in table.colnames
 
 
-def pixel_by_pixel(context_length):
+def test_endless_error_is_not_known(fm):
+    """What is known with an infinite error is not known."""
+    table = fm.infer(spectrum(), labels="teff", known={"logg": 3.0, "e_logg": np.inf})
+    without = fm.infer(spectrum(), labels="teff", known={"logg": np.nan})
+    np.testing.assert_array_equal(numbers(table, ("teff",)), numbers(without, ("teff",)))
+
+
+def pixel_by_pixel(context_length, **changes):
     """Return an untrained SpectraFM that takes every pixel as a token, whose answers depend on them."""
     model = tiny_model(patch_size=1, wavelength_encoding="sinusoidal", context_length=context_length)
     draws = torch.Generator().manual_seed(1)
@@ -423,33 +430,57 @@ def pixel_by_pixel(context_length):
         for parameter in model.torch_model.torch_decoder.decoder_out.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draws))
     half = {"with_sigma": 0.5, "without_sigma": 0.5}
-    wide = {"wavelength_range": (3950.0, 9050.0), "spacing_range": (0.0, 1.0)}
-    domain = Domain(name="tiny", labels=("teff", "logg"), calibration={"teff": half}, **wide)
+    facts = {"wavelength_range": (3950.0, 9050.0), "spacing_range": (0.0, 1.0), "in_common": {"teff": 0.25}}
+    domain = Domain(name="tiny", labels=("teff", "logg"), calibration={"teff": half}, **(facts | changes))
     return SpectraFM(model, WeightsInfo(name="tiny", domains=(domain,), known=("k_mag", "logg", "teff")))
 
 
 def test_all_pixels_are_read():
-    """More pixels than the context holds are read in sets: their mean, with an error that knows their scatter."""
+    """More pixels than the context holds are read in sets: their mean, with an error of what they have in common."""
     fm = pixel_by_pixel(context_length=21)
-    assert fm.most_pixels() == 20
-    assert fm.most_pixels({"logg": None}) == 19
+    assert fm.model.most_pixels() == 20
+    assert fm.model.most_pixels(1) == 19
     table = fm.infer(spectrum())
     assert table["n_pixels_used"][0] == 60
     # the normaliser sees the whole spectrum
     prepared = fm.prepare(from_arrays(WAVELENGTH, TABLE.flux[0], np.full(60, 0.01))[0], 0)
-    some = [prepared.one_of(i, 3) for i in range(3)]
+    some = [prepared.one_of(i, 3, 20) for i in range(3)]
     assert sum(star.good.astype(int) for star in some).tolist() == prepared.good.astype(int).tolist()
     values, errors = fm.model.request(fm.perceive(some, 0), ["teff", "logg"])
+    # teff is modelled by its logarithm
+    errors[:, 0] /= values[:, 0]
+    values[:, 0] = np.log(values[:, 0])
     weight = errors**-2 / (errors**-2).sum(axis=0)
     mean = (weight * values).sum(axis=0)
+    one = (weight * errors**2).sum(axis=0)
     scatter = (weight * (values - mean) ** 2).sum(axis=0)
-    assert (scatter > 0).all()
-    one = (weight * errors**2).sum(axis=0) * np.array([0.5, 1.0]) ** 2
-    expected = np.sqrt(np.maximum(one - scatter, one * (weight**2).sum(axis=0)))
+    # a quarter of the variance of teff is common to all sets, of logg all of it
+    expected = np.sqrt(np.maximum(one * [0.25 + 0.75 / 3, 1.0], scatter / 2)) * [0.5, 1.0]
+    mean[0] = np.exp(mean[0])
+    expected[0] *= mean[0]
     np.testing.assert_allclose(numbers(table)[:, 0], np.stack([mean, expected], axis=1).ravel(), rtol=1e-5)
     # as many as the context holds are one set, as they always were
     just, ample = (numbers(pixel_by_pixel(length).infer(spectrum())) for length in (61, 99))
     np.testing.assert_allclose(just, ample, rtol=1e-6)
+    # factors on errors act alike on those of one set and of many
+    twice = changed(fm, calibration={"teff": {"with_sigma": 1.0, "without_sigma": 1.0}})
+    np.testing.assert_allclose(twice.infer(spectrum())["e_teff"].value, 2 * table["e_teff"].value, rtol=1e-6)
+
+
+def test_sets_fill_the_context():
+    """One pixel too many makes two sets as large as the context, which overlap, and hardly a smaller error."""
+    prepared = pixel_by_pixel(60).prepare(from_arrays(WAVELENGTH, TABLE.flux[0], np.full(60, 0.01))[0], 0)
+    some = [prepared.one_of(i, 2, 59) for i in range(2)]
+    assert [star.n_good for star in some] == [59, 59]
+    assert (some[0].good | some[1].good).all()
+    for n_set, most in ((3, 25), (4, 17), (7, 9)):
+        some = [prepared.one_of(i, n_set, most) for i in range(n_set)]
+        assert {star.n_good for star in some} == {most}
+        assert np.any([star.good for star in some], axis=0).all()
+    in_one, in_two = (pixel_by_pixel(n, in_common={"teff": 0.0}).infer(spectrum()) for n in (61, 60))
+    np.testing.assert_allclose(in_two["e_teff"].value, in_one["e_teff"].value, rtol=0.1)
+    with pytest.raises(InputValueError, match="known: 1 quantities leave no room for pixels in a context of 2"):
+        pixel_by_pixel(2).infer(spectrum(), known={"logg": 2.0}, labels="teff")
 
 
 def test_sets_of_pixels_and_batch_mates():
@@ -461,7 +492,7 @@ def test_sets_of_pixels_and_batch_mates():
     table = fm.infer(stars, known={"logg": [2.0, np.nan, 3.0, 2.5]}, labels="teff")
     turned = fm.infer(stars[::-1], known={"logg": [2.5, 3.0, np.nan, 2.0]}, labels="teff")
     np.testing.assert_allclose(numbers(turned, ("teff",))[:, ::-1], numbers(table, ("teff",)), rtol=1e-5)
-    alone = fm.infer(stars[1], labels="teff")
+    alone = fm.infer(stars[1], labels="teff", known={"logg": np.nan})
     np.testing.assert_allclose(numbers(alone, ("teff",))[:, 0], numbers(table, ("teff",))[:, 1], rtol=1e-5)
     assert table["n_pixels_used"].tolist() == [60, 30, 60, 30]
     with pytest.warns(SpectraFMWarning, match="1 of 2 rows are masked"):

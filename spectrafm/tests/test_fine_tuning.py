@@ -273,6 +273,13 @@ def test_missing_labels_and_bad_spectra(base):
     np.testing.assert_allclose(residuals(new), residuals(base.fine_tune(spectra(FEW), labels(), method="head")), rtol=1)
 
 
+def test_names_of_labels_that_are_taken():
+    """A label cannot have the name of another column of the results."""
+    for name in ("flag", "snr", "e_teff"):
+        with pytest.raises(InputValueError, match=f"labels: .'{name}'. are names that tables of results have"):
+            label_truth({name: np.ones(3)}, 3, labels=[name])
+
+
 def test_label_truth():
     """Units are brought to ours, errors go along, other columns are left alone."""
     table = QTable({"teff": [5.0, 6.0] * u.kK, "e_teff": [50, 60] * u.K, "ra": [1.0, 2.0] * u.deg, "k_mag": [9, 10]})

@@ -80,6 +80,20 @@ def test_scattered_bad_pixels_cost_nothing(share):
     assert cut.good[2:-2].all()
 
 
+@pytest.mark.parametrize("share", [0.05, 0.15, 0.3])
+def test_bad_is_the_same_as_cut_out(share):
+    """Where pixels are hardly finer than those of the result, too, bad ones are the same as none."""
+    rng = np.random.default_rng(0)
+    wavelength = np.exp(np.arange(np.log(4000), np.log(7000), 1 / 9000))
+    flux, good = 1 + 0.1 * rng.normal(size=len(wavelength)), rng.random(len(wavelength)) > share
+    rows = {"wavelength": wavelength, "flux": flux, "sigma": 0.1 * flux}
+    masked = from_arrays(**rows, mask=~good, resolving_power=3000)[0].smoothed(2000.0)
+    cut = from_arrays(**{k: v[good] for k, v in rows.items()}, resolving_power=3000)[0].smoothed(2000.0)
+    # but for what is at an end
+    assert abs(masked.n_good - cut.n_good) <= 2
+    np.testing.assert_allclose(np.interp(cut.wavelength, masked.wavelength, masked.flux)[2:-2], cut.flux[2:-2])
+
+
 @pytest.mark.parametrize("step", [0.3, 0.8, 1.2])
 def test_wide_pixels_are_no_gaps(step):
     """However wide pixels are, beside the cells that spectra are smoothed in, none of them is lost."""

@@ -36,6 +36,8 @@ __all__ = ["build_stream", "calibrate", "read_data", "split_stars", "token_table
 _USUAL_SPECTRUM = 0.995
 # stars that set the density of the embeddings, the most directions in which it is told, and stars that calibrate errors
 _N_DENSITY, _N_DIRECTION, _N_CALIBRATION = 4000, 192, 2000
+# stars that are read in sets of pixels, to see what these have in common
+_N_SETS = 240
 # first entry of the seed of draws, beside those of streams
 _EXAMPLES = 13
 
@@ -386,6 +388,8 @@ def calibrate(model, recipe, calibration):
                 spectra += more
                 truth = {k: np.concatenate((truth[k], its_truth[k]), axis=1) for k in labels}
             _calibrate_errors(fm, domain, spectra, n_usual, truth, recipe.log)
+        if np.isfinite(most := model.most_pixels()):
+            _measure_in_common(fm, domain, [calibration[k][1] for k in real or of_domain], most, generator)
     calibrated = SpectraFM(model, info, density)
     set_thresholds(calibrated, calibration)
     return calibrated
@@ -425,6 +429,24 @@ def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
         for name, found in factors.items()
         if found
     }
+
+
+def _measure_in_common(fm, domain, sources, most, generator):
+    """Set what sets of pixels have in common: what the errors of their mean leave no other room for."""
+    whole = [view for source in sources for view in source.undisturbed()]
+    spectra, truth = _labelled(whole or sources, _N_SETS // len(whole or sources), list(domain.calibration), generator)
+    n_good = np.array([fm.prepare(star, 0).n_good for star in spectra])
+    many = np.flatnonzero(n_good > most)
+    if len(many) < 2:
+        return
+    # nothing is known yet: errors are those of one set
+    domain.in_common = {}
+    table = fm.infer([spectra[row] for row in many], labels=tuple(domain.calibration))
+    share = float(np.mean(most / n_good[many]))
+    for name in domain.calibration:
+        predicted, error = (np.asarray(table[c].filled(np.nan).value) for c in (name, f"e_{name}"))
+        factor = error_factor(predicted, error, *(column[many] for column in truth[name]))
+        domain.in_common[name] = float(np.clip((factor**2 - share) / (1 - share), 0.0, 1.0))
 
 
 def _describe_domain(name, recipe, calibration):
