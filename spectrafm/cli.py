@@ -7,6 +7,7 @@ a pair and a line in ``_COMMANDS``.
 
 import argparse
 import math
+import os
 import sys
 import warnings
 from contextlib import suppress
@@ -44,7 +45,13 @@ def main(argv=None):
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # who reads has read enough; what is left must not fail at the exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (SpectraFMError, OSError) as error:
         _complain(f"error: {error}")
         return _FAILED

@@ -369,3 +369,13 @@ def test_real_apstar(shared_data, capsys):
     name = str(shared_data / "apogee" / "apStar-dr17-2M19485057+5005279.fits")
     assert main(["infer", name]) == 0
     assert "2M19485057+5005279" in capsys.readouterr().out
+
+
+def test_who_reads_has_read_enough():
+    """A reader that stops after a line is no error."""
+    command = [sys.executable, "-m", "spectrafm", "describe"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.read(9) == "SpectraFM"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
