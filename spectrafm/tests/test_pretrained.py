@@ -1,5 +1,7 @@
 """The weights in the package, on real stars."""
 
+from dataclasses import replace
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -11,7 +13,11 @@ from spectrafm.adapters import from_arrays
 from spectrafm.benchmarks import mad_std, stars_apart
 from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
 from spectrafm.exceptions import InputTypeError, InputValueError
+from spectrafm.foundation_benchmark import SameStars, observed_spectra
 from spectrafm.weights_files import PRETRAINED
+
+# beside the package, where its repository is
+REPOSITORY = PRETRAINED.parents[1] / "weights"
 
 # a little above what the model cards said when they were at their best
 _XP_MAD_STD = {"base": (52, 0.165, 0.098, 0.036, 0.032), "gaia_xp": (55, 0.15, 0.095, 0.037, 0.036)}
@@ -153,13 +159,35 @@ def test_nothing_to_embed():
 
 
 def test_size():
-    """All weights together stay small."""
-    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*.safetensors")) < 30e6
+    """All weights together stay small, those of the package and those that are only in the repository."""
+    sizes = [sum(path.stat().st_size for path in top.rglob("*.safetensors")) for top in (PRETRAINED, REPOSITORY)]
+    assert sizes[0] < 30e6
+    assert sum(sizes) < 40e6
+
+
+@pytest.mark.skipif(not (REPOSITORY / "paper").is_dir(), reason="needs weights that come with the repository alone")
+def test_few_pixels_by_the_paper():
+    """Where a tenth of the pixels is left, the published architecture tells labels better than patches do."""
+    base, paper = SpectraFM.from_pretrained("base"), SpectraFM.from_pretrained(REPOSITORY / "paper")
+    assert paper.info.domains[0].in_common.keys() == {"teff", "logg", "o_fe", "mg_fe", "fe_h"}
+    stars, rng = SameStars("apogee", 16), np.random.default_rng(5)
+
+    def sparse(star):
+        return replace(star, good=star.good & (rng.random(len(star.good)) < 0.1))
+
+    spectra = observed_spectra(base, stars, sparse, snr=(100, 100))
+    error = {
+        fm.info.name: [np.median(np.abs(numbers(table, k) - stars.truth[k])) for k in ("teff", "logg", "fe_h")]
+        for fm in (base, paper)
+        for table in [fm.infer(spectra)]
+    }
+    assert (np.array(error["paper"]) < 0.6 * np.array(error["base"])).all()
+    assert (np.array(error["paper"]) < (90, 0.15, 0.08)).all()
 
 
 def test_model_cards():
     """Every set of weights has a model card with the facts that a user needs."""
-    for folder in {path.parent for path in PRETRAINED.glob("*/spectrafm.json")}:
+    for folder in {path.parent for top in (PRETRAINED, REPOSITORY) for path in top.glob("*/spectrafm.json")}:
         card = (folder / "README.md").read_text()
         for part in ("Training data", "Validation", "License", "Known failures", "spectrafm train"):
             assert part in card
