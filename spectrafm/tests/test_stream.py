@@ -476,7 +476,21 @@ def test_no_target(synthetic, vocabulary):
         ObservedSource(synthetic, vocabulary, ContinuumNormalizer(), targets=["alpha_m"])
 
 
-def train_mixed(folder, fit=None, **options):
+TINY_MODEL = ModelConfig(
+    embedding_dim=32,
+    encoder_heads=(4,),
+    encoder_dense=(48,),
+    decoder_heads=(4,),
+    decoder_dense=(48,),
+    head_dense=(32,),
+    patch_size=64,
+    patch_components=48,
+    patch_dense=48,
+    patch_place="modulate",
+)
+
+
+def train_mixed(folder, fit=None, model=None, **options):
     """Train for a moment on synthetic stars, a library and a table; return the model and its log."""
     grid = fake_grid(60, seed=9)
     labels = {name: grid.labels[:, i] for i, name in enumerate(LABELS[:3])}
@@ -491,18 +505,7 @@ def train_mixed(folder, fit=None, **options):
         labels=("teff", "logg", "fe_h", "mg_fe", "vsini"),
         known=("k_mag",),
         log=("teff", "vsini"),
-        model=ModelConfig(
-            embedding_dim=32,
-            encoder_heads=(4,),
-            encoder_dense=(48,),
-            decoder_heads=(4,),
-            decoder_dense=(48,),
-            head_dense=(32,),
-            patch_size=64,
-            patch_components=48,
-            patch_dense=48,
-            patch_place="modulate",
-        ),
+        model=replace(TINY_MODEL, **(model or {})),
         fit=FitConfig(**(settings | (fit or {}))),
         sources={
             "synthetic": SourceConfig(kind="emulator", data="fake", n_pool=500, share=2, **seen),
@@ -588,6 +591,28 @@ def test_mixed_training(trained):
     alone = fm.infer(star)
     np.testing.assert_allclose(table["teff"][1].value, alone["teff"][0].value, rtol=1e-5)
     assert fm.embed([line_star(), star]).shape == (2, 32)
+
+
+@pytest.mark.slow
+def test_what_sets_of_pixels_have_in_common(tmp_path, monkeypatch):
+    """Where every pixel is a token, calibration finds how much of the error of a few pixels more of them take off."""
+    monkeypatch.setattr(train_module, "_N_SETS", 64)
+    fit = {"steps": 6, "log_every": 6, "validation_every": 6}
+    fm, _ = train_mixed(tmp_path, fit, model={"patch_size": 1, "context_length": 41})
+    lines, sed = fm.info.domains
+    assert lines.in_common.keys() == lines.calibration.keys()
+    assert all(0 <= share <= 1 for share in lines.in_common.values())
+    # where the context holds all pixels, nothing is to be known
+    assert (len(tiny_data(3).wavelength) > 40) == bool(sed.in_common)
+    star = line_star()
+    table = fm.infer(star)
+    lines.in_common = dict.fromkeys(lines.in_common, 1.0)
+    one = fm.infer(star)
+    n_set = 40 / table["n_pixels_used"][0]
+    for name in ("teff", "logg"):
+        assert one[name][0] == table[name][0]
+        ratio = (table[f"e_{name}"][0] / one[f"e_{name}"][0]).value
+        assert n_set**0.5 - 1e-9 <= ratio <= 1
 
 
 def test_predict_spectrum(trained):

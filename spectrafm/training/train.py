@@ -388,8 +388,8 @@ def calibrate(model, recipe, calibration):
                 spectra += more
                 truth = {k: np.concatenate((truth[k], its_truth[k]), axis=1) for k in labels}
             _calibrate_errors(fm, domain, spectra, n_usual, truth, recipe.log)
-        if np.isfinite(most := model.most_pixels()):
-            _measure_in_common(fm, domain, [calibration[k][1] for k in real or of_domain], most, generator)
+            if np.isfinite(most := model.most_pixels()):
+                _measure_in_common(fm, domain, sources, labels, most, generator)
     calibrated = SpectraFM(model, info, density)
     set_thresholds(calibrated, calibration)
     return calibrated
@@ -431,21 +431,21 @@ def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
     }
 
 
-def _measure_in_common(fm, domain, sources, most, generator):
-    """Set what sets of pixels have in common: what the errors of their mean leave no other room for."""
-    whole = [view for source in sources for view in source.undisturbed()]
-    spectra, truth = _labelled(whole or sources, _N_SETS // len(whole or sources), list(domain.calibration), generator)
+def _measure_in_common(fm, domain, sources, labels, most, generator):
+    """Set what sets of pixels have in common of labels: what the errors of their mean leave no other room for."""
+    sources = [view for source in sources for view in source.undisturbed()] or sources
+    spectra, truth = _labelled(sources, _N_SETS // len(sources), labels, generator)
     n_good = np.array([fm.prepare(star, 0).n_good for star in spectra])
     many = np.flatnonzero(n_good > most)
-    if len(many) < 2:
+    share = float(np.mean(most / n_good[many])) if len(many) else 1.0
+    known = [name for name in labels if np.isfinite(truth[name][0, many]).sum() > 1]
+    if not known:
         return
-    # nothing is known yet: errors are those of one set
-    domain.in_common = {}
-    table = fm.infer([spectra[row] for row in many], labels=tuple(domain.calibration))
-    share = float(np.mean(most / n_good[many]))
-    for name in domain.calibration:
+    # nothing is known of these labels yet: errors are those of one set
+    table = fm.infer([spectra[row] for row in many], labels=tuple(known))
+    for name in known:
         predicted, error = (np.asarray(table[c].filled(np.nan).value) for c in (name, f"e_{name}"))
-        factor = error_factor(predicted, error, *(column[many] for column in truth[name]))
+        factor = error_factor(predicted, error, *truth[name][:, many])
         domain.in_common[name] = float(np.clip((factor**2 - share) / (1 - share), 0.0, 1.0))
 
 
