@@ -257,7 +257,8 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
     if block.bits is not None:
         bits = block.bits != 0 if policy is None else (block.bits & policy) != 0
     finite = np.isfinite(flux)
-    filled = _unmeasured(flux, finite)
+    # one number is many where units change with wavelength
+    filled = _unmeasured(block.flux, finite)
     good = finite & ~block.masked & ~bits & ~filled
     bad_sigma = np.zeros(flux.shape, dtype=bool)
     has_sigma = np.zeros(n_star, dtype=bool)
@@ -358,7 +359,7 @@ def _ascending(block, problems):
 
 
 def _unmeasured(flux, finite):
-    """Tell pixels that hold zero, or another small number, because nothing was measured there."""
+    """Tell pixels that hold zero, or another small or negative number, because nothing was measured there."""
     filled = np.zeros(flux.shape, dtype=bool)
     same = (flux[:, 1:] == flux[:, :-1]) & finite[:, 1:]
     for row in np.flatnonzero(same.sum(axis=1) >= _FILLED_RUN - 1):
@@ -367,7 +368,7 @@ def _unmeasured(flux, finite):
         alone[1:] &= ~same[row]
         typical = np.median(np.abs(flux[row][alone]))
         for first, last in ends[np.diff(ends, axis=1)[:, 0] >= _FILLED_RUN - 1]:
-            filled[row, first : last + 1] = abs(flux[row, first]) <= _FILLED_FLUX * typical
+            filled[row, first : last + 1] = flux[row, first] <= _FILLED_FLUX * typical
     return filled
 
 

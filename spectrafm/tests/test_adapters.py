@@ -307,15 +307,17 @@ def test_masks_of_errors_and_wavelengths():
     assert arrays.resolving_power == 2000
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-4, -1e-4])
-def test_gaps_filled_with_a_number(value):
-    """Many neighbours of one tiny flux were not measured; a few, or a plateau of the height of a star, were."""
+@pytest.mark.parametrize("unit", [1, u.Jy])
+@pytest.mark.parametrize("value", [0.0, 1e-4, -1e-4, -999.0])
+def test_gaps_filled_with_a_number(value, unit):
+    """Many neighbours of one tiny or negative flux were not measured; a few, or a plateau of a star's height, were."""
     flux, axis = np.random.default_rng(0).uniform(0.5, 1.5, 60), np.linspace(5000, 5100, 60)
     flux[20:28], flux[40:47], flux[50:60] = value, value, 1.0
-    (arrays,) = from_arrays(axis, flux)
+    (arrays,) = from_arrays(axis, flux * unit)
     assert_array_equal(np.flatnonzero(~arrays.good), np.arange(20, 28))
     assert arrays.counts["n_filled"] == 8
-    assert_array_equal(arrays.flux, flux)
+    if unit == 1:
+        assert_array_equal(arrays.flux, flux)
     (nothing,) = from_arrays(axis, np.zeros(60))
     assert nothing.flags & Flag.NO_GOOD_PIXELS
 
