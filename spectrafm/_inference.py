@@ -159,10 +159,8 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
     The diagnosis is None where nobody needs it.
     """
     domain, n_star = fm.info.domains[number], len(prepared)
-    spectrum_only = perception = fm.perceive(prepared, number)
-    if known:
-        # the density of embeddings is that of spectra alone
-        perception = fm.perceive(prepared, number, known)
+    # the density of embeddings is that of spectra alone
+    spectrum_only = fm.perceive(prepared, number)
     values, errors = np.full((2, n_star, len(labels)), np.nan)
     flag = np.array([a.flags | _spectrum_flags(a, domain) for a in prepared], dtype=np.int64)
     more = np.zeros(n_star, dtype=np.int64)
@@ -173,7 +171,7 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
         names, has_sigma = [labels[column] for column in told], np.array([a.has_sigma for a in prepared])
         most = fm.model.most_pixels(len(known)) if whole else np.inf
         if all(a.n_good <= most for a in prepared):
-            found, predicted = fm._tell(perception, names)
+            found, predicted = fm._tell(fm.perceive(prepared, number, known) if known else spectrum_only, names)
         else:
             found, predicted = _told_by_sets(fm, number, prepared, known, names, most)
         values[:, told], errors[:, told] = found, domain.calibrated_errors(names, found, predicted, has_sigma)

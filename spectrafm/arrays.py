@@ -151,8 +151,8 @@ class SpectrumArrays:
 
         Parameters
         ----------
-        n_pixel : int
-            Most good pixels.
+        n_pixel : int or float
+            Most good pixels; all of them where infinite.
 
         Returns
         -------

@@ -681,8 +681,8 @@ class SpectraFM:
             A padded batch, pixels first.
         """
         domain = self.info.domains[number]
-        if np.isfinite(most := self.model.most_pixels(len(known or ()))):
-            prepared = [a.thinned(most) for a in prepared]
+        most = self.model.most_pixels(len(known or ()))
+        prepared = [a.thinned(most) for a in prepared]
         settings = {"flux_kind": domain.flux_kind, "smallest_given": domain.smallest_given}
         return spectra_to_tokens(prepared, self.model.vocabulary, known, **settings)
 

@@ -120,8 +120,7 @@ class _Stars:
     def perceive(self, model, rows, correction=None):
         stars = [self.prepared[row] for row in rows]
         stars = stars if correction is None else [correction(star) for star in stars]
-        if np.isfinite(most := model.most_pixels()):
-            stars = [star.thinned(most) for star in stars]
+        stars = [star.thinned(model.most_pixels()) for star in stars]
         return model.perceive_tokens(spectra_to_tokens(stars, model.vocabulary, None, self.flux_kind))
 
 
