@@ -75,6 +75,8 @@ def infer_stars(
         )
     unproven = {k for number in used for k in fm.info.domains[number].unproven}
     meta = provenance(fm, given)
+    if known:
+        meta["known"] = ", ".join(known)
     if unproven & set(labels):
         meta["unproven"] = ", ".join(name for name in labels if name in unproven)
     columns = {"flag": flag, "n_pixels_used": n_used, "snr": snr, "identifier": [a.identifier for a in arrays]}

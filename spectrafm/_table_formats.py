@@ -41,9 +41,11 @@ def cds_units(table):
     """Return a plain table whose units CDS can write: ``[-]`` for dex, ``---`` for none."""
     plain = Table(table)
     for name in plain.colnames:
-        if plain[name].unit == u.dex:
+        # of what is no column of numbers, a SkyCoord say, the writer knows more
+        unit = getattr(plain[name], "unit", None)
+        if unit == u.dex:
             plain[name].unit = u.dex(u.one)
-        elif plain[name].unit == u.one:
+        elif unit == u.one:
             plain[name].unit = None
     return plain
 
@@ -83,7 +85,7 @@ def mrt_text(table):
     plain.meta.clear()
     for name in list(plain.colnames):
         column = plain[name]
-        if column.dtype.kind != "f":
+        if getattr(column, "dtype", np.dtype(str)).kind != "f":
             continue
         values = column_values(plain, name)
         if not np.isfinite(values).any():

@@ -26,7 +26,7 @@ _META_KEYS = ("identifier", "id", "source_id", "sdss_id", "apogee_id", "objid", 
 _HEADER_KEYS = ("OBJID", "APOGEE_ID", "SDSS_ID", "OBJECT", "OBJNAME", "TARGNAME")
 
 
-def to_arrays(spectra, *, medium="vacuum", radial_velocity=None, resolving_power=None, mask_policy=None):
+def to_arrays(spectra, *, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None):
     """Turn spectra into plain arrays in vacuum and in the rest frame.
 
     Parameters
@@ -37,7 +37,8 @@ def to_arrays(spectra, *, medium="vacuum", radial_velocity=None, resolving_power
         `SpectrumArrays`, or a list of any of these, nested or not. It is
         never modified.
     medium : {"vacuum", "air"} or sequence of str, optional
-        What the wavelengths are measured in, for all or for each star.
+        What the wavelengths are measured in, for all or for each star. When left out, what the
+        object's own WCS says (air for ``AWAV`` of FITS); vacuum where it does not say.
     radial_velocity : `~astropy.units.Quantity` ['speed'], optional
         Velocity with which the star's lines are shifted, positive when
         receding; a scalar or one a star. When left out, the object's own
@@ -203,6 +204,7 @@ def _shape(name, array):
 
 def _finish(block, options, bits, first):
     is_air, velocity, power = (some if some is None else some[first : first + block.n_star] for some in options)
+    is_air = np.full(block.n_star, block.in_air) if is_air is None else is_air
     return finish(block, is_air, velocity, power, bits, first)
 
 
@@ -240,15 +242,19 @@ def _not_a_spectrum(thing):
 
 
 def _per_star_options(n_star, medium, radial_velocity, resolving_power):
-    """Check the keywords; return is_air, velocity (or None) and resolving power, each ``(n_star,)``."""
+    """Check the keywords; return is_air (or None), velocity (or None) and resolving power, each ``(n_star,)``."""
+    is_air = None if medium is None else _in_air(medium, n_star)
+    velocity = None if radial_velocity is None else _speeds(radial_velocity, n_star)
+    return is_air, velocity, resolving_powers(resolving_power, n_star)
+
+
+def _in_air(medium, n_star):
     media = [medium] * n_star if isinstance(medium, str) else _sequence(medium, "medium", "a string or one a star")
     bad = sorted({str(m) for m in ([medium] if isinstance(medium, str) else media) if str(m) not in _MEDIA})
     if bad:
         raise InputValueError(f"medium: {', '.join(map(repr, bad))}; expected 'air' or 'vacuum'")
     _check_length(media, n_star, "medium")
-    is_air = np.array([str(m) == "air" for m in media], dtype=bool)
-    velocity = None if radial_velocity is None else _speeds(radial_velocity, n_star)
-    return is_air, velocity, resolving_powers(resolving_power, n_star)
+    return np.array([str(m) == "air" for m in media], dtype=bool)
 
 
 def resolving_powers(resolving_power, n_star):
@@ -326,7 +332,7 @@ def _check_ready(arrays, options, row):
     speed = 0.0 if velocity is None else velocity[row]
     if problem := told_problem(speed, power[row]) or _ready_problem(arrays):
         return unusable(problem, arrays.identifier)
-    if is_air[row] or speed != 0:
+    if (is_air is not None and is_air[row]) or speed != 0:
         raise InputValueError(
             f"spectra: number {row} is a SpectrumArrays, in vacuum and in the rest frame already; "
             "leave out medium='air' and radial_velocity for it"
@@ -363,7 +369,7 @@ def _read(thing):
         array = array if index == array.ndim - 1 else np.moveaxis(array, index, -1)
         return array.reshape(n_star, n_pixel)
 
-    block = Block(n_star, _identifiers(thing.meta, n_star))
+    block = Block(n_star, _identifiers(thing.meta, n_star), in_air=_says_air(thing))
     axis = thing.spectral_axis
     if axis is None:
         block.problem = "there is no spectral axis; give the collection spectral_axis="
@@ -381,6 +387,13 @@ def _read(thing):
     except InputValueError as error:
         block.problem = str(error)
     return block
+
+
+def _says_air(thing):
+    """Say whether the WCS of an object is that of wavelengths in air."""
+    # a header may have come along from another axis
+    kinds = getattr(getattr(thing, "wcs", None), "world_axis_physical_types", None)
+    return "em.wl;obs.atmos" in (kinds or ())
 
 
 def _identifiers(meta, n_star):

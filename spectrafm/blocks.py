@@ -128,6 +128,8 @@ class Block:
         Their names, where the object tells them.
     problem : str
         Why the object cannot be used at all, or "".
+    in_air : bool
+        Whether the object says that its wavelengths are in air.
     wavelength : numpy.ndarray
         ``(n_pixel,)`` or ``(n_star, n_pixel)`` [Angstrom], as observed.
     flux, sigma : numpy.ndarray
@@ -145,6 +147,7 @@ class Block:
     n_star: int
     identifiers: list | None = None
     problem: str = ""
+    in_air: bool = False
     wavelength: np.ndarray | None = None
     flux: np.ndarray | None = None
     flux_unit: object = None

@@ -108,7 +108,9 @@ def _add_infer(parser):
     parser.add_argument("--overwrite", action="store_true", help="replace TABLE and FIGURE if they exist")
     parser.add_argument("--model", metavar="M", help="name or folder of weights; by default those in the package")
     parser.add_argument("--labels", type=_names, metavar="A,B", help="labels wanted, by default all")
-    parser.add_argument("--medium", choices=("vacuum", "air"), default="vacuum", help="of the wavelengths (vacuum)")
+    parser.add_argument(
+        "--medium", choices=("vacuum", "air"), help="of the wavelengths, by default what the file says, or vacuum"
+    )
     parser.add_argument("--radial-velocity", type=_speed, metavar="KM_S", help="by default what the file says, or 0")
     parser.add_argument("--resolving-power", type=_positive, metavar="R", help="resolving power, where it is known")
     parser.add_argument("--mask-policy", choices=sorted(MASK_POLICIES), help="which mask bits mean a bad pixel")
@@ -243,12 +245,29 @@ def _read(name, file_format):
     first = None
     for kind in (Spectrum, SpectrumList):
         try:
-            return kind.read(name, format=file_format) if file_format else kind.read(name)
+            found = kind.read(name, format=file_format) if file_format else kind.read(name)
+            return _without_blanks(found, name)
         # loaders raise whatever their parsing runs into
         except Exception as error:
             first = first or error
     reason = str(first).strip().splitlines()[0] if str(first).strip() else type(first).__name__
     raise InputValueError(f"specutils cannot read it ({reason})") from first
+
+
+def _without_blanks(spectrum, name):
+    """Mask pixels whose cells are empty in the table of a file: specutils reads zero there."""
+    if Path(name).suffix.lower() != ".ecsv" or not hasattr(spectrum, "mask"):
+        return spectrum
+    import numpy as np
+    from astropy.table import Table
+
+    table = Table.read(name, format="ascii.ecsv")
+    # others say nothing of the flux
+    masks = [np.asarray(column.mask) for column in table.columns.values() if column.unit and hasattr(column, "mask")]
+    blank = np.any([m.reshape(len(table), -1).any(axis=1) for m in masks], axis=0) if masks else np.False_
+    if blank.any() and spectrum.shape == blank.shape:
+        spectrum.mask = blank if spectrum.mask is None else blank | (np.asarray(spectrum.mask) != 0)
+    return spectrum
 
 
 def _printed(table):

@@ -224,7 +224,7 @@ class SpectraFM:
         spectra,
         labels=None,
         known=None,
-        medium="vacuum",
+        medium=None,
         radial_velocity=None,
         resolving_power=None,
         mask_policy=None,
@@ -247,7 +247,8 @@ class SpectraFM:
             `~astropy.units.Quantity` or table column; ``e_<name>`` for its
             error; NaN or masked where not known.
         medium : {"vacuum", "air"} or sequence, optional
-            What the wavelengths are in, for all or for each star.
+            What the wavelengths are in, for all or for each star; when left out, what the
+            object's own WCS says (air for ``AWAV`` of FITS), and vacuum where it does not say.
         radial_velocity : `~astropy.units.Quantity` ['speed'], optional
             Scalar or one a star; the object's own when left out.
         resolving_power : float or array_like, optional
@@ -319,7 +320,7 @@ class SpectraFM:
         spectra,
         labels_table,
         method="temperature",
-        medium="vacuum",
+        medium=None,
         radial_velocity=None,
         resolving_power=None,
         mask_policy=None,
@@ -379,7 +380,7 @@ class SpectraFM:
         *,
         method="auto",
         labels=None,
-        medium="vacuum",
+        medium=None,
         radial_velocity=None,
         resolving_power=None,
         mask_policy=None,
@@ -448,7 +449,7 @@ class SpectraFM:
             return fine_tune(self, arrays, truth, config, name=name, progress=progress)
 
     def attention(
-        self, spectrum, label, known=None, medium="vacuum", radial_velocity=None, resolving_power=None, mask_policy=None
+        self, spectrum, label, known=None, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None
     ):
         """Return where in a spectrum the model looks for a label.
 
@@ -482,7 +483,7 @@ class SpectraFM:
         return explain(self, "attention", spectrum, label, known, **door)
 
     def sensitivity(
-        self, spectrum, label, known=None, medium="vacuum", radial_velocity=None, resolving_power=None, mask_policy=None
+        self, spectrum, label, known=None, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None
     ):
         """Return how a label would change with the flux of each pixel of a spectrum.
 
@@ -546,7 +547,7 @@ class SpectraFM:
         """
         return spectra_of_labels(self, labels, spectral_axis, resolving_power, domain)
 
-    def reconstruct(self, spectra, medium="vacuum", radial_velocity=None, resolving_power=None, mask_policy=None):
+    def reconstruct(self, spectra, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None):
         """Return the spectra that the model sees behind noise, bad pixels and gaps.
 
         Parameters
@@ -576,7 +577,7 @@ class SpectraFM:
     def embed(
         self,
         spectra,
-        medium="vacuum",
+        medium=None,
         radial_velocity=None,
         resolving_power=None,
         mask_policy=None,

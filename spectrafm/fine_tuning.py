@@ -182,9 +182,10 @@ def label_truth(labels_table, n_star, labels=None, positive=()):
     for name in labels:
         if name not in QUANTITIES:
             column = columns[name]
-            unit = str(getattr(column, "unit", None) or "")
+            unit = getattr(column, "unit", None) or ""
             text = getattr(getattr(column, "info", None), "description", None) or name
-            register_quantity(Quantity(name, unit, unit, "", text))
+            # errors of magnitudes and of logarithms are differences: they have no zero point
+            register_quantity(Quantity(name, str(unit), str(getattr(unit, "function_unit", unit)), "", text))
     return known_labels(columns, labels, n_star, "labels_table", positive)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 from astropy import units as u
+from astropy.table import Row
 
 from .exceptions import InputTypeError, InputValueError
 from .quantities import get_quantity
@@ -17,8 +18,8 @@ def table_columns(table, argument):
 
     Parameters
     ----------
-    table : `~astropy.table.Table` or dict
-        The table.
+    table : `~astropy.table.Table`, `~astropy.table.Row` or dict
+        The table. A row of one has no units of its own: they are those of the table.
     argument : str
         Name of the user's argument, for the error message.
 
@@ -37,6 +38,8 @@ def table_columns(table, argument):
             f"{argument}: {type(table).__name__}, expected a dictionary or an astropy Table with columns such as "
             "teff and e_teff"
         )
+    if isinstance(table, Row):
+        table = table.table[table.index : table.index + 1]
     return {name: table[name] for name in getattr(table, "colnames", table)}
 
 
@@ -81,7 +84,7 @@ def known_quantities(known, n_star, allowed, argument="known", positive=()):
 
     Parameters
     ----------
-    known : dict or `~astropy.table.Table` or None
+    known : dict or `~astropy.table.Table`, `~astropy.table.Row` or None
         Name -> number, array ``(n_star,)``, `~astropy.units.Quantity`, or
         (masked) table column; ``e_<name>`` for its error.
     n_star : int

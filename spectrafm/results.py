@@ -264,6 +264,13 @@ def write_labels(table, filename, overwrite=False):
             if extension == ".mrt":
                 to_mrt(table, path, overwrite)
             elif extension == ".vot":
+                objects = [name for name in table.colnames if not hasattr(table[name], "dtype")]
+                if objects:
+                    kinds = ", ".join(f"{name} ({type(table[name]).__name__})" for name in objects)
+                    raise InputValueError(
+                        f"table: {kinds} cannot be columns of a VOTable; give their parts as columns, such as ra and "
+                        "dec, or write .ecsv"
+                    )
                 to_votable(table).to_xml(str(path))
             elif extension == ".csv":
                 Table(table).write(path, format="ascii.csv", overwrite=overwrite)

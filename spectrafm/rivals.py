@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .exceptions import InputValueError
+from .stellarperceptron.nn_utils import initial_weights
 from .stellarperceptron.trainer import Trainer
 from .tokens import spectra_to_tokens
 
@@ -181,8 +182,7 @@ def train_rival(kind, stream, vocabulary, config, *, n_pixel=8192, progress=Fals
     """
     [part] = stream.parts.values()
     source = part.source
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
+    with initial_weights(config.seed):
         token = vocabulary.tokens(source.flux_name).item()
         network = GridNetwork(kind, source.source.wavelength_range, n_pixel, len(source.targets), token)
     network.to(stream.device)

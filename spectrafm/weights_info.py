@@ -273,6 +273,12 @@ class WeightsInfo:
         for name in self.known:
             get_quantity(name, "known")
 
+    def __setstate__(self, state):
+        """Register quantities where weights are unpickled, as where they are loaded."""
+        self.__dict__.update(state)
+        for quantity in self.quantities:
+            register_quantity(quantity)
+
     @property
     def labels(self):
         """Labels of all domains, in their order."""

@@ -13,6 +13,7 @@ from ..exceptions import CheckpointError, ConfigError, InputValueError
 from .config import ModelConfig
 from .growth import grown_state
 from .layers import StellarPerceptronTorchModel
+from .nn_utils import initial_weights
 from .tokens import as_native
 from .vocabulary import Vocabulary
 
@@ -51,9 +52,7 @@ class StellarPerceptronCore:
                 f"readout_labels: {stray} are no quantities of this model; name some of {vocabulary.names}"
             )
         readout_tokens = vocabulary.tokens(config.readout_labels) if config.readout_labels else ()
-        # the initialisers of torch know only the global generator of the CPU: borrow it and give it back
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with initial_weights(seed):
             self.torch_model = StellarPerceptronTorchModel(config, vocabulary.rows, flux_tokens, readout_tokens)
         self.torch_model.to(self.device).eval()
 

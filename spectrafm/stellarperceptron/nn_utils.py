@@ -1,6 +1,7 @@
 """The loss, the learning-rate schedule, and the generator of training batches."""
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,40 @@ from ..exceptions import InputValueError
 from .config import AugmentationConfig
 from .tokens import Tokens, as_native
 
-__all__ = ["TrainingBatch", "TrainingGenerator", "learning_rate_factor", "robust_mean_squared_error"]
+__all__ = [
+    "TrainingBatch",
+    "TrainingGenerator",
+    "initial_weights",
+    "learning_rate_factor",
+    "robust_mean_squared_error",
+]
 
 # first entry of the seed of each kind of draw, so that no two share a stream
 _ORDER, _BATCH, _SPLIT = 1, 2, 3
+
+
+@contextmanager
+def initial_weights(seed):
+    """Seed the initialisers of torch for a while, and have them work in single precision.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of their draws.
+
+    Yields
+    ------
+    None
+    """
+    # they know only what is global: borrow it and give it back
+    precision = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(precision)
 
 
 def robust_mean_squared_error(y_true, y_pred, log_variance, labels_err=None, sample_weight=None, beta=0.0):

@@ -107,7 +107,7 @@ def fit_labels(
     degree=4,
     piece=None,
     model_error=0.0,
-    medium="vacuum",
+    medium=None,
     radial_velocity=None,
     mask_policy=None,
     n_start=2,

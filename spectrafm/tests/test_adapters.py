@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from astropy.constants import c, h
 from astropy.coordinates import SpectralCoord
+from astropy.io import fits
 from astropy.nddata import InverseVariance, StdDevUncertainty, UnknownUncertainty, VarianceUncertainty
 from astropy.table import Column, MaskedColumn, Table
 from astropy.utils.exceptions import AstropyDeprecationWarning
@@ -406,6 +407,27 @@ def test_medium():
     assert_allclose(jansky.flux, one(make(unit=u.Jy)).flux, rtol=1e-8)
 
 
+@pytest.mark.parametrize("kind", ["WAVE", "AWAV"])
+def test_medium_of_the_wcs(kind, tmp_path):
+    """The WCS of a file says what its wavelengths are in, unless the user does."""
+    header = fits.Header({"CTYPE1": kind, "CUNIT1": "Angstrom", "CRVAL1": 5000.0, "CDELT1": 2.0, "CRPIX1": 1.0})
+    header["BUNIT"] = "Jy"
+    fits.writeto(tmp_path / "star.fits", np.linspace(1.0, 2.0, 50), header)
+    spectrum = Spectrum.read(tmp_path / "star.fits")
+    told, vacuum, air = one(spectrum), one(spectrum, medium="vacuum"), one(spectrum, medium="air")
+    same = air if kind == "AWAV" else vacuum
+    assert_array_equal(told.wavelength, same.wavelength)
+    assert told.medium == same.medium
+    assert vacuum.wavelength[0] == pytest.approx(5000.0)
+    assert air.wavelength[0] == pytest.approx(5001.39, abs=0.01)
+    # a header goes with any axis
+    other = Spectrum(spectrum.flux, spectral_axis=vacuum.wavelength * u.AA, meta=spectrum.meta)
+    assert_array_equal(one(other).wavelength, vacuum.wavelength)
+    both = to_arrays([spectrum, make(), one(spectrum)])
+    assert [star.medium for star in both] == [same.medium, "vacuum", same.medium]
+    assert_array_equal(both[2].wavelength, same.wavelength)
+
+
 def test_air_to_vacuum_below_2000_angstrom():
     """Below 2000 Angstrom wavelengths are in vacuum anyway; order is kept across the border."""
     converted = air_to_vacuum(np.array([1500.0, 1999.9, 2000.0, 2500.0]))
@@ -477,7 +499,7 @@ def test_velocity_from_columns_and_other_units():
     [
         ({"medium": "vakuum"}, InputValueError, "medium: 'vakuum'; expected 'air' or 'vacuum'"),
         ({"medium": ["air"]}, InputValueError, r"medium: shape \(1,\) for 2 stars"),
-        ({"medium": None}, InputTypeError, "medium: None"),
+        ({"medium": 1.0}, InputTypeError, "medium: 1.0; expected a string or one a star"),
         ({"radial_velocity": 35.0}, InputTypeError, "radial_velocity: no unit; expected a speed"),
         ({"radial_velocity": "fast"}, InputTypeError, "radial_velocity: 'fast'"),
         ({"radial_velocity": 3 * u.s}, InputValueError, "radial_velocity: in s; expected a speed"),

@@ -9,6 +9,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.nddata import StdDevUncertainty
+from astropy.table import MaskedColumn, Table
 from specutils import Spectrum
 
 import spectrafm.core
@@ -230,6 +231,21 @@ def test_options_reach_the_spectra():
     assert (moved.wavelength > plain.wavelength + 2).all()
     assert moved.resolving_power == 2000
     assert read_labels("b.ecsv").meta == {"model": "fake", "medium": "air"}
+
+
+def test_empty_cells_of_a_table(capsys):
+    """Where a table has no flux, or no error, there is no pixel; specutils reads zero."""
+    table = Table({"wavelength": np.linspace(4000, 5000, 30) * u.AA, "note": MaskedColumn(["-"] * 30)})
+    table["flux"] = MaskedColumn(np.linspace(1.0, 2.0, 30), unit="Jy", mask=np.arange(30) % 7 == 3)
+    table["error"] = MaskedColumn(np.full(30, 0.1), unit="Jy", mask=np.arange(30) == 5)
+    table["note"].mask = True
+    table.write("star.ecsv")
+    table["flux"].mask, table["error"].mask = False, False
+    table.write("whole.ecsv")
+    assert main(["infer", "star.ecsv", "whole.ecsv"]) == 0
+    star, whole = FakeSpectraFM.asked
+    assert np.flatnonzero(~star.good).tolist() == [3, 5, 10, 17, 24]
+    assert whole.good.all()
 
 
 def test_labels_option():

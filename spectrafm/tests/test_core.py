@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.nddata import InverseVariance, StdDevUncertainty
-from astropy.table import MaskedColumn, QTable, Table
+from astropy.table import Column, MaskedColumn, QTable, Table
 from safetensors.torch import load_file, save_file
 from specutils import Spectrum, SpectrumCollection, SpectrumList
 
@@ -245,6 +245,18 @@ def test_known_label(fm):
     assert "logg" not in table.colnames
     with pytest.raises(InputValueError, match=r"labels: \['logg'\] asked for and given in known"):
         fm.infer(spectrum(), labels=["teff", "logg"], known={"logg": 4.4})
+
+
+@pytest.mark.parametrize("kind", [Table, QTable])
+def test_known_from_a_row(fm, kind):
+    """A row has the units of its table, which plain ones keep to themselves; what was given is on record."""
+    catalogue = Table({"k_mag": [9.0, 10.0], "teff": Column([4.0, 5.5], unit="kK")})
+    star = kind(catalogue)[1]
+    table = fm.infer(spectrum(), known=star)
+    same = fm.infer(spectrum(), known={"k_mag": 10.0, "teff": 5500 * u.K})
+    np.testing.assert_array_equal(numbers(table, ["logg"]), numbers(same, ["logg"]))
+    assert table.meta["known"] == "k_mag, teff"
+    assert "known" not in fm.infer(spectrum()).meta
 
 
 def test_known_out_of_range(fm):

@@ -1,11 +1,13 @@
 """Weights adapted to few stars: what is learnt, what stays, what is saved, what is refused."""
 
+import pickle
+
 import astropy.units as u
 import numpy as np
 import pytest
 import torch
 from astropy.nddata import StdDevUncertainty
-from astropy.table import MaskedColumn, QTable, Table
+from astropy.table import Column, MaskedColumn, QTable, Table
 from specutils import Spectrum
 
 from spectrafm import SpectraFM, SpectraFMWarning, core, residual_head
@@ -235,6 +237,27 @@ def test_label_of_nobody(base, tmp_path):
     REGISTRY.pop("spot_share")
     with pytest.raises(InputValueError, match="name 'e_x'; expected letters"):
         register_quantity(Quantity("e_x", "K", "K", "", ""))
+
+
+def test_label_of_nobody_is_pickled(base):
+    """Weights with a label that is in no registry tell it in another process."""
+    table = Table({"spot_share": MaskedColumn(0.1 * LOGG[FEW], unit="percent")})
+    new = base.fine_tune(spectra(FEW), table, labels="spot_share", method="head", **SETTINGS)
+    text = pickle.dumps(new)
+    REGISTRY.pop("spot_share")
+    assert pickle.loads(text).infer(spectra(REST))["spot_share"].unit == u.percent
+    REGISTRY.pop("spot_share")
+
+
+@pytest.mark.parametrize(("unit", "error_unit"), [("mag(AB)", "mag"), ("dex(cm s-2)", "dex"), ("km / s", "km / s")])
+def test_errors_of_new_labels_are_differences(unit, error_unit):
+    """What has a zero point has an error without one."""
+    columns = {"own_label": Column([1.0, 2.0], unit=unit), "e_own_label": Column([0.1, 0.2], unit=error_unit)}
+    truth = label_truth(Table(columns), 2, ["own_label"])
+    quantity = REGISTRY.pop("own_label")
+    np.testing.assert_allclose(truth["own_label"], [[1.0, 2.0], [0.1, 0.2]])
+    assert u.Unit(quantity.unit) == u.Unit(unit)
+    assert u.Unit(quantity.error_unit) == u.Unit(error_unit)
 
 
 def test_new_range(base):

@@ -243,6 +243,21 @@ def test_seed():
     assert not np.allclose(ask(first), ask(third))
 
 
+def test_default_precision_of_the_session(model, tmp_path):
+    """Weights are in single precision whatever torch makes by default, which stays as it is."""
+    model.save(tmp_path)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded = StellarPerceptron.load(tmp_path)
+        found = ask(loaded)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+    assert {p.dtype for p in loaded.torch_model.parameters()} == {torch.float32}
+    np.testing.assert_allclose(found, ask(model), rtol=1e-5)
+
+
 def test_unknown_names(model):
     """An unknown name is an error that lists the known ones, in inputs and requests."""
     with pytest.raises(InputValueError, match=r"\['flxu'\] not known to this model; known are: flux, teff"):

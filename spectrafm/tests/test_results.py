@@ -6,6 +6,7 @@ import warnings
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.table import QTable, Table
 from astropy.utils.masked import Masked
 from hypothesis import given, settings
@@ -220,6 +221,20 @@ def test_columns_of_the_user(extension, tmp_path):
     assert read["parallax"].unit == u.mas
     assert read["parallax"].mask.tolist() == [False, False, True]
     assert_same(read[t.colnames[:-2]], table())
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_coordinates_of_the_user(extension, tmp_path):
+    """Columns that are objects are written, or refused by name."""
+    t = table()
+    t["place"] = SkyCoord([1.0, 2.0, 3.0] * u.deg, [4.0, 5.0, 6.0] * u.deg)
+    path = tmp_path / f"t{extension}"
+    if extension == ".vot":
+        with pytest.raises(InputValueError, match=r"table: place \(SkyCoord\) cannot be columns of a VOTable; give"):
+            write_labels(t, path)
+        return
+    write_labels(t, path)
+    assert len(Table.read(path, format=EXTENSIONS[extension])) == 3
 
 
 def test_plain_astropy_ecsv(tmp_path):
