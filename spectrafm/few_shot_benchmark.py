@@ -17,7 +17,7 @@ from .training.train import read_data
 __all__ = ["benchmark_few_shot"]
 
 _LABELS = ("teff", "logg", "fe_h")
-_SYNTHETIC = "optical-synthetic"
+_SYNTHETIC = "weights/optical-synthetic"
 # vacuum [Angstrom]; where the base is fine-tuned, and where the few stars are
 _FIRST_RANGE, _SECOND_RANGE = (3_540.0, 5_400.0), (5_600.0, 7_400.0)
 _TEFF_RANGE, _IRON_RICH = (3_800.0, 7_500.0), -1.0
@@ -69,7 +69,8 @@ def benchmark_few_shot(data_folder, model=None, rivals=True, n_draw=_N_DRAW):
     data_folder : str or pathlib.Path
         Holds the folder ``miles``.
     model : str or pathlib.Path, optional
-        Weights that never saw a star of MILES; ``optical-synthetic`` when left out.
+        Weights that never saw a star of MILES; those of the repository, where the command is run there, when
+        left out.
     rivals : bool, optional
         Train others on the same stars.
     n_draw : int, optional

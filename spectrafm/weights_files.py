@@ -65,8 +65,8 @@ def find_weights(name):
             ) from error
         return Path(snapshot_download(name))
     raise InputValueError(
-        f"name: no weights {name!r}; expected one of the packaged ({', '.join(packaged)}), "
-        "a folder written by SpectraFM.save, or an 'owner/name' of the hub"
+        f"name: no weights {name!r}; expected one of the packaged ({', '.join(packaged)}), a folder written by "
+        "SpectraFM.save, such as those in the folder weights of the repository, or an 'owner/name' of the hub"
     )
 
 

@@ -3,7 +3,6 @@
 from .config import AugmentationConfig, FitConfig, ModelConfig
 from .embedding import LogFourierEncoding, NonLinearEmbedding, SinusoidalEncoding
 from .layers import (
-    Readout,
     StellarPerceptronDecoder,
     StellarPerceptronEncoder,
     StellarPerceptronTorchModel,
@@ -13,6 +12,8 @@ from .model import Perception, StellarPerceptron
 from .model_core import StellarPerceptronCore
 from .nn_utils import TrainingGenerator, robust_mean_squared_error
 from .patches import PatchEmbedding
+from .readout import Readout
+from .spectrum_fit import SpectrumFit
 from .tokens import Tokens, TokenTable
 from .trainer import TableStream, Trainer
 from .vocabulary import Vocabulary
@@ -27,6 +28,7 @@ __all__ = [
     "Perception",
     "Readout",
     "SinusoidalEncoding",
+    "SpectrumFit",
     "StellarPerceptron",
     "StellarPerceptronCore",
     "StellarPerceptronDecoder",

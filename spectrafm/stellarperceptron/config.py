@@ -82,6 +82,10 @@ class Config:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 
+#: Settings of a `ModelConfig` that only the second look depends on.
+READOUT_SETTINGS = ("readout_labels", "readout_dense", "readout_ranges", "fit_knots", "fit_components", "fit_dense")
+
+
 @dataclass(frozen=True)
 class ModelConfig(Config):
     """Architecture of a `StellarPerceptronTorchModel`.
@@ -158,6 +162,9 @@ class ModelConfig(Config):
     readout_ranges : tuple of float
         Ranges of wavelength [Angstrom, vacuum], two numbers each: a star gets the second look
         where all of its pixels lie in one of them; every star does where empty.
+    fit_knots, fit_components, fit_dense : tuple of int
+        Places at which, and components in which, a spectrum is fitted for the second look, and width of the
+        networks of these fits, for each of the ``readout_ranges``, see `SpectrumFit`. No fits where empty.
     pad_to_context : bool
         Let `StellarPerceptron.tokenize` pad to ``context_length`` at least (paper) instead of to the longest star;
         batches of training are not padded. Answers do not depend on it.
@@ -198,6 +205,9 @@ class ModelConfig(Config):
     readout_labels: tuple = ()
     readout_dense: int = 2048
     readout_ranges: tuple = ()
+    fit_knots: tuple = ()
+    fit_components: tuple = ()
+    fit_dense: tuple = ()
     pad_to_context: bool = False
 
     def __post_init__(self):
@@ -262,6 +272,12 @@ class ModelConfig(Config):
         ends = self.readout_ranges
         if len(ends) % 2 or any(not 0 < low < high for low, high in zip(ends[::2], ends[1::2], strict=False)):
             problems.append(f"readout_ranges must be pairs of ascending wavelengths, not {ends!r}")
+        n_range = len(ends) // 2
+        for name in ("fit_knots", "fit_components", "fit_dense"):
+            sizes = getattr(self, name)
+            wrong = len(sizes) != n_range or any(not isinstance(n, int) or n < 2 for n in sizes)
+            if wrong and self.fit_knots + self.fit_components + self.fit_dense:
+                problems.append(f"{name} must have an integer above 1 for each of the readout_ranges, not {sizes!r}")
         refuse("ModelConfig", problems)
 
     @property
@@ -281,8 +297,7 @@ class ModelConfig(Config):
         -------
         ModelConfig
         """
-        plain = {k: getattr(ModelConfig, k) for k in ("readout_labels", "readout_dense", "readout_ranges")}
-        return dataclasses.replace(self, **plain)
+        return dataclasses.replace(self, **{k: getattr(ModelConfig, k) for k in READOUT_SETTINGS})
 
     @classmethod
     def paper(cls, **changes):

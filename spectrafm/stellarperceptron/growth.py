@@ -5,6 +5,7 @@ import re
 import torch
 
 from ..exceptions import ConfigError
+from .config import READOUT_SETTINGS
 
 __all__ = ["copies", "grown_state"]
 
@@ -53,8 +54,7 @@ def grown_state(state, old, new, untrained):
     factors = copies(old, new)
     grown = {}
     # a readout corrects certain labels, from embeddings of one width
-    fixed = ("embedding_dim", "readout_labels", "readout_dense", "readout_ranges")
-    if any(getattr(old, k) != getattr(new, k) for k in fixed):
+    if any(getattr(old, k) != getattr(new, k) for k in ("embedding_dim", *READOUT_SETTINGS)):
         state = {k: v for k, v in state.items() if not k.startswith("readout.")}
     for name, fresh in untrained.items():
         if name not in state:
@@ -117,7 +117,7 @@ def copies(old, new):
     problems += [
         f"{k} is {ours[k]!r}, not {v!r}"
         for k, v in theirs.items()
-        if k not in free and not k.startswith("readout") and v != ours[k]
+        if k not in free and k not in READOUT_SETTINGS and v != ours[k]
     ]
     if problems:
         raise ConfigError("no larger edition of the network to start from: " + "; ".join(problems))

@@ -12,11 +12,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from .embedding import LogFourierEncoding, NonLinearEmbedding, SinusoidalEncoding, _without_autocast
 from .patches import PatchEmbedding
+from .readout import Readout
 
 __all__ = [
     "Attention",
     "Memory",
-    "Readout",
     "StellarPerceptronDecoder",
     "StellarPerceptronEncoder",
     "StellarPerceptronTorchModel",
@@ -25,9 +25,6 @@ __all__ = [
 
 # that of cuDNN is planned anew for every number of tokens, which takes longer than a step of training
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
-# what the readout sees, in standard deviations of the stars that it was trained on, is no larger
-_FARTHEST = 6.0
 
 
 class Attention(nn.Module):
@@ -256,6 +253,8 @@ class Memory:
         Encoder attention ``(n_star, n_token, n_token)`` a block, when asked for.
     second_look : torch.Tensor, optional
         ``(n_star,)`` bool, stars whose labels the readout corrects; None where there is none.
+    fitted : torch.Tensor, optional
+        ``(n_star, n_fitted)`` what fits to their spectra tell the readout; None where it has none.
     """
 
     vectors: torch.Tensor
@@ -263,6 +262,7 @@ class Memory:
     keys_values: list
     attention: list = field(default_factory=list)
     second_look: torch.Tensor | None = None
+    fitted: torch.Tensor | None = None
 
     @property
     def pooled(self):
@@ -352,86 +352,6 @@ class StellarPerceptronDecoder(nn.Module):
             prediction = self.decoder_out(x).squeeze(-1).float()
             log_variance = self.decoder_logvar_out(x).squeeze(-1).float()
         return prediction, log_variance, collected
-
-
-class Readout(nn.Module):
-    """A second look at labels: all of them together, beside the mean of what the encoder made of the star.
-
-    The decoder answers each request by itself. What several labels come out at says more
-    of each of them, and small corrections are learnt from encodings alone, many times over,
-    where whole spectra would take too long.
-
-    Parameters
-    ----------
-    config : ModelConfig
-        The architecture.
-    tokens : sequence of int
-        Tokens of the labels that are looked at.
-    n_token : int
-        Number of tokens that there are, padding among them.
-    """
-
-    def __init__(self, config, tokens, n_token):
-        super().__init__()
-        self.register_buffer("tokens", torch.as_tensor(tokens, dtype=torch.int64), persistent=False)
-        # the label that a token is, -1 for all others
-        column = torch.full((n_token,), -1)
-        column[self.tokens] = torch.arange(len(tokens))
-        self.register_buffer("column", column, persistent=False)
-        self.ranges = list(zip(config.readout_ranges[::2], config.readout_ranges[1::2], strict=True))
-        n_input = config.embedding_dim + len(tokens)
-        self.register_buffer("input_mean", torch.zeros(n_input))
-        self.register_buffer("input_scale", torch.ones(n_input))
-        self.dense = nn.Linear(n_input, config.readout_dense)
-        self.out = nn.Linear(config.readout_dense, 2 * len(tokens))
-        # nothing to add, at first
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def within(self, wavelength, pixel):
-        """Return which stars get a second look.
-
-        Parameters
-        ----------
-        wavelength : torch.Tensor
-            ``(n_star, n_token)`` float64 [Angstrom].
-        pixel : torch.Tensor
-            ``(n_star, n_token)`` bool, tokens that are pixels.
-
-        Returns
-        -------
-        torch.Tensor
-            ``(n_star,)`` bool.
-        """
-        there = pixel.any(dim=1)
-        if not self.ranges:
-            return there
-        pixel = pixel.to(wavelength.device)
-        outside = [(pixel & ((wavelength < low) | (wavelength > high))).any(dim=1) for low, high in self.ranges]
-        return there & ~torch.stack(outside).all(dim=0).to(there.device)
-
-    def forward(self, pooled, first):
-        """Return what is added to the answers.
-
-        Parameters
-        ----------
-        pooled : torch.Tensor
-            ``(n_star, embedding_dim)`` mean of the encoder output.
-        first : torch.Tensor
-            ``(n_star, n_label)`` what the decoder says of the labels, standardised.
-
-        Returns
-        -------
-        value, log_variance : torch.Tensor
-            ``(n_star, n_label)``.
-        """
-        # the small differences that matter here have more digits than bfloat16
-        with _without_autocast(pooled):
-            seen = (torch.cat((pooled.float(), first.float()), dim=1) - self.input_mean) / self.input_scale
-            # what it sees stays within what it was trained on
-            seen = seen.clamp(-_FARTHEST, _FARTHEST).to(self.dense.weight.dtype)
-            value, log_variance = self.out(nn.functional.gelu(self.dense(seen))).float().chunk(2, dim=1)
-        return value, log_variance
 
 
 class StellarPerceptronTorchModel(nn.Module):
@@ -542,8 +462,8 @@ class StellarPerceptronTorchModel(nn.Module):
         with sdpa_kernel(_ATTENTION):
             vectors, weights = self.torch_encoder(vectors, pad_mask, need_weights)
         attention = weights if need_weights else []
-        look = None if self.readout is None else self.readout.within(tokens.wavelength, self.pixels(tokens.token)[0])
-        return Memory(vectors, pad_mask, self.torch_decoder.keys_values(vectors), attention, look)
+        looks = () if self.readout is None else self.readout.look(tokens, self.pixels(tokens.token)[0])
+        return Memory(vectors, pad_mask, self.torch_decoder.keys_values(vectors), attention, *looks)
 
     def decode(self, memory, request_token, request_wavelength, need_weights=False):
         """Answer requests about perceived stars.
@@ -578,7 +498,8 @@ class StellarPerceptronTorchModel(nn.Module):
         wavelength = request_wavelength[:, others.to(request_wavelength.device)]
         wavelength = torch.nn.functional.pad(wavelength, (n_label, 0))
         prediction, log_variance, weights = self._answer(memory, token, wavelength, need_weights)
-        added = self.readout(memory.pooled, prediction[:, :n_label])
+        first = prediction[:, :n_label], log_variance[:, :n_label]
+        added = self.readout(memory.pooled, *first, memory.fitted)
         # back to where the requests are
         place = torch.where(column >= 0, column, n_label - 1 + others.cumsum(dim=0))
         value, ln_factor = (torch.where(corrected, a.gather(1, column.clamp(min=0)), 0.0) for a in added)

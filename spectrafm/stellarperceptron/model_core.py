@@ -22,7 +22,10 @@ __all__ = ["StellarPerceptronCore", "read_config", "read_tensors"]
 # format of what is written; in the first two, all parameters are in one precision, in the first what whitens is, too
 _FORMAT = 3
 _READ = (1, 2, _FORMAT)
-_COMPONENTS = "patch_layer.components"
+# what whitens patches, what whole spectra are sums of, and the variance that is left of them
+_COMPONENTS, _OF_SPECTRA, _LEFT = "patch_layer.components", "components", "rest"
+# what is in bytes besides large matrices of parameters, and what is not: labels follow from small differences of it
+_ROOT, _RESPONSE = "unexplained", ".response_"
 # matrices with fewer numbers stay in half precision
 _LARGE = 10_000
 
@@ -352,7 +355,7 @@ def read_tensors(path):
 def _pack(state, parameters):
     """Return weights in few bits: large matrices in bytes, other parameters in half precision.
 
-    What whitens patches is in bytes, too, but for the widest.
+    What whitens patches is in bytes, too, but for the widest, and what spectra are sums of.
     """
     packed = {}
     for name, tensor in state.items():
@@ -361,9 +364,13 @@ def _pack(state, parameters):
             packed[name] = (tensor if tensor.ndim == 2 else tensor[:1]).half()
             if tensor.ndim == 3:
                 packed[f"{name}_byte"], packed[f"{name}_scale"] = to_bytes(tensor[1:], dim=1)
-        elif name not in parameters:
+        elif name.rpartition(".")[2] == _OF_SPECTRA:
+            packed[f"{name}_byte"], packed[f"{name}_scale"] = to_bytes(tensor, dim=1)
+        elif name.rpartition(".")[2] == _LEFT:
+            packed[name] = tensor.half()
+        elif name not in parameters and name.rpartition(".")[2] != _ROOT:
             packed[name] = tensor
-        elif tensor.ndim > 1 and tensor.numel() >= _LARGE:
+        elif tensor.ndim > 1 and tensor.numel() >= _LARGE and _RESPONSE not in name:
             packed[f"{name}_byte"], packed[f"{name}_scale"] = matrix_to_bytes(tensor)
         else:
             packed[name] = tensor.half()
@@ -377,6 +384,8 @@ def _unpack(state):
         byte, scale = (whole.pop(f"{name}_{part}") for part in ("byte", "scale"))
         if name == _COMPONENTS:
             whole[name] = torch.cat((state[name].float(), from_bytes(byte, scale)))
+        elif name.rpartition(".")[2] == _OF_SPECTRA:
+            whole[name] = from_bytes(byte, scale)
         else:
             whole[name] = matrix_from_bytes(byte, scale)
     return whole

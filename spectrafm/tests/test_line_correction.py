@@ -45,10 +45,10 @@ def test_correction_and_back():
     assert correction.after(None) is correction
 
 
-def test_wrong_lines(tmp_path):
+def test_wrong_lines(synthetic_weights, tmp_path):
     """Stars whose lines are too deep in places are told better by a head that puts them right, also when saved."""
     # whether lines are put right is chosen within the given stars: of these draws, some do without
-    fm, rng = SpectraFM.from_pretrained("optical-synthetic"), np.random.default_rng(3)
+    fm, rng = SpectraFM.from_pretrained(synthetic_weights), np.random.default_rng(3)
     wavelength = np.exp(np.arange(np.log(5000), np.log(5500), 1 / 5000))
     labels = Table({k: rng.uniform(*ends, 70) for k, ends in
                     {"teff": (4400, 6000), "logg": (1.5, 4.5), "fe_h": (-1, 0.3)}.items()})  # fmt: skip
@@ -65,7 +65,7 @@ def test_wrong_lines(tmp_path):
     deep = (1 - clean.flux.value).mean(axis=0) > 0.1
     assert np.corrcoef(np.log(found[deep]), np.log(wrong[deep]))[0, 1] > 0.25
     tuned.save(tmp_path)
-    loaded = SpectraFM.load(tmp_path)
+    loaded = SpectraFM.load(tmp_path, base=fm)
     before, after = tuned.infer(stars[40:]), loaded.infer(stars[40:])
     np.testing.assert_allclose(after["fe_h"].value, before["fe_h"].value, rtol=1e-4, atol=1e-4)
     assert (tmp_path / "adapter.safetensors").stat().st_size < 10_000

@@ -158,10 +158,10 @@ def replace_range(domain):
     return replace(domain, wavelength_range=(15_000.0, 17_000.0))
 
 
-@pytest.mark.parametrize(("weights", "step"), [("optical-synthetic", 0.05), ("base", 0.05), ("base", 0.03)])
-def test_labels_of_fine_spectra(weights, step):
+@pytest.mark.parametrize(("weights", "step"), [("synthetic", 0.05), ("base", 0.05), ("base", 0.03)])
+def test_labels_of_fine_spectra(weights, step, request):
     """A spectrum of an echelle spectrograph has the labels of the same star at low resolution, and is not flagged."""
-    fm = SpectraFM.from_pretrained(weights)
+    fm = SpectraFM.from_pretrained("base" if weights == "base" else request.getfixturevalue("synthetic_weights"))
     labels = {"teff": 5200.0, "logg": 3.0, "fe_h": -0.4}
 
     def star(wavelength, power):

@@ -247,6 +247,25 @@ class ObservedSource:
         source.observation = self.observation.undisturbed()
         return [source]
 
+    def all_asked(self, **changes):
+        """Return the same stars, of which nothing is given but spectra and their resolving power.
+
+        Parameters
+        ----------
+        **changes
+            Settings of the observation that differ.
+
+        Returns
+        -------
+        ObservedSource
+        """
+        source = copy.copy(self)
+        source.observation = replace(self.observation, **changes)
+        source.request = RequestConfig(
+            give_quantity=0.0, give_resolving_power=1.0, quantities_only=0.0, flux_requests=0
+        )
+        return source
+
     def extent(self):
         """Return the range of the spectra.
 

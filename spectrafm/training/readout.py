@@ -10,14 +10,15 @@ from ..exceptions import TrainingError
 from ..stellarperceptron import StellarPerceptron
 from ..stellarperceptron.config import Config, refuse
 from ..stellarperceptron.nn_utils import learning_rate_factor, robust_mean_squared_error
+from .spectrum_fits import learn_fits
 from .stream import StarStream, seeded_generator
 
 __all__ = ["ReadoutConfig", "with_readout"]
 
 logger = logging.getLogger("spectrafm")
 
-# first entry of the seed of the order of stars, beside those of streams
-_ORDER = 14
+# first entry of the seeds of the order of stars and of what fits learn from, beside those of streams
+_ORDER, _FITS = 14, 15
 # one in so many stars is set aside to validate on
 _ONE_IN = 24
 
@@ -41,6 +42,10 @@ class ReadoutConfig(Config):
         Of AdamW; the rate warms up in a tenth of the steps and falls in a cosine.
     beta : float
         As of `~spectrafm.stellarperceptron.FitConfig`.
+    n_fit : int
+        Stars of each range that its fit is learnt from, where the model has fits; these see stars ``fit_epochs`` times.
+    fit_epochs : int
+        See ``n_fit``.
 
     Raises
     ------
@@ -55,13 +60,15 @@ class ReadoutConfig(Config):
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     beta: float = 0.25
+    n_fit: int = 150_000
+    fit_epochs: int = 40
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
         problems = [] if self.sources else ["sources must name some of the sources of the recipe"]
         problems += [
             f"{name} must be a positive integer, not {getattr(self, name)!r}"
-            for name in ("n_star", "batch_size", "epochs")
+            for name in ("n_star", "batch_size", "epochs", "n_fit", "fit_epochs")
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1
         ]
         problems += [
@@ -101,6 +108,8 @@ def with_readout(model, model_config, stream, config, first_step):
     looking = StellarPerceptron(model_config, model.vocabulary, model.device, stream.seed)
     looking.start_from(model)
     readout = looking.torch_model.readout
+    sources = [stream.parts[name].source for name in config.sources]
+    learn_fits(readout, sources, looking.vocabulary, config, seeded_generator((_FITS, stream.seed), stream.device))
     start = time.perf_counter()
     seen = _look(looking, stream, config, first_step)
     logger.info("readout: looked at %d stars in %.0f s", len(seen.first), time.perf_counter() - start)
@@ -111,7 +120,7 @@ def with_readout(model, model_config, stream, config, first_step):
             f"readout: {len(seen.first)} stars of {', '.join(config.sources)} lie within readout_ranges "
             f"{model_config.readout_ranges}, too few to learn from; draw more, or mend the ranges"
         )
-    inputs = torch.cat((train.pooled, train.first), dim=1)
+    inputs = readout.inputs(train.pooled, train.first, train.log_variance, train.fitted)
     readout.input_mean.copy_(inputs.mean(dim=0))
     readout.input_scale.copy_(inputs.std(dim=0).clamp(min=1e-6))
     _train(readout, train, held_out, config, stream.seed)
@@ -127,12 +136,13 @@ class _Seen:
     log_variance: torch.Tensor
     target: torch.Tensor  # NaN where it was given
     error: torch.Tensor
+    fitted: torch.Tensor | None
 
     def some(self, chosen):
-        return _Seen(**{k: v[chosen] for k, v in vars(self).items()})
+        return _Seen(**{k: None if v is None else v[chosen] for k, v in vars(self).items()})
 
     def loss(self, readout, beta=0.0):
-        value, ln_factor = readout(self.pooled, self.first)
+        value, ln_factor = readout(self.pooled, self.first, self.log_variance, self.fitted)
         return robust_mean_squared_error(
             self.target, self.first + value, self.log_variance + ln_factor, self.error, beta=beta
         )
@@ -156,10 +166,12 @@ def _look(model, stream, config, first_step):
                 _in_columns(network.readout, batch.request_token[:, :n_label], values[:, :n_label])
                 for values in (batch.target, batch.target_sigma)
             )
-            columns.append([values[memory.second_look] for values in (memory.pooled, *answers, *targets)])
+            fitted = [] if memory.fitted is None else [memory.fitted]
+            columns.append([values[memory.second_look] for values in (memory.pooled, *answers, *targets, *fitted)])
             n_star += len(token)
         step += 1
-    return _Seen(*(torch.cat(parts) for parts in zip(*columns, strict=True)))
+    columns = [torch.cat(parts) for parts in zip(*columns, strict=True)]
+    return _Seen(*columns, *([] if network.readout.fits else [None]))
 
 
 def _in_columns(readout, token, values):
@@ -176,7 +188,9 @@ def _train(readout, train, held_out, config, seed):
     n_star = len(train.first)
     n_batch = max(n_star // config.batch_size, 1)
     steps = config.epochs * n_batch
-    optimizer = torch.optim.AdamW(readout.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    # fits are what they are
+    parameters = [*readout.dense.parameters(), *readout.out.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, steps, max(steps // 10, 1), 0.0)
     )
@@ -186,7 +200,7 @@ def _train(readout, train, held_out, config, seed):
             loss = train.some(rows).loss(readout, config.beta)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(readout.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             scheduler.step()
         with torch.no_grad():

@@ -1,0 +1,152 @@
+"""A second look at labels, all of them together."""
+
+import torch
+from torch import nn
+
+from .embedding import _without_autocast
+from .spectrum_fit import SpectrumFit
+
+__all__ = ["Readout"]
+
+# what the readout sees, in standard deviations of the stars that it was trained on, is no larger
+_FARTHEST = 6.0
+
+
+class Readout(nn.Module):
+    """A second look at labels: all of them together, beside the mean of what the encoder made of the star.
+
+    The decoder answers each request by itself. What several labels come out at says more
+    of each of them, and small corrections are learnt from encodings alone, many times over,
+    where whole spectra would take too long. Where ``fit_knots`` asks for it, labels are fitted to all of
+    the spectrum, too, and the readout decides how far each of the two is believed.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The architecture.
+    tokens : sequence of int
+        Tokens of the labels that are looked at.
+    n_token : int
+        Number of tokens that there are, padding among them.
+    """
+
+    def __init__(self, config, tokens, n_token):
+        super().__init__()
+        self.register_buffer("tokens", torch.as_tensor(tokens, dtype=torch.int64), persistent=False)
+        # the label that a token is, -1 for all others
+        column = torch.full((n_token,), -1)
+        column[self.tokens] = torch.arange(len(tokens))
+        self.register_buffer("column", column, persistent=False)
+        self.ranges = list(zip(config.readout_ranges[::2], config.readout_ranges[1::2], strict=True))
+        n_label = len(tokens)
+        sizes = zip(self.ranges, config.fit_knots, config.fit_components, config.fit_dense, strict=False)
+        # labels and the resolving power
+        self.fits = nn.ModuleList(SpectrumFit(*size, n_label + 1) for size in sizes)
+        n_input = config.embedding_dim + n_label + (3 * n_label + 1 if self.fits else 0)
+        self.register_buffer("input_mean", torch.zeros(n_input))
+        self.register_buffer("input_scale", torch.ones(n_input))
+        self.dense = nn.Linear(n_input, config.readout_dense)
+        self.out = nn.Linear(config.readout_dense, (3 if self.fits else 2) * n_label)
+        # nothing to add, at first
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    @property
+    def n_fitted(self):
+        """How many numbers fits tell of a star: labels, logarithms of their variances, misfit and its excess."""
+        return 2 * len(self.tokens) + 2
+
+    def look(self, tokens, pixel):
+        """Return which stars get a second look, and what fits tell of them.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            A padded batch.
+        pixel : torch.Tensor
+            ``(n_star, n_token)`` bool, tokens that are pixels.
+
+        Returns
+        -------
+        second_look : torch.Tensor
+            ``(n_star,)`` bool.
+        fitted : torch.Tensor or None
+            ``(n_star, n_fitted)`` float32, 0 for stars without a second look.
+        """
+        there = pixel.any(dim=1)
+        if not self.ranges:
+            return there, None
+        wavelength = tokens.wavelength
+        here = pixel.to(wavelength.device)
+        inside = torch.stack(
+            [~(here & ((wavelength < low) | (wavelength > high))).any(dim=1) for low, high in self.ranges]
+        ).to(there.device)
+        inside &= there
+        if not self.fits:
+            return inside.any(dim=0), None
+        fitted = torch.zeros(len(pixel), self.n_fitted, device=pixel.device)
+        n_label = len(self.tokens)
+        for fit, rows in zip(self.fits, inside, strict=True):
+            if rows.any():
+                some = (tokens.value, tokens.sigma, tokens.wavelength, pixel)
+                found, log_variance, misfit = fit(*(t[rows.to(t.device)] for t in some))
+                excess = (misfit - fit.usual_misfit).clamp(min=0)
+                told = (found[:, :n_label], log_variance[:, :n_label], misfit[:, None], excess[:, None])
+                told = torch.cat(told, dim=1)
+                fitted = fitted.masked_scatter(rows[:, None], told)
+        return inside.any(dim=0), fitted
+
+    def forward(self, pooled, first, log_variance, fitted=None):
+        """Return what is added to the answers.
+
+        Parameters
+        ----------
+        pooled : torch.Tensor
+            ``(n_star, embedding_dim)`` mean of the encoder output.
+        first, log_variance : torch.Tensor
+            ``(n_star, n_label)`` what the decoder says of the labels, standardised.
+        fitted : torch.Tensor, optional
+            ``(n_star, n_fitted)`` what fits say.
+
+        Returns
+        -------
+        value, log_variance : torch.Tensor
+            ``(n_star, n_label)``.
+        """
+        # the small differences that matter here have more digits than bfloat16
+        with _without_autocast(pooled):
+            pooled, first = pooled.float(), first.float()
+            seen = self.inputs(pooled, first, log_variance, fitted)
+            seen = (seen - self.input_mean) / self.input_scale
+            # what it sees stays within what it was trained on
+            seen = seen.clamp(-_FARTHEST, _FARTHEST).to(self.dense.weight.dtype)
+            answer = self.out(nn.functional.gelu(self.dense(seen))).float()
+            if fitted is None:
+                value, factor = answer.chunk(2, dim=1)
+                return value, factor
+            value, factor, trust = answer.chunk(3, dim=1)
+            n_label = len(self.tokens)
+            value = value + trust * (fitted[:, :n_label] - first)
+            factor = factor + trust * (fitted[:, n_label : 2 * n_label] - log_variance.float())
+            # real spectra are not quite what was learnt from: where no labels fit, errors grow as the misfit does
+            factor = factor + fitted[:, -1:]
+        return value, factor
+
+    def inputs(self, pooled, first, log_variance, fitted=None):
+        """Return what the dense layers see, not yet standardised.
+
+        Parameters
+        ----------
+        pooled, first, log_variance, fitted
+            As for `forward`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_input)``.
+        """
+        if fitted is None:
+            return torch.cat((pooled, first), dim=1)
+        n_label = len(self.tokens)
+        apart = fitted[:, :n_label] - first
+        return torch.cat((pooled, first, log_variance.float(), apart, fitted[:, n_label:-1]), dim=1)

@@ -1,0 +1,330 @@
+"""Labels from all of a spectrum at once: least squares among its principal components."""
+
+import math
+
+import torch
+from torch import nn
+
+from .embedding import _float64, _without_autocast
+from .patches import _ascending, interpolation
+
+__all__ = ["SpectrumFit"]
+
+# Gauss-Newton steps, and the longest of them in standard deviations of a parameter
+_STEPS, _LONGEST = 4, 1.0
+# logarithm of the misfit of what cannot be fitted
+_ABSURD = 20.0
+# least variance that is not in a flux error [standardised flux]
+_LEAST = 1e-6
+# knots whose sums are worked out at a time, for the sake of memory
+_AT_A_TIME = 2**24
+# the largest deviation, in standard deviations, of what a network is shown
+_FARTHEST = 6.0
+
+
+class SpectrumFit(nn.Module):
+    """Parameters of stars by a fit to all of the spectrum, with what a fit needs learnt from training stars.
+
+    A spectrum is the sum of principal components of the training spectra. Their coefficients
+    are found by least squares over the pixels that are there, weighted by errors: gaps and
+    noise make coefficients uncertain and not wrong. One network guesses parameters from them,
+    another says what coefficients parameters make, and Gauss-Newton steps take the guess to where
+    both agree, within noise, within what the second network does not know, and with what is common among
+    the training stars.
+
+    Parameters
+    ----------
+    ends : tuple of float
+        First and last wavelength [Angstrom, vacuum].
+    n_knot : int
+        Places, even in ln(wavelength), at which spectra are compared.
+    n_component : int
+        Number of components.
+    dense : int
+        Width of the network that says what coefficients parameters make; that which guesses has a quarter of it.
+    n_parameter : int
+        Number of parameters: standardised labels, and the logarithm of the resolving power.
+    """
+
+    def __init__(self, ends, n_knot, n_component, dense, n_parameter):
+        super().__init__()
+        self.ends, self.n_parameter = tuple(ends), n_parameter
+        # error of pixels that tell none
+        self.register_buffer("usual_error", torch.ones(()))
+        self.register_buffer("mean", torch.zeros(n_knot))
+        # variance that the components leave
+        self.register_buffer("rest", torch.zeros(n_knot))
+        # with coefficients of about 1
+        self.register_buffer("components", torch.zeros(n_component, n_knot))
+        # root of the covariance of what coefficients have beside what follows from the parameters
+        self.register_buffer("unexplained", torch.zeros(n_component, n_component))
+        # logarithm of the misfit that next to no training star exceeds whose lines are right
+        self.register_buffer("usual_misfit", torch.full((), torch.inf))
+        self.register_buffer("prior_mean", torch.zeros(n_parameter))
+        self.register_buffer("prior_precision", torch.eye(n_parameter))
+        self.register_buffer("lowest", torch.full((n_parameter,), -_FARTHEST))
+        self.register_buffer("highest", torch.full((n_parameter,), _FARTHEST))
+        # a guess need not be good, only near enough
+        narrow = max(dense // 4, 1)
+        self.guess_1 = nn.Linear(2 * n_component, narrow)
+        self.guess_2 = nn.Linear(narrow, narrow)
+        self.guess_3 = nn.Linear(narrow, n_parameter)
+        self.response_1 = nn.Linear(n_parameter, dense)
+        self.response_2 = nn.Linear(dense, dense)
+        self.response_3 = nn.Linear(dense, n_component)
+
+    def knots(self, value, wavelength, good):
+        """Interpolate spectra without noise at the knots.
+
+        Parameters
+        ----------
+        value : torch.Tensor
+            ``(n_star, n_pixel)`` standardised flux.
+        wavelength : torch.Tensor
+            ``(n_star, n_pixel)`` float64 [Angstrom].
+        good : torch.Tensor
+            ``(n_star, n_pixel)`` bool.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_knot)``, NaN where there is nothing near.
+        """
+        wavelength, good = _float64(wavelength), good.to(wavelength.device)
+        order = _ascending(wavelength, good)
+        wavelength, here = torch.gather(wavelength, 1, order), torch.gather(good, 1, order)
+        first, last = math.log(self.ends[0]), math.log(self.ends[1])
+        step = (last - first) / (len(self.mean) - 1)
+        place = first + step * torch.arange(len(self.mean), dtype=torch.float64, device=wavelength.device)
+        x = torch.log(torch.where(here, wavelength, self.ends[0]))
+        index, share, presence = interpolation(x, here, place.expand(len(x), -1), step)
+        index, share, presence, order = (t.to(value.device) for t in (index, share, presence, order))
+        value = torch.gather(value, 1, order)
+        flux = sum(torch.gather(value, 1, i) * s for i, s in zip(index, share, strict=True))
+        return torch.where(presence > 0, flux, torch.nan)
+
+    def normal_equations(self, value, sigma, wavelength, good):
+        """Return the matrix and the right side of least squares for the coefficients.
+
+        Parameters
+        ----------
+        value, sigma, wavelength, good
+            As for `knots`.
+
+        Returns
+        -------
+        matrix : torch.Tensor
+            ``(n_star, n_component, n_component)``.
+        right : torch.Tensor
+            ``(n_star, n_component)``.
+        """
+        index, share, inside = self._between(wavelength)
+        index, share = index.to(value.device), share.to(value.device)
+        good = good & inside.to(good.device)
+        value = torch.where(good, value, 0.0)
+        sigma = torch.where(torch.isfinite(sigma), sigma, self.usual_error)
+        table = torch.cat((self.components, self.mean[None], self.rest[None])).T.contiguous()
+        n_component, n_pixel = len(self.components), max(value.shape[1], 1)
+        matrix, right = [], []
+        some = max(_AT_A_TIME // (table.shape[1] * n_pixel), 1)
+        for i, w, flux, error, there in zip(*(t.split(some) for t in (index, share, value, sigma, good)), strict=True):
+            # components, mean, and variance, at each pixel
+            here = nn.functional.embedding_bag(i.flatten(0, 1), table, mode="sum", per_sample_weights=w.flatten(0, 1))
+            here = here.view(*flux.shape, table.shape[1])
+            weight = there / (error**2 + here[..., -1].clamp(min=_LEAST))
+            weighted = here[..., :n_component] * weight[..., None]
+            matrix.append(weighted.mT @ here[..., :n_component])
+            right.append((weighted.mT @ (flux - here[..., -2])[..., None]).squeeze(-1))
+        if not matrix:
+            return value.new_zeros(0, n_component, n_component), value.new_zeros(0, n_component)
+        return torch.cat(matrix), torch.cat(right)
+
+    def _between(self, wavelength):
+        """Return four knots around each pixel, their weights in cubic interpolation, and where there are any."""
+        first, last = math.log(self.ends[0]), math.log(self.ends[1])
+        n_knot = len(self.mean)
+        wavelength = _float64(wavelength)
+        place = (torch.log(wavelength.clamp(min=1.0)) - first) * ((n_knot - 1) / (last - first))
+        inside = (place >= 0) & (place <= n_knot - 1)
+        left = place.floor().clamp(1, max(n_knot - 3, 1))
+        x = (place - left).float().clamp(-1, 2)
+        index = left.long()[..., None] + torch.arange(-1, 3, device=left.device)
+        share = torch.stack(
+            (
+                -x * (x - 1) * (x - 2) / 6,
+                (x + 1) * (x - 1) * (x - 2) / 2,
+                -(x + 1) * x * (x - 2) / 2,
+                (x + 1) * x * (x - 1) / 6,
+            ),
+            dim=-1,
+        )
+        return index, share, inside
+
+    def projected(self, flux):
+        """Return the coefficients of spectra without noise.
+
+        Parameters
+        ----------
+        flux : torch.Tensor
+            ``(n_star, n_knot)``, from `knots`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_component)``.
+        """
+        apart = (flux - self.mean).nan_to_num()
+        return apart @ self.components.T / (self.components**2).sum(dim=1).clamp(min=1e-12)
+
+    def coefficients(self, matrix, right):
+        """Return the coefficients of spectra and how uncertain they are, what is common in mind.
+
+        Parameters
+        ----------
+        matrix, right : torch.Tensor
+            From `normal_equations`.
+
+        Returns
+        -------
+        coefficient, variance : torch.Tensor
+            ``(n_star, n_component)``.
+        """
+        inverse = _inverse(_float64(matrix) + _one(matrix))
+        found = (inverse @ _float64(right)[..., None]).squeeze(-1)
+        return found.to(right), inverse.diagonal(dim1=1, dim2=2).to(right)
+
+    def guess(self, coefficient, variance):
+        """Return parameters that such coefficients are most of.
+
+        Parameters
+        ----------
+        coefficient, variance : torch.Tensor
+            From `coefficients`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_parameter)``.
+        """
+        seen = torch.cat((coefficient.clamp(-_FARTHEST, _FARTHEST), variance), dim=1)
+        hidden = nn.functional.gelu(self.guess_2(nn.functional.gelu(self.guess_1(seen))))
+        return self.guess_3(hidden)
+
+    def response(self, parameter):
+        """Return the coefficients that parameters make.
+
+        Parameters
+        ----------
+        parameter : torch.Tensor
+            ``(n_star, n_parameter)``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_component)``.
+        """
+        gelu = nn.functional.gelu
+        return self.response_3(gelu(self.response_2(gelu(self.response_1(parameter)))))
+
+    def _response(self, parameter):
+        """Return the coefficients, and their derivatives ``(n_star, n_component, n_parameter)``."""
+        first = self.response_1(parameter)
+        second = self.response_2(nn.functional.gelu(first))
+        derivative = _slope(first)[..., None] * self.response_1.weight
+        derivative = _slope(second)[..., None] * (self.response_2.weight @ derivative)
+        return self.response_3(nn.functional.gelu(second)), self.response_3.weight @ derivative
+
+    def forward(self, value, sigma, wavelength, good):
+        """Fit stars.
+
+        Parameters
+        ----------
+        value, sigma, wavelength, good
+            As for `knots`.
+
+        Returns
+        -------
+        parameter, log_variance : torch.Tensor
+            ``(n_star, n_parameter)``, standardised.
+        misfit : torch.Tensor
+            ``(n_star,)`` logarithm of the mean squared deviation of coefficients from the fit, in units of
+            what is expected.
+        """
+        with _without_autocast(value):
+            return self.fit(*self.normal_equations(value.float(), sigma.float(), wavelength, good))
+
+    def fit(self, matrix, right):
+        """Return the parameters that fit coefficients best.
+
+        Parameters
+        ----------
+        matrix, right : torch.Tensor
+            From `normal_equations`.
+
+        Returns
+        -------
+        parameter, log_variance, misfit : torch.Tensor
+            See `forward`.
+        """
+        with torch.no_grad():
+            coefficient, variance = self.coefficients(matrix, right)
+            parameter = self.guess(coefficient, variance).clamp(self.lowest, self.highest)
+        # what the response does not know adds to the variance of each coefficient
+        wide, root = _float64(matrix), _float64(self.unexplained)
+        seen = wide @ root
+        lost = seen @ _inverse(root.T @ seen + _one(matrix))
+        weight = (wide - lost @ seen.mT).to(right)
+        target = (_float64(right)[..., None] - lost @ (root.T @ _float64(right)[..., None])).squeeze(-1).to(right)
+        best, least = parameter, None
+        with torch.no_grad():
+            for _ in range(_STEPS):
+                move, _, deviation = self._step(parameter, weight, target)
+                least = deviation if least is None else least
+                better = (deviation <= least)[:, None]
+                best, least = torch.where(better, parameter, best), torch.minimum(deviation, least)
+                # from the best so far, and half as far where the last step was too long
+                parameter = torch.where(better, parameter + move, 0.5 * (parameter + best))
+                parameter = parameter.clamp(self.lowest, self.highest)
+            deviation = self._step(parameter, weight, target)[2]
+            best = torch.where((deviation <= least)[:, None], parameter, best)
+        # one more step, from there: what it depends on is what the labels depend on
+        move, inverse, deviation = self._step(best, weight, target)
+        found = (best + move).clamp(self.lowest, self.highest)
+        log_variance = torch.log(inverse.diagonal(dim1=1, dim2=2).clamp(min=1e-12))
+        misfit = (deviation + (coefficient * target).sum(dim=1)) / coefficient.shape[1]
+        misfit = torch.log(misfit.clamp(min=1e-2))
+        # what is no spectrum at all says nothing
+        absurd = ~(torch.isfinite(found).all(dim=1) & torch.isfinite(log_variance).all(dim=1) & torch.isfinite(misfit))
+        found = torch.where(absurd[:, None], self.prior_mean, found)
+        log_variance = torch.where(absurd[:, None], 0.0, log_variance)
+        return found, log_variance, torch.where(absurd, _ABSURD, misfit)
+
+    def _step(self, parameter, weight, target):
+        """Return the next Gauss-Newton step, the covariance, and the squared deviation, up to a constant."""
+        coefficient, derivative = self._response(parameter)
+        weighted = derivative.mT @ weight
+        gradient = (derivative.mT @ target[..., None]).squeeze(-1) - (weighted @ coefficient[..., None]).squeeze(-1)
+        away = self.prior_mean - parameter
+        gradient = gradient + away @ self.prior_precision
+        curvature = weighted @ derivative + self.prior_precision
+        inverse = _inverse(_float64(curvature)).to(parameter)
+        move = (inverse @ gradient[..., None]).squeeze(-1)
+        move = move * (_LONGEST / move.abs().amax(dim=1, keepdim=True).clamp(min=_LONGEST))
+        deviation = (coefficient * ((weight @ coefficient[..., None]).squeeze(-1) - 2 * target)).sum(dim=1)
+        return move, inverse, deviation + ((away @ self.prior_precision) * away).sum(dim=1)
+
+
+def _one(matrix):
+    """Return the identity beside matrices."""
+    return torch.eye(matrix.shape[-1], dtype=torch.float64, device=_float64(matrix[:0]).device)
+
+
+def _inverse(matrix):
+    """Return the inverse of symmetric matrices without negative eigenvalues; 1 where rounding gave them some."""
+    root, failed = torch.linalg.cholesky_ex(0.5 * (matrix + matrix.mT))
+    return torch.cholesky_inverse(torch.where((failed > 0)[..., None, None], _one(matrix), root))
+
+
+def _slope(x):
+    """Return the derivative of the GELU."""
+    return 0.5 * (1 + torch.erf(x / math.sqrt(2.0))) + x * torch.exp(-0.5 * x**2) / math.sqrt(2.0 * math.pi)

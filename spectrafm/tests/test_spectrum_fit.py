@@ -1,0 +1,245 @@
+"""Fits to whole spectra: what they find, what they may depend on, and how they are learnt."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from spectrafm.continuum import ContinuumNormalizer
+from spectrafm.exceptions import ConfigError, TrainingError
+from spectrafm.stellarperceptron import SpectrumFit, StellarPerceptron, Vocabulary
+from spectrafm.tests.fake_grid import LABELS, fake_emulator
+from spectrafm.tests.tiny import tiny_config
+from spectrafm.training import (
+    EmulatorSource,
+    ObservationConfig,
+    ObservedSource,
+    ReadoutConfig,
+    RequestConfig,
+    StarStream,
+    StreamPart,
+    spectrum_fits,
+    with_readout,
+)
+from spectrafm.training.spectrum_fits import learn_components, learn_guess, learn_response
+
+ENDS, N_PARAMETER = (5000.0, 5100.0), 3
+WAVELENGTH = np.exp(np.linspace(np.log(5000.5), np.log(5099.5), 700))
+CENTERS, DEPTHS = np.linspace(5008, 5092, 12), np.linspace(0.1, 0.5, 12)
+
+
+def spectra(parameter, wavelength=WAVELENGTH):
+    """Return spectra whose lines follow parameters, not quite linearly, ``(n_star, n_pixel)``."""
+    weight = np.stack([np.sin(1.0 + k * np.arange(12)) for k in range(1, N_PARAMETER + 1)])
+    strength = DEPTHS * np.exp(0.4 * np.tanh(parameter @ weight))
+    lines = np.exp(-0.5 * ((np.asarray(wavelength)[..., None] - CENTERS) / 0.5) ** 2)
+    return 1 - np.einsum("il,...pl->ip" if np.ndim(wavelength) == 1 else "il,ipl->ip", strength, lines)
+
+
+def stars(n_star, seed, noise=0.0, wavelength=WAVELENGTH):
+    """Return what a fit is given of stars, and their parameters."""
+    rng = np.random.default_rng(seed)
+    parameter = rng.uniform(-1.5, 1.5, (n_star, N_PARAMETER))
+    flux = spectra(parameter, wavelength)
+    flux = flux + noise * rng.normal(size=flux.shape)
+    value = torch.from_numpy(flux).float()
+    at = torch.from_numpy(np.broadcast_to(wavelength, flux.shape).copy())
+    sigma = torch.full_like(value, noise if noise else torch.nan)
+    return (value, sigma, at, torch.ones_like(value, dtype=torch.bool)), torch.from_numpy(parameter).float()
+
+
+@pytest.fixture(scope="module")
+def fit():
+    """Return a fit that has learnt all of this."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1)
+        fit = SpectrumFit(ENDS, 600, 8, 48, N_PARAMETER)
+    fit.usual_error.fill_(0.02)
+    (value, _, wavelength, there), parameter = stars(2000, 2)
+    flux = fit.knots(value, wavelength, there)
+    learn_components(fit, flux[:1000], generator)
+    off = learn_response(fit, fit.projected(flux), parameter, 40, generator)
+    assert off < 0.01
+    noisy, parameter = stars(1000, 3, 0.02)
+    with torch.no_grad():
+        learnt = fit.coefficients(*fit.normal_equations(*noisy))
+    learn_guess(fit, *learnt, parameter, 20, generator)
+    return fit.eval()
+
+
+@torch.no_grad()
+def found(fit, star):
+    """Return parameters and their errors."""
+    parameter, log_variance, misfit = fit(*star)
+    assert torch.isfinite(misfit).all()
+    return parameter.numpy(), np.exp(0.5 * log_variance.numpy())
+
+
+def some(star, keep):
+    """Return stars of which only some pixels are there."""
+    value, sigma, wavelength, _ = star
+    return value, sigma, wavelength, keep.expand(value.shape)
+
+
+def check(fit, star, truth, low=0.5, high=0.85):
+    """Assert that errors hold, and return their median."""
+    parameter, error = found(fit, star)
+    z = np.abs(parameter - truth.numpy()) / error
+    assert low < (z < 1).mean() < high
+    assert (z < 2).mean() > 0.85
+    return np.median(error)
+
+
+def test_finds_parameters_within_its_errors(fit):
+    """Errors follow noise and pixels, whatever of the spectrum there is."""
+    star, truth = stars(200, 11, 0.02)
+    all_of_it = check(fit, star, truth)
+    assert check(fit, stars(200, 11, 0.08)[0], truth) > 2.5 * all_of_it
+    few = torch.from_numpy(np.random.default_rng(1).random(700) < 0.1)
+    assert 2 < check(fit, some(star, few), truth) / all_of_it < 6
+    half = torch.from_numpy(WAVELENGTH < 5050)
+    assert 1.1 < check(fit, some(star, half), truth) / all_of_it < 4
+    # without errors it takes the usual one, which is that of these stars
+    value, sigma, wavelength, there = star
+    unknown = (value, torch.full_like(sigma, torch.nan), wavelength, there)
+    np.testing.assert_allclose(found(fit, unknown), found(fit, star), atol=1e-5)
+
+
+@pytest.mark.parametrize("n_pixel", [150, 1400])
+def test_any_sampling(fit, n_pixel):
+    """Coarse pixels and fine ones give the same parameters within their errors."""
+    wavelength = np.exp(np.linspace(np.log(5000.5), np.log(5099.5), n_pixel))
+    star, truth = stars(200, 12, 0.02, wavelength)
+    error = check(fit, star, truth)
+    usual = np.median(found(fit, stars(200, 12, 0.02)[0])[1])
+    assert error == pytest.approx(usual * np.sqrt(700 / n_pixel), rel=0.25)
+
+
+def test_what_does_not_matter(fit):
+    """Order of pixels, padding, what bad pixels hold, batch mates."""
+    star, _ = stars(5, 13, 0.02)
+    expected = found(fit, star)
+    order = torch.randperm(700, generator=torch.Generator().manual_seed(1))
+    np.testing.assert_allclose(found(fit, [t[:, order] for t in star]), expected, atol=2e-4)
+    value, sigma, wavelength, there = (torch.nn.functional.pad(t, (0, 60)) for t in star)
+    for filled in (0.0, torch.nan, 1e30):
+        value[:, 700:] = filled
+        np.testing.assert_allclose(found(fit, (value, sigma, wavelength, there)), expected, atol=2e-4)
+    alone = [found(fit, [t[i : i + 1] for t in star]) for i in range(5)]
+    np.testing.assert_allclose(np.concatenate(alone, axis=1), expected, atol=2e-4)
+    nobody = found(fit, [t[:0] for t in star])
+    assert nobody[0].shape == (0, N_PARAMETER)
+
+
+def test_nothing_to_fit(fit):
+    """Of pixels elsewhere, or none, it says what is common among its stars, with errors as large."""
+    star, _ = stars(1, 14, 0.02)
+    elsewhere = (star[0], star[1], star[2] + 500, star[3])
+    for empty in (elsewhere, some(star, torch.zeros(700, dtype=torch.bool))):
+        parameter, error = found(fit, empty)
+        np.testing.assert_allclose(parameter, fit.prior_mean.numpy()[None], atol=0.05)
+        np.testing.assert_allclose(error, 3 / np.sqrt(12), rtol=0.1)
+
+
+def test_absurd_spectra(fit):
+    """Whatever comes, numbers come out, and what stands beside it is none the worse."""
+    (value, sigma, wavelength, there), _ = stars(6, 16, 0.02)
+    expected = found(fit, [t[:1] for t in (value, sigma, wavelength, there)])
+    value[1], value[2], value[3] = 1e18, -50.0, 1e30
+    sigma[4], sigma[5] = 1e-15, 1e15
+    parameter, log_variance, misfit = fit(value, sigma, wavelength, there)
+    for some in (parameter, log_variance, misfit):
+        assert torch.isfinite(some).all()
+    assert (misfit[1:4] > misfit[0] + 3).all()
+    np.testing.assert_allclose(parameter[:1].detach().numpy(), expected[0], atol=2e-4)
+
+
+def test_derivatives(fit):
+    """What a parameter changes by with the flux is what autograd says."""
+    (value, sigma, wavelength, there), _ = stars(1, 15, 0.02)
+    value.requires_grad_(True)
+    parameter, _, _ = fit(value, sigma, wavelength, there)
+    [slope] = torch.autograd.grad(parameter[0, 0], value)
+    way = 0.02 * torch.from_numpy(np.sin(np.arange(700) / 9.0)).float()
+    with torch.no_grad():
+        up, down = (fit(value + s * way, sigma, wavelength, there)[0][0, 0] for s in (1, -1))
+    assert ((up - down) / 2).item() == pytest.approx((slope[0] @ way).item(), rel=0.1)
+
+
+LOOKING = {
+    "readout_labels": ("teff", "logg", "fe_h"),
+    "readout_dense": 32,
+    "readout_ranges": (15_990.0, 16_110.0),
+    "fit_knots": (900,),
+    "fit_components": (16,),
+    "fit_dense": (48,),
+}
+SEEN = ObservationConfig(
+    resolving_power=20_000.0, resolving_power_range=(18_000.0, 20_000.0), whole_range=1.0, snr=(30.0, 100.0), tilt=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def looking():
+    """Return a model whose labels are fitted, the same without, and their stars."""
+    names = ["flux", *LABELS, "vsini", "ln_resolving_power"]
+    mean = [1.0, np.log(5000), 3.0, -0.5, 0.1, 0.3, 1.0, 9.8]
+    std = [0.1, 0.1, 1.0, 0.5, 0.2, 0.3, 1.0, 0.1]
+    vocabulary = Vocabulary(names, flux=["flux"], log=["teff", "vmicro", "vsini"], mean=mean, std=std)
+    pool = EmulatorSource(fake_emulator(), n_pool=600, seed=1)
+    source = ObservedSource(pool, vocabulary, ContinuumNormalizer(), SEEN, RequestConfig(0.1, 0.5, 0.0, 0))
+    stream = StarStream({"stars": StreamPart(source)}, batch_size=64, seed=3)
+    model = StellarPerceptron(tiny_config(), vocabulary)
+    model.fit_patches(stream, n_step=1)
+    how = ReadoutConfig(sources=("stars",), n_star=1000, batch_size=64, epochs=10, n_fit=1000, fit_epochs=20)
+    config = tiny_config(**LOOKING)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spectrum_fits, "_N_COMPONENT", 512)
+        yield with_readout(model, config, stream, how, 100), model, stream, how
+
+
+def test_learnt_by_a_readout(looking, tmp_path):
+    """Labels that nothing else tells are told by the fit, on disk too."""
+    new, plain, stream, _ = looking
+    source = stream.parts["stars"].source
+    batch = source.all_asked(bad_pixels=0.0).batch(200, torch.Generator().manual_seed(9))
+    column = [source.targets.index(k) for k in LOOKING["readout_labels"]]
+    request = batch.request_token[:, column], batch.request_wavelength[:, column]
+
+    def off(model):
+        with torch.inference_mode():
+            value, log_variance = model.torch_model.eval()(batch.tokens, *request)
+        return (value - batch.target[:, column]).numpy(), np.exp(0.5 * log_variance.numpy())
+
+    before, (after, error) = np.abs(off(plain)[0]), off(new)
+    assert (np.median(np.abs(after), axis=0) < 0.4 * np.median(before, axis=0)).all()
+    assert 0.5 < (np.abs(after) < error).mean() < 0.9
+    new.save(tmp_path / "whole")
+    np.testing.assert_array_equal(off(StellarPerceptron.load(tmp_path / "whole"))[0], after)
+    new.save(tmp_path / "few_bits", compact=True)
+    rounded, _ = off(StellarPerceptron.load(tmp_path / "few_bits"))
+    assert np.median(np.abs(rounded - after) / error) < 0.2
+
+
+def test_the_same_again(looking):
+    """Fits come from the seed alone."""
+    new, model, stream, how = looking
+    again = with_readout(model, new.config, stream, how, 100)
+    for name, tensor in new.torch_model.state_dict().items():
+        torch.testing.assert_close(again.torch_model.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_refusals(looking):
+    """Sizes that do not fit the ranges, and ranges without stars, are named."""
+    new, model, stream, how = looking
+    with pytest.raises(ConfigError, match=r"fit_knots must have an integer above 1 for each of the readout_ranges"):
+        tiny_config(**(LOOKING | {"fit_knots": (900, 900)}))
+    with pytest.raises(ConfigError, match="fit_components must have an integer above 1"):
+        tiny_config(**(LOOKING | {"fit_components": ()}))
+    with pytest.raises(ConfigError, match="n_fit must be a positive integer, not 0"):
+        dataclasses.replace(how, n_fit=0)
+    elsewhere = dataclasses.replace(new.config, readout_ranges=(5000.0, 6000.0))
+    with pytest.raises(TrainingError, match=r"readout: 0 of its sources have their stars in \(5000.0, 6000.0\)"):
+        with_readout(model, elsewhere, stream, how, 100)

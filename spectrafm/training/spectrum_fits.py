@@ -1,0 +1,238 @@
+"""How the fits of a second look are learnt from training stars."""
+
+import logging
+import time
+
+import torch
+from torch import nn
+
+from ..exceptions import TrainingError
+from ..stellarperceptron.nn_utils import learning_rate_factor
+
+__all__ = ["learn_components", "learn_fits", "learn_guess", "learn_response"]
+
+logger = logging.getLogger("spectrafm")
+
+# how stars are seen that tell what spectra are made of: whole, without noise
+_CLEAN = {"snr": (1e5, 1e5), "uneven_noise": 0.0, "withhold_sigma": 0.0, "whole_range": 1.0, "gaps": 0.0}
+_CLEAN |= {"bad_pixels": 0.0}
+# stars that components are made of, and in a batch
+_N_COMPONENT, _BATCH = 8192, 64
+# stars in a step of training, and the largest learning rate
+_STEP, _RATE = 256, 2e-3
+# share of the stars whose coefficients say what parameters leave unexplained: others may have been misread
+_TYPICAL = 0.8
+# stars with right lines that say which misfit is usual, and the share of them that have less
+_N_USUAL, _USUAL = 2048, 0.98
+# flux over error of a spectrum without errors
+_USUAL_SNR = 50.0
+# squared deviation of a spectrum [standardised flux] below which half as much counts a quarter
+_SMALL = 1e-3
+
+
+def learn_fits(readout, sources, vocabulary, config, generator):
+    """Learn all that the fits of a readout know.
+
+    Parameters
+    ----------
+    readout : Readout
+        Its fits are changed in place; one without any is left alone.
+    sources : sequence of ObservedSource
+        Stars.
+    vocabulary : Vocabulary
+        Standardisation.
+    config : ReadoutConfig
+        How many stars, how often.
+    generator : torch.Generator
+        Source of all draws.
+
+    Raises
+    ------
+    TrainingError
+        A range in which not one of the sources lies.
+    """
+    power = vocabulary.tokens("ln_resolving_power").item() if readout.fits else None
+    for fit in readout.fits:
+        start = time.perf_counter()
+        inside = [source for source in sources if _lies_in(fit, source)]
+        if len(inside) != 1:
+            raise TrainingError(
+                f"readout: {len(inside)} of its sources have their stars in {fit.ends} Angstrom; a fit needs one: "
+                "mend readout_ranges, or the sources of [readout]"
+            )
+        [source] = inside
+        fit.usual_error.fill_(1 / (_USUAL_SNR * vocabulary.scale(source.flux_name)[1]))
+
+        def drawn(n_star, source=source, fit=fit, **changes):
+            return _drawn(fit, readout.column, power, source.all_asked(**changes), n_star, generator)
+
+        stars = drawn(_N_COMPONENT, **_CLEAN)
+        learn_components(fit, torch.cat([_clean(fit, star) for star, _ in stars]), generator)
+        stars = drawn(config.n_fit, **_CLEAN, wrong_lines=0.0)
+        told = [(fit.projected(_clean(fit, star)), parameter) for star, parameter in stars]
+        error = learn_response(fit, *_together(told), config.fit_epochs, generator)
+        seen = [(*fit.coefficients(*fit.normal_equations(*star)), p) for star, p in drawn(config.n_fit)]
+        learn_guess(fit, *_together(seen), config.fit_epochs, generator)
+        fit.usual_misfit.copy_(_usual_misfit(fit, drawn(_N_USUAL, wrong_lines=0.0)))
+        logger.info(
+            "readout: fit of %d-%d Angstrom learnt in %.0f s; its spectra are off by %.4f [standardised flux]",
+            *fit.ends,
+            time.perf_counter() - start,
+            error,
+        )
+
+
+def _together(batches):
+    return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+def _lies_in(fit, source):
+    low, high = source.source.wavelength_range
+    return fit.ends[0] <= low and high <= fit.ends[1]
+
+
+@torch.no_grad()
+def _drawn(fit, column, power, source, n_star, generator):
+    """Yield flux, error and wavelength of pixels, which of them are there, and parameters, of stars."""
+    flux_token = source.vocabulary.tokens(source.flux_name).item()
+    for start in range(0, n_star, _BATCH):
+        batch = source.batch(min(_BATCH, n_star - start), generator)
+        tokens = batch.tokens
+        parameter = torch.zeros(len(tokens), fit.n_parameter + 1, device=tokens.value.device)
+        # a label that these stars do not have is no parameter; what is no parameter goes into the last column
+        place = column[batch.request_token]
+        parameter.scatter_(1, torch.where(place < 0, fit.n_parameter, place), batch.target.nan_to_num())
+        parameter[:, -2] = torch.where(tokens.token == power, tokens.value, 0.0).sum(dim=1)
+        star = tokens.value, tokens.sigma, tokens.wavelength, tokens.token == flux_token
+        yield star, parameter[:, :-1]
+
+
+@torch.no_grad()
+def _usual_misfit(fit, stars):
+    """Return the misfit that next to none of these stars exceeds."""
+    return torch.cat([fit(*star)[2] for star, _ in stars]).quantile(_USUAL)
+
+
+def _clean(fit, star):
+    value, _, wavelength, there = star
+    return fit.knots(value, wavelength, there)
+
+
+@torch.no_grad()
+def learn_components(fit, flux, generator):
+    """Set the principal components of spectra, and what they leave.
+
+    Parameters
+    ----------
+    fit : SpectrumFit
+        Changed in place.
+    flux : torch.Tensor
+        ``(n_star, n_knot)`` of stars without noise; NaN where there is no flux.
+    generator : torch.Generator
+        Source of the draws of the decomposition.
+    """
+    there = torch.isfinite(flux)
+    fit.mean.copy_(flux.nan_to_num().sum(dim=0) / there.sum(dim=0).clamp(min=1))
+    apart = (flux - fit.mean).nan_to_num()
+    n_component = len(fit.components)
+    # a random basis, turned towards the largest components (Halko et al. 2011, arXiv:0909.4061)
+    basis = torch.randn(apart.shape[1], n_component + 16, generator=generator, device=generator.device)
+    for _ in range(5):
+        basis = torch.linalg.qr(apart.T @ (apart @ torch.linalg.qr(basis)[0]))[0]
+    left, size, right = torch.linalg.svd(apart @ basis, full_matrices=False)
+    components = (basis @ right.mT).T[:n_component] * size[:n_component, None]
+    rest = apart - left[:, :n_component] @ components
+    fit.components.copy_(components / len(apart) ** 0.5)
+    # a median: of lines that are wrong in some stars, the others know nothing
+    fit.rest.copy_((1.4826 * rest.abs().median(dim=0).values) ** 2)
+
+
+def learn_response(fit, coefficient, parameter, epochs, generator):
+    """Train what says which coefficients parameters make, and set what it does not know, and what is common.
+
+    Parameters
+    ----------
+    fit : SpectrumFit
+        Changed in place.
+    coefficient, parameter : torch.Tensor
+        ``(n_star, n_component)`` and ``(n_star, n_parameter)`` of stars without noise.
+    epochs : int
+        How often each star is seen.
+    generator : torch.Generator
+        Source of their order.
+
+    Returns
+    -------
+    float
+        Root mean square deviation of the spectra of half of the stars, at most.
+    """
+    square = (fit.components**2).sum(dim=1)
+    layers = (fit.response_1, fit.response_2, fit.response_3)
+
+    def deviation(rows):
+        return coefficient[rows] - fit.response(parameter[rows])
+
+    def loss(rows):
+        # of the flux; not squared, as few stars are far from all others
+        return torch.sqrt((square * deviation(rows) ** 2).sum(dim=1) + _SMALL).mean()
+
+    _train(layers, loss, len(parameter), epochs, generator)
+    with torch.no_grad():
+        rows = torch.arange(len(parameter), device=parameter.device)
+        left = torch.cat([deviation(some) for some in rows.split(4096)])
+        size = (square * left**2).sum(dim=1)
+        typical = left[size <= size.quantile(_TYPICAL)] if len(size) < 2**24 else left
+        variance, vectors = torch.linalg.eigh((typical.mT @ typical / len(typical)).double().cpu())
+        fit.unexplained.copy_(vectors * variance.clamp(min=0).sqrt())
+        fit.prior_mean.copy_(parameter.mean(dim=0))
+        common = torch.cov(parameter.T).cpu() + 1e-4 * torch.eye(fit.n_parameter)
+        fit.prior_precision.copy_(torch.linalg.inv(common.double()))
+        fit.lowest.copy_(parameter.amin(dim=0) - 0.1)
+        fit.highest.copy_(parameter.amax(dim=0) + 0.1)
+        return (size.median() / fit.components.shape[1]).sqrt().item()
+
+
+def learn_guess(fit, coefficient, variance, parameter, epochs, generator):
+    """Train what guesses parameters from coefficients.
+
+    Parameters
+    ----------
+    fit : SpectrumFit
+        Changed in place.
+    coefficient, variance : torch.Tensor
+        ``(n_star, n_component)`` of stars with noise.
+    parameter : torch.Tensor
+        ``(n_star, n_parameter)``.
+    epochs : int
+        How often each star is seen.
+    generator : torch.Generator
+        Source of their order.
+    """
+
+    def loss(rows):
+        found = fit.guess(coefficient[rows].float(), variance[rows].float())
+        return nn.functional.smooth_l1_loss(found, parameter[rows], beta=0.1)
+
+    _train((fit.guess_1, fit.guess_2, fit.guess_3), loss, len(parameter), epochs, generator)
+
+
+def _train(layers, loss_of, n_star, epochs, generator):
+    """Train layers on all stars."""
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=1e-4)
+    n_batch = max(n_star // _STEP, 1)
+    steps = epochs * n_batch
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, steps, max(steps // 20, 1), 0.0)
+    )
+    for _ in range(epochs):
+        order = torch.randperm(n_star, generator=generator, device=generator.device)
+        for rows in order.tensor_split(n_batch):
+            loss = loss_of(rows)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            scheduler.step()
+    if not torch.isfinite(loss):
+        raise TrainingError("readout: a fit could not be learnt, its loss is not finite; look for absurd labels")
