@@ -16,6 +16,13 @@ KINDS = {
     "pixels": {"patch_size": 1, "context_length": 80},
     "patches": {"patch_levels": 3},
     "interpolated": {"patch_knots": "interpolate", "readout_labels": ("teff",)},
+    "fits": {
+        "readout_labels": ("teff",),
+        "readout_ranges": (3900.0, 9100.0),
+        "fit_knots": (200,),
+        "fit_components": (6,),
+        "fit_dense": (16,),
+    },
 }
 
 

@@ -51,6 +51,10 @@ def tiny_model(seed=0, **changes):
         # they start with no say, as the readout does
         weight = model.torch_model.patch_layer.dense_convolved.weight
         torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(seed))
+    if model.config.fit_knots:
+        generator = torch.Generator().manual_seed(seed)
+        for fit in model.torch_model.readout.fits:
+            fit.components.normal_(generator=generator).mul_(0.05)
     if model.config.readout_labels:
         weight = model.torch_model.readout.out.weight
         torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(seed))

@@ -96,7 +96,7 @@ def _drawn(fit, column, power, source, n_star, generator):
     """Yield flux, error and wavelength of pixels, which of them are there, and parameters, of stars."""
     flux_token = source.vocabulary.tokens(source.flux_name).item()
     for start in range(0, n_star, _BATCH):
-        batch = source.batch(min(_BATCH, n_star - start), generator)
+        batch = source.batch(min(_BATCH, n_star - start), generator).to(fit.mean.device)
         tokens = batch.tokens
         parameter = torch.zeros(len(tokens), fit.n_parameter + 1, device=tokens.value.device)
         # a label that these stars do not have is no parameter; what is no parameter goes into the last column
@@ -134,9 +134,11 @@ def learn_components(fit, flux, generator):
     there = torch.isfinite(flux)
     fit.mean.copy_(flux.nan_to_num().sum(dim=0) / there.sum(dim=0).clamp(min=1))
     apart = (flux - fit.mean).nan_to_num()
+    # on mps not all of this is there
+    apart = apart.cpu() if apart.device.type == "mps" else apart
     n_component = len(fit.components)
     # a random basis, turned towards the largest components (Halko et al. 2011, arXiv:0909.4061)
-    basis = torch.randn(apart.shape[1], n_component + 16, generator=generator, device=generator.device)
+    basis = torch.randn(apart.shape[1], n_component + 16, generator=generator, device=generator.device).to(apart.device)
     for _ in range(5):
         basis = torch.linalg.qr(apart.T @ (apart @ torch.linalg.qr(basis)[0]))[0]
     left, size, right = torch.linalg.svd(apart @ basis, full_matrices=False)
@@ -181,11 +183,11 @@ def learn_response(fit, coefficient, parameter, epochs, generator):
         rows = torch.arange(len(parameter), device=parameter.device)
         left = torch.cat([deviation(some) for some in rows.split(4096)])
         size = (square * left**2).sum(dim=1)
-        typical = left[size <= size.quantile(_TYPICAL)] if len(size) < 2**24 else left
-        variance, vectors = torch.linalg.eigh((typical.mT @ typical / len(typical)).double().cpu())
+        typical = left[size <= size.quantile(_TYPICAL)]
+        variance, vectors = torch.linalg.eigh((typical.mT @ typical / len(typical)).cpu().double())
         fit.unexplained.copy_(vectors * variance.clamp(min=0).sqrt())
         fit.prior_mean.copy_(parameter.mean(dim=0))
-        common = torch.cov(parameter.T).cpu() + 1e-4 * torch.eye(fit.n_parameter)
+        common = torch.cov(parameter.T.cpu()) + 1e-4 * torch.eye(fit.n_parameter)
         fit.prior_precision.copy_(torch.linalg.inv(common.double()))
         fit.lowest.copy_(parameter.amin(dim=0) - 0.1)
         fit.highest.copy_(parameter.amax(dim=0) + 0.1)
@@ -226,7 +228,7 @@ def _train(layers, loss_of, n_star, epochs, generator):
         optimizer, lambda step: learning_rate_factor(step, steps, max(steps // 20, 1), 0.0)
     )
     for _ in range(epochs):
-        order = torch.randperm(n_star, generator=generator, device=generator.device)
+        order = torch.randperm(n_star, generator=generator, device=generator.device).to(parameters[0].device)
         for rows in order.tensor_split(n_batch):
             loss = loss_of(rows)
             optimizer.zero_grad()
