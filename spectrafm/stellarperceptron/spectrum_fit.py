@@ -58,7 +58,7 @@ class SpectrumFit(nn.Module):
         self.register_buffer("components", torch.zeros(n_component, n_knot))
         # root of the covariance of what coefficients have beside what follows from the parameters
         self.register_buffer("unexplained", torch.zeros(n_component, n_component))
-        # logarithm of the misfit that next to no training star exceeds whose lines are right
+        # logarithm of the misfit that most training stars do not exceed whose lines are right
         self.register_buffer("usual_misfit", torch.full((), torch.inf))
         self.register_buffer("prior_mean", torch.zeros(n_parameter))
         self.register_buffer("prior_precision", torch.eye(n_parameter))

@@ -22,8 +22,9 @@ _N_COMPONENT, _BATCH = 8192, 64
 _STEP, _RATE = 256, 2e-3
 # share of the stars whose coefficients say what parameters leave unexplained: others may have been misread
 _TYPICAL = 0.8
-# stars with right lines that say which misfit is usual, and the share of them that have less
-_N_USUAL, _USUAL = 2048, 0.98
+# stars with right lines that say which misfit is usual, and the share of them that have less: the others have
+# velocities or rotation that a fit is not good at
+_N_USUAL, _USUAL = 2048, 0.9
 # flux over error of a spectrum without errors
 _USUAL_SNR = 50.0
 # squared deviation of a spectrum [standardised flux] below which half as much counts a quarter
@@ -109,7 +110,7 @@ def _drawn(fit, column, power, source, n_star, generator):
 
 @torch.no_grad()
 def _usual_misfit(fit, stars):
-    """Return the misfit that next to none of these stars exceeds."""
+    """Return the misfit that most of these stars do not exceed."""
     return torch.cat([fit(*star)[2] for star, _ in stars]).quantile(_USUAL)
 
 
