@@ -359,16 +359,17 @@ def _pack(state, parameters):
     """
     packed = {}
     for name, tensor in state.items():
+        last = name.rpartition(".")[2]
         if name == _COMPONENTS:
             # of the widest, Gaia XP asks for the differences of large numbers
             packed[name] = (tensor if tensor.ndim == 2 else tensor[:1]).half()
             if tensor.ndim == 3:
                 packed[f"{name}_byte"], packed[f"{name}_scale"] = to_bytes(tensor[1:], dim=1)
-        elif name.rpartition(".")[2] == _OF_SPECTRA:
+        elif last == _OF_SPECTRA:
             packed[f"{name}_byte"], packed[f"{name}_scale"] = to_bytes(tensor, dim=1)
-        elif name.rpartition(".")[2] == _LEFT:
+        elif last == _LEFT:
             packed[name] = tensor.half()
-        elif name not in parameters and name.rpartition(".")[2] != _ROOT:
+        elif name not in parameters and last != _ROOT:
             packed[name] = tensor
         elif tensor.ndim > 1 and tensor.numel() >= _LARGE and _RESPONSE not in name:
             packed[f"{name}_byte"], packed[f"{name}_scale"] = matrix_to_bytes(tensor)

@@ -4,12 +4,9 @@ import torch
 from torch import nn
 
 from .embedding import _without_autocast
-from .spectrum_fit import SpectrumFit
+from .spectrum_fit import FARTHEST, SpectrumFit
 
 __all__ = ["Readout"]
-
-# what the readout sees, in standard deviations of the stars that it was trained on, is no larger
-_FARTHEST = 6.0
 
 
 class Readout(nn.Module):
@@ -119,7 +116,7 @@ class Readout(nn.Module):
             seen = self.inputs(pooled, first, log_variance, fitted)
             seen = (seen - self.input_mean) / self.input_scale
             # what it sees stays within what it was trained on
-            seen = seen.clamp(-_FARTHEST, _FARTHEST).to(self.dense.weight.dtype)
+            seen = seen.clamp(-FARTHEST, FARTHEST).to(self.dense.weight.dtype)
             answer = self.out(nn.functional.gelu(self.dense(seen))).float()
             if fitted is None:
                 value, factor = answer.chunk(2, dim=1)

@@ -16,10 +16,10 @@ _STEPS, _LONGEST = 4, 1.0
 _ABSURD = 20.0
 # least variance that is not in a flux error [standardised flux]
 _LEAST = 1e-6
-# knots whose sums are worked out at a time, for the sake of memory
+# numbers of components at pixels that are held at a time, for the sake of memory
 _AT_A_TIME = 2**24
-# the largest deviation, in standard deviations, of what a network is shown
-_FARTHEST = 6.0
+#: What networks are shown, in standard deviations of the stars that they were trained on, is no larger.
+FARTHEST = 6.0
 
 
 class SpectrumFit(nn.Module):
@@ -49,6 +49,9 @@ class SpectrumFit(nn.Module):
     def __init__(self, ends, n_knot, n_component, dense, n_parameter):
         super().__init__()
         self.ends, self.n_parameter = tuple(ends), n_parameter
+        # ln(wavelength) of the first knot, and from one to the next
+        self.first = math.log(ends[0])
+        self.step = (math.log(ends[1]) - self.first) / (n_knot - 1)
         # error of pixels that tell none
         self.register_buffer("usual_error", torch.ones(()))
         self.register_buffer("mean", torch.zeros(n_knot))
@@ -62,8 +65,8 @@ class SpectrumFit(nn.Module):
         self.register_buffer("usual_misfit", torch.full((), torch.inf))
         self.register_buffer("prior_mean", torch.zeros(n_parameter))
         self.register_buffer("prior_precision", torch.eye(n_parameter))
-        self.register_buffer("lowest", torch.full((n_parameter,), -_FARTHEST))
-        self.register_buffer("highest", torch.full((n_parameter,), _FARTHEST))
+        self.register_buffer("lowest", torch.full((n_parameter,), -FARTHEST))
+        self.register_buffer("highest", torch.full((n_parameter,), FARTHEST))
         # a guess need not be good, only near enough
         narrow = max(dense // 4, 1)
         self.guess_1 = nn.Linear(2 * n_component, narrow)
@@ -93,11 +96,9 @@ class SpectrumFit(nn.Module):
         wavelength, good = _float64(wavelength), good.to(wavelength.device)
         order = _ascending(wavelength, good)
         wavelength, here = torch.gather(wavelength, 1, order), torch.gather(good, 1, order)
-        first, last = math.log(self.ends[0]), math.log(self.ends[1])
-        step = (last - first) / (len(self.mean) - 1)
-        place = first + step * torch.arange(len(self.mean), dtype=torch.float64, device=wavelength.device)
+        place = self.first + self.step * torch.arange(len(self.mean), dtype=torch.float64, device=wavelength.device)
         x = torch.log(torch.where(here, wavelength, self.ends[0]))
-        index, share, presence = interpolation(x, here, place.expand(len(x), -1), step)
+        index, share, presence = interpolation(x, here, place.expand(len(x), -1), self.step)
         index, share, presence, order = (t.to(value.device) for t in (index, share, presence, order))
         value = torch.gather(value, 1, order)
         flux = sum(torch.gather(value, 1, i) * s for i, s in zip(index, share, strict=True))
@@ -141,10 +142,8 @@ class SpectrumFit(nn.Module):
 
     def _between(self, wavelength):
         """Return four knots around each pixel, their weights in cubic interpolation, and where there are any."""
-        first, last = math.log(self.ends[0]), math.log(self.ends[1])
         n_knot = len(self.mean)
-        wavelength = _float64(wavelength)
-        place = (torch.log(wavelength.clamp(min=1.0)) - first) * ((n_knot - 1) / (last - first))
+        place = (torch.log(_float64(wavelength).clamp(min=1.0)) - self.first) / self.step
         inside = (place >= 0) & (place <= n_knot - 1)
         left = place.floor().clamp(1, max(n_knot - 3, 1))
         x = (place - left).float().clamp(-1, 2)
@@ -206,7 +205,7 @@ class SpectrumFit(nn.Module):
         torch.Tensor
             ``(n_star, n_parameter)``.
         """
-        seen = torch.cat((coefficient.clamp(-_FARTHEST, _FARTHEST), variance), dim=1)
+        seen = torch.cat((coefficient.clamp(-FARTHEST, FARTHEST), variance), dim=1)
         hidden = nn.functional.gelu(self.guess_2(nn.functional.gelu(self.guess_1(seen))))
         return self.guess_3(hidden)
 
@@ -285,7 +284,7 @@ class SpectrumFit(nn.Module):
                 # from the best so far, and half as far where the last step was too long
                 parameter = torch.where(better, parameter + move, 0.5 * (parameter + best))
                 parameter = parameter.clamp(self.lowest, self.highest)
-            deviation = self._step(parameter, weight, target)[2]
+            deviation = self._deviation(self.response(parameter), parameter, weight, target)
             best = torch.where((deviation <= least)[:, None], parameter, best)
         # one more step, from there: what it depends on is what the labels depend on
         move, inverse, deviation = self._step(best, weight, target)
@@ -310,8 +309,13 @@ class SpectrumFit(nn.Module):
         inverse = _inverse(_float64(curvature)).to(parameter)
         move = (inverse @ gradient[..., None]).squeeze(-1)
         move = move * (_LONGEST / move.abs().amax(dim=1, keepdim=True).clamp(min=_LONGEST))
+        return move, inverse, self._deviation(coefficient, parameter, weight, target)
+
+    def _deviation(self, coefficient, parameter, weight, target):
+        """Return the squared deviation of coefficients and of parameters from what is expected, up to a constant."""
         deviation = (coefficient * ((weight @ coefficient[..., None]).squeeze(-1) - 2 * target)).sum(dim=1)
-        return move, inverse, deviation + ((away @ self.prior_precision) * away).sum(dim=1)
+        away = self.prior_mean - parameter
+        return deviation + ((away @ self.prior_precision) * away).sum(dim=1)
 
 
 def _one(matrix):

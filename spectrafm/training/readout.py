@@ -9,7 +9,8 @@ import torch
 from ..exceptions import TrainingError
 from ..stellarperceptron import StellarPerceptron
 from ..stellarperceptron.config import Config, refuse
-from ..stellarperceptron.nn_utils import learning_rate_factor, robust_mean_squared_error
+from ..stellarperceptron.nn_utils import robust_mean_squared_error
+from .epochs import train_layers
 from .spectrum_fits import learn_fits
 from .stream import StarStream, seeded_generator
 
@@ -136,7 +137,7 @@ class _Seen:
     log_variance: torch.Tensor
     target: torch.Tensor  # NaN where it was given
     error: torch.Tensor
-    fitted: torch.Tensor | None
+    fitted: torch.Tensor | None = None
 
     def some(self, chosen):
         return _Seen(**{k: None if v is None else v[chosen] for k, v in vars(self).items()})
@@ -170,8 +171,7 @@ def _look(model, stream, config, first_step):
             columns.append([values[memory.second_look] for values in (memory.pooled, *answers, *targets, *fitted)])
             n_star += len(token)
         step += 1
-    columns = [torch.cat(parts) for parts in zip(*columns, strict=True)]
-    return _Seen(*columns, *([] if network.readout.fits else [None]))
+    return _Seen(*(torch.cat(parts) for parts in zip(*columns, strict=True)))
 
 
 def _in_columns(readout, token, values):
@@ -184,27 +184,23 @@ def _in_columns(readout, token, values):
 
 def _train(readout, train, held_out, config, seed):
     """Train the readout on stars that were looked at."""
-    generator = seeded_generator((_ORDER, seed))
-    n_star = len(train.first)
-    n_batch = max(n_star // config.batch_size, 1)
-    steps = config.epochs * n_batch
-    # fits are what they are
-    parameters = [*readout.dense.parameters(), *readout.out.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, steps, max(steps // 10, 1), 0.0)
-    )
-    for epoch in range(config.epochs):
-        order = torch.randperm(n_star, generator=generator).to(train.first.device)
-        for rows in order.tensor_split(n_batch):
-            loss = train.some(rows).loss(readout, config.beta)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            scheduler.step()
+
+    def watch(epoch):
         with torch.no_grad():
             validation = held_out.loss(readout).item()
-        logger.info("readout: epoch %d, loss of stars set aside %.4f", epoch + 1, validation)
+        logger.info("readout: epoch %d, loss of stars set aside %.4f", epoch, validation)
+
+    settings = {k: getattr(config, k) for k in ("batch_size", "learning_rate", "weight_decay")}
+    loss = train_layers(
+        # fits are what they are
+        (readout.dense, readout.out),
+        lambda rows: train.some(rows).loss(readout, config.beta),
+        len(train.first),
+        config.epochs,
+        seeded_generator((_ORDER, seed)),
+        warmup=10,
+        watch=watch,
+        **settings,
+    )
     if not torch.isfinite(loss):
         raise TrainingError("readout: the loss is not finite; lower the learning rate of [readout]")

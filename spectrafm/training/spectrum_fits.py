@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..exceptions import TrainingError
-from ..stellarperceptron.nn_utils import learning_rate_factor
+from .epochs import train_layers
 
 __all__ = ["learn_components", "learn_fits", "learn_guess", "learn_response"]
 
@@ -221,21 +221,7 @@ def learn_guess(fit, coefficient, variance, parameter, epochs, generator):
 
 def _train(layers, loss_of, n_star, epochs, generator):
     """Train layers on all stars."""
-    parameters = [parameter for layer in layers for parameter in layer.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=1e-4)
-    n_batch = max(n_star // _STEP, 1)
-    steps = epochs * n_batch
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, steps, max(steps // 20, 1), 0.0)
-    )
-    for _ in range(epochs):
-        order = torch.randperm(n_star, generator=generator, device=generator.device).to(parameters[0].device)
-        for rows in order.tensor_split(n_batch):
-            loss = loss_of(rows)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            scheduler.step()
+    settings = {"batch_size": _STEP, "learning_rate": _RATE, "weight_decay": 1e-4, "warmup": 20}
+    loss = train_layers(layers, loss_of, n_star, epochs, generator, **settings)
     if not torch.isfinite(loss):
         raise TrainingError("readout: a fit could not be learnt, its loss is not finite; look for absurd labels")
