@@ -1,13 +1,23 @@
 """How arrays are kept in files."""
 
+import json
 import os
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from .exceptions import InputValueError
 
-__all__ = ["atomic_write", "from_bytes", "matrix_from_bytes", "matrix_to_bytes", "to_bytes"]
+__all__ = [
+    "atomic_write",
+    "from_bytes",
+    "matrix_from_bytes",
+    "matrix_to_bytes",
+    "to_bytes",
+    "write_json",
+    "write_tensors",
+]
 
 # largest number in eight bits, less one that the rounding of the number before may add
 _LARGEST = 126
@@ -34,6 +44,34 @@ def atomic_write(path, write):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path, values):
+    """Write what JSON can hold, a file as `atomic_write` makes it.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The file.
+    values : dict
+        Without NaN and infinite numbers, which are no JSON.
+    """
+    text = json.dumps(values, indent=1, allow_nan=False) + "\n"
+    atomic_write(path, lambda temporary: temporary.write_text(text))
+
+
+def write_tensors(path, tensors):
+    """Write tensors, a file as `atomic_write` makes it.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A safetensors file.
+    tensors : dict of str to torch.Tensor
+        What goes in.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    atomic_write(path, lambda temporary: save_file(tensors, temporary))
 
 
 def to_bytes(values, dim):

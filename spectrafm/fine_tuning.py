@@ -20,6 +20,7 @@ from .residual_head import fit_residual_head
 from .results import OTHER_COLUMNS
 from .stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron, TokenTable, Vocabulary
 from .stellarperceptron.config import Config, refuse
+from .stellarperceptron.nn_utils import seeded_generator
 from .stellarperceptron.trainer import TableStream, Trainer
 from .tokens import flux_name, spectra_to_tokens
 from .weights_info import LARGE_ERROR
@@ -328,10 +329,6 @@ def _check_count(truth, usable):
         )
 
 
-def _generator(*key):
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-
-
 def _vocabulary(before, truth, usable):
     """Return the vocabulary with tokens for new labels, standardised by the given stars."""
     new = [name for name in truth if name not in before]
@@ -353,7 +350,7 @@ def _copy(model, vocabulary, seed):
     if n_new:
         labels = [k for k in model.vocabulary.names if k in QUANTITIES and QUANTITIES[k].kind == "label"]
         rows = torch.from_numpy(model.vocabulary.rows[model.vocabulary.tokens(labels)])
-        generator = _generator(_NEW_ROW, seed)
+        generator = seeded_generator((_NEW_ROW, seed))
         for key in ("embedding_layer.embeddings", "embedding_layer.bias"):
             some = state[key][rows.to(state[key].device)]
             spread = torch.randn(n_new, some.shape[1], generator=generator).to(some) * some.std(dim=0)
@@ -538,7 +535,7 @@ def _choose_parameters(network, method, config):
         for parameter in module.parameters():
             parameter.requires_grad_(True)
     if method == "lora":
-        generator = _generator(_SPLIT, config.seed)
+        generator = seeded_generator((_SPLIT, config.seed))
         for module in list(network.modules()):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 if parameter.ndim == 2 and min(parameter.shape) > config.rank and module is not network.embedding_layer:

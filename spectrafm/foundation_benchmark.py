@@ -262,7 +262,8 @@ def _synthetic(fm, stars, views, name, power):
     step = 1 / (3 * power)
     axis = np.exp(np.arange(np.log(low) + step, np.log(high), step)) * u.AA
     everything = {k: truth[k] for k in stars.emulator.label_names}
-    instrument = {"resolving_power": power, "vsini": _VSINI, "spectral_axis": axis}
+    # as the noise of these stars is
+    instrument = {"resolving_power": power, "vsini": _VSINI, "spectral_axis": axis, "noise": "continuum"}
     bound = cramer_rao_bound(stars.emulator, everything, 100.0, **instrument)
     yield f"{name}: {len(stars)} synthetic stars, resolving power {power:g}, 3 pixels a resolution element"
     yield "  error (1.4826 times the median of its size), share within 1 and 2 predicted sigma:"

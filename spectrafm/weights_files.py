@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
-from ._storage import atomic_write
+from ._storage import write_json, write_tensors
 from .exceptions import CheckpointError, InputValueError, MissingDependencyError
 from .line_correction import LineCorrection
 from .residual_head import ResidualHead
@@ -106,14 +105,14 @@ def save_weights(folder, info, model, density, head=None, lines=None, *, base=No
         model.save(folder, compact=compact)
     if head is not None:
         tensors["head"] = head.state()
-        atomic_write(folder / "head.json", lambda path: path.write_text(json.dumps(head.settings(), indent=1) + "\n"))
+        write_json(folder / "head.json", head.settings())
     if lines is not None:
         tensors["lines"] = {k: torch.from_numpy(np.ascontiguousarray(getattr(lines, k))) for k in _LINES}
     if density:
         tensors["density"] = {k: v.half() if compact else v for k, v in density.items()}
     for name, state in tensors.items():
-        atomic_write(folder / f"{name}.safetensors", lambda path, state=state: save_file(state, path))
-    atomic_write(folder / "spectrafm.json", info.write)
+        write_tensors(folder / f"{name}.safetensors", state)
+    info.write(folder / "spectrafm.json")
     # what other weights left there goes last, so that a stop loses nothing
     for name in ("adapter", "head", "lines", "density"):
         if name not in tensors:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ._storage import write_json
 from .exceptions import CheckpointError
 from .quantities import Quantity, get_quantity, register_quantity
 
@@ -365,7 +366,7 @@ class WeightsInfo:
         path : str or pathlib.Path
             The file.
         """
-        Path(path).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        write_json(path, _replaced(dataclasses.asdict(self), {np.inf: "inf", -np.inf: "-inf"}))
 
     @classmethod
     def read(cls, path):
@@ -386,8 +387,18 @@ class WeightsInfo:
             The file is missing, damaged, or has fields this version does not know.
         """
         try:
-            return cls(**json.loads(Path(path).read_text()))
+            settings = json.loads(Path(path).read_text())
+            return cls(**_replaced(settings, {"inf": np.inf, "-inf": -np.inf}))
         except FileNotFoundError as error:
             raise CheckpointError(f"folder: {path} not found; expected weights saved by SpectraFM.save") from error
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"folder: {path} is damaged or of another version ({error})") from error
+
+
+def _replaced(value, other):
+    """Return nested lists and dictionaries with other values in the place of some."""
+    if isinstance(value, dict):
+        return {k: _replaced(v, other) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replaced(v, other) for v in value]
+    return other.get(value, value)

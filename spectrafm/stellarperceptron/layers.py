@@ -369,9 +369,11 @@ class StellarPerceptronTorchModel(nn.Module):
         patches.
     readout_tokens : sequence of int, optional
         Tokens of ``config.readout_labels``.
+    power_token : int, optional
+        Token of the logarithm of the resolving power, see `Readout`.
     """
 
-    def __init__(self, config, rows, flux_tokens=(), readout_tokens=()):
+    def __init__(self, config, rows, flux_tokens=(), readout_tokens=(), power_token=-1):
         super().__init__()
         self.config = config
         self.register_buffer("rows", torch.as_tensor(rows, dtype=torch.int64), persistent=False)
@@ -389,7 +391,7 @@ class StellarPerceptronTorchModel(nn.Module):
         self.patch_layer = PatchEmbedding(config, self.encoding, self.n_flux) if config.patch_size > 1 else None
         self.torch_encoder = StellarPerceptronEncoder(config)
         self.torch_decoder = StellarPerceptronDecoder(config)
-        self.readout = Readout(config, readout_tokens, len(rows)) if len(readout_tokens) else None
+        self.readout = Readout(config, readout_tokens, len(rows), power_token) if len(readout_tokens) else None
 
     def embed(self, tokens):
         """Turn tokens into vectors.

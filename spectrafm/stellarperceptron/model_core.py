@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from .._storage import atomic_write, from_bytes, matrix_from_bytes, matrix_to_bytes, to_bytes
+from .._storage import from_bytes, matrix_from_bytes, matrix_to_bytes, to_bytes, write_json, write_tensors
 from ..exceptions import CheckpointError, ConfigError, InputValueError
 from .config import ModelConfig
 from .growth import grown_state
@@ -22,10 +22,8 @@ __all__ = ["StellarPerceptronCore", "read_config", "read_tensors"]
 # format of what is written; in the first two, all parameters are in one precision, in the first what whitens is, too
 _FORMAT = 3
 _READ = (1, 2, _FORMAT)
-# what whitens patches, what whole spectra are sums of, and the variance that is left of them
-_COMPONENTS, _OF_SPECTRA, _LEFT = "patch_layer.components", "components", "rest"
-# what is in bytes besides large matrices of parameters, and what is not: labels follow from small differences of it
-_ROOT, _RESPONSE = "unexplained", ".response_"
+# what spectra depend on beside labels
+_POWER = "ln_resolving_power"
 # matrices with fewer numbers stay in half precision
 _LARGE = 10_000
 
@@ -55,8 +53,11 @@ class StellarPerceptronCore:
                 f"readout_labels: {stray} are no quantities of this model; name some of {vocabulary.names}"
             )
         readout_tokens = vocabulary.tokens(config.readout_labels) if config.readout_labels else ()
+        power = vocabulary.tokens(_POWER).item() if _POWER in vocabulary else -1
+        if config.readout_labels and config.fit_knots and power < 0:
+            raise ConfigError(f"fit_knots: fits need {_POWER}, which is no quantity of this model; name it, or no fits")
         with initial_weights(seed):
-            self.torch_model = StellarPerceptronTorchModel(config, vocabulary.rows, flux_tokens, readout_tokens)
+            self.torch_model = StellarPerceptronTorchModel(config, vocabulary.rows, flux_tokens, readout_tokens, power)
         self.torch_model.to(self.device).eval()
 
     @property
@@ -195,17 +196,13 @@ class StellarPerceptronCore:
         folder : str or pathlib.Path
             Made if it does not exist.
         compact : bool, optional
-            Store large matrices, and what whitens patches of all widths but the largest, in eight bits, other
-            parameters in half precision; what moves answers by some hundredths of their error (other buffers keep
-            theirs).
+            Store large matrices, what whitens patches of all widths but the largest, and what whole spectra are sums
+            of in eight bits, other parameters in half precision; what moves answers by some hundredths of their error.
         """
         folder = Path(folder)
         self.write_config(folder)
-        state = {k: v.detach().cpu() for k, v in self.torch_model.state_dict().items()}
-        if compact:
-            state = _pack(state, {name for name, _ in self.torch_model.named_parameters()})
-        state = {k: v.contiguous() for k, v in state.items()}
-        atomic_write(folder / "model.safetensors", lambda path: save_file(state, path))
+        state = _pack(self.torch_model) if compact else self.torch_model.state_dict()
+        write_tensors(folder / "model.safetensors", state)
 
     def write_config(self, folder):
         """Write ``config.json``, without weights.
@@ -218,7 +215,7 @@ class StellarPerceptronCore:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {"format": _FORMAT, "model": self.config.to_dict(), "vocabulary": self.vocabulary.to_dict()}
-        atomic_write(folder / "config.json", lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
+        write_json(folder / "config.json", settings)
 
     @classmethod
     def load(cls, folder, device="cpu"):
@@ -352,29 +349,27 @@ def read_tensors(path):
         raise CheckpointError(f"folder: {path} is damaged ({error}); get the files again") from error
 
 
-def _pack(state, parameters):
-    """Return weights in few bits: large matrices in bytes, other parameters in half precision.
+def _pack(network):
+    """Return the weights of a network in few bits, each tensor in the form that its module names in ``stored``.
 
-    What whitens patches is in bytes, too, but for the widest, and what spectra are sums of.
+    Parameters are a ``"matrix"`` of bytes where they are large, else in ``"half"`` precision; buffers stay as they are.
     """
+    forms = {name: "half" if p.ndim < 2 or p.numel() < _LARGE else "matrix" for name, p in network.named_parameters()}
+    for prefix, module in network.named_modules():
+        forms |= {f"{prefix}.{name}": form for name, form in getattr(module, "stored", {}).items()}
     packed = {}
-    for name, tensor in state.items():
-        last = name.rpartition(".")[2]
-        if name == _COMPONENTS:
-            # of the widest, Gaia XP asks for the differences of large numbers
+    for name, tensor in network.state_dict().items():
+        tensor, form = tensor.detach().cpu(), forms.get(name)
+        if form == "levels":
             packed[name] = (tensor if tensor.ndim == 2 else tensor[:1]).half()
             if tensor.ndim == 3:
                 packed[f"{name}_byte"], packed[f"{name}_scale"] = to_bytes(tensor[1:], dim=1)
-        elif last == _OF_SPECTRA:
+        elif form == "smooth":
             packed[f"{name}_byte"], packed[f"{name}_scale"] = to_bytes(tensor, dim=1)
-        elif last == _LEFT:
-            packed[name] = tensor.half()
-        elif name not in parameters and last != _ROOT:
-            packed[name] = tensor
-        elif tensor.ndim > 1 and tensor.numel() >= _LARGE and _RESPONSE not in name:
+        elif form == "matrix":
             packed[f"{name}_byte"], packed[f"{name}_scale"] = matrix_to_bytes(tensor)
         else:
-            packed[name] = tensor.half()
+            packed[name] = tensor.half() if form == "half" else tensor
     return packed
 
 
@@ -383,10 +378,9 @@ def _unpack(state):
     whole = dict(state)
     for name in [k.removesuffix("_byte") for k in state if k.endswith("_byte")]:
         byte, scale = (whole.pop(f"{name}_{part}") for part in ("byte", "scale"))
-        if name == _COMPONENTS:
-            whole[name] = torch.cat((state[name].float(), from_bytes(byte, scale)))
-        elif name.rpartition(".")[2] == _OF_SPECTRA:
-            whole[name] = from_bytes(byte, scale)
+        if name in whole:
+            # the levels that are not in bytes
+            whole[name] = torch.cat((whole[name].float(), from_bytes(byte, scale)))
         else:
             whole[name] = matrix_from_bytes(byte, scale)
     return whole

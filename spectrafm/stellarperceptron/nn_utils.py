@@ -1,4 +1,4 @@
-"""The loss, the learning-rate schedule, and the generator of training batches."""
+"""The loss, the learning-rate schedule, sources of draws, and the generator of training batches."""
 
 import math
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ __all__ = [
     "initial_weights",
     "learning_rate_factor",
     "robust_mean_squared_error",
+    "seeded_generator",
 ]
 
 # first entry of the seed of each kind of draw, so that no two share a stream
@@ -416,3 +417,21 @@ def split_by_star(n_star, fraction, seed):
     order = np.random.default_rng((_SPLIT, seed)).permutation(n_star)
     n_validation = int(round(fraction * n_star))
     return np.sort(order[n_validation:]), np.sort(order[:n_validation])
+
+
+def seeded_generator(entropy, device="cpu"):
+    """Return a generator whose draws some numbers decide.
+
+    Parameters
+    ----------
+    entropy : tuple of int
+        What is drawn, the seed, and whatever else tells draws apart.
+    device : str or torch.device, optional
+        Where it draws.
+
+    Returns
+    -------
+    torch.Generator
+    """
+    seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(seed >> np.uint64(1)))

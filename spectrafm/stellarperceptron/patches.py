@@ -197,6 +197,9 @@ class PatchEmbedding(nn.Module):
 
     #: flux, arcsinh of flux, smallness of its error, presence of the error, presence of the pixel
     n_channel = 5
+    # form on disk, see `StellarPerceptron.save`: those of the widest patches, which take differences of large numbers,
+    # in half precision, the others in bytes
+    stored = {"components": "levels"}
 
     def __init__(self, config, encoding, n_flux=1):
         super().__init__()

@@ -25,15 +25,18 @@ class Readout(nn.Module):
         Tokens of the labels that are looked at.
     n_token : int
         Number of tokens that there are, padding among them.
+    power_token : int, optional
+        Token of the logarithm of the resolving power, which fits need.
     """
 
-    def __init__(self, config, tokens, n_token):
+    def __init__(self, config, tokens, n_token, power_token=-1):
         super().__init__()
         self.register_buffer("tokens", torch.as_tensor(tokens, dtype=torch.int64), persistent=False)
         # the label that a token is, -1 for all others
         column = torch.full((n_token,), -1)
         column[self.tokens] = torch.arange(len(tokens))
         self.register_buffer("column", column, persistent=False)
+        self.power_token = power_token
         self.ranges = list(zip(config.readout_ranges[::2], config.readout_ranges[1::2], strict=True))
         n_label = len(tokens)
         sizes = zip(self.ranges, config.fit_knots, config.fit_components, config.fit_dense, strict=False)
@@ -52,6 +55,27 @@ class Readout(nn.Module):
     def n_fitted(self):
         """How many numbers fits tell of a star: labels, logarithms of their variances, misfit and its excess."""
         return 2 * len(self.tokens) + 2
+
+    def in_columns(self, token, values):
+        """Return values of tokens in the order of the parameters of fits.
+
+        Parameters
+        ----------
+        token : torch.Tensor
+            ``(n_star, n_token)`` int64.
+        values : torch.Tensor
+            ``(n_star, n_token)`` what is known or wanted of each.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_label + 1)`` labels, and the logarithm of the resolving power; NaN where none is.
+        """
+        n_label = len(self.tokens)
+        columns = torch.full((len(values), n_label + 2), torch.nan, device=values.device)
+        place = torch.where(token == self.power_token, n_label, self.column[token])
+        # whatever else there is has the last column, -1
+        return columns.scatter(1, place % (n_label + 2), values)[:, :-1]
 
     def look(self, tokens, pixel):
         """Return which stars get a second look, and what fits tell of them.
@@ -86,6 +110,7 @@ class Readout(nn.Module):
         for fit, rows in zip(self.fits, inside, strict=True):
             if rows.any():
                 some = (tokens.value, tokens.sigma, tokens.wavelength, pixel)
+                some += tuple(self.in_columns(tokens.token, t) for t in (tokens.value, tokens.sigma))
                 found, log_variance, misfit = fit(*(t[rows.to(t.device)] for t in some))
                 excess = (misfit - fit.usual_misfit).clamp(min=0)
                 told = (found[:, :n_label], log_variance[:, :n_label], misfit[:, None], excess[:, None])

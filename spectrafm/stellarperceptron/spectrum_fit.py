@@ -12,6 +12,8 @@ __all__ = ["SpectrumFit"]
 
 # Gauss-Newton steps, and the longest of them in standard deviations of a parameter
 _STEPS, _LONGEST = 4, 1.0
+# standard deviation of known parameters that are told without one, and about that of guesses
+_EXACT, _OF_GUESS = 0.02, 0.1
 # logarithm of the misfit of what cannot be fitted
 _ABSURD = 20.0
 # least variance that is not in a flux error [standardised flux]
@@ -29,8 +31,8 @@ class SpectrumFit(nn.Module):
     are found by least squares over the pixels that are there, weighted by errors: gaps and
     noise make coefficients uncertain and not wrong. One network guesses parameters from them,
     another says what coefficients parameters make, and Gauss-Newton steps take the guess to where
-    both agree, within noise, within what the second network does not know, and with what is common among
-    the training stars.
+    both agree, within noise, within what the second network does not know, with what is common among
+    the training stars, and with parameters that are known.
 
     Parameters
     ----------
@@ -45,6 +47,10 @@ class SpectrumFit(nn.Module):
     n_parameter : int
         Number of parameters: standardised labels, and the logarithm of the resolving power.
     """
+
+    # forms on disk, see `StellarPerceptron.save`: labels follow from small differences of what parameters make
+    stored = dict.fromkeys(("rest", *(f"response_{i}.weight" for i in (1, 2, 3))), "half")
+    stored |= {"components": "smooth", "unexplained": "matrix"}
 
     def __init__(self, ends, n_knot, n_component, dense, n_parameter):
         super().__init__()
@@ -233,13 +239,16 @@ class SpectrumFit(nn.Module):
         derivative = _slope(second)[..., None] * (self.response_2.weight @ derivative)
         return self.response_3(nn.functional.gelu(second)), self.response_3.weight @ derivative
 
-    def forward(self, value, sigma, wavelength, good):
+    def forward(self, value, sigma, wavelength, good, known=None, known_sigma=None):
         """Fit stars.
 
         Parameters
         ----------
         value, sigma, wavelength, good
             As for `knots`.
+        known, known_sigma : torch.Tensor, optional
+            ``(n_star, n_parameter)`` parameters that are known and their standard deviations,
+            standardised; NaN where not known.
 
         Returns
         -------
@@ -250,15 +259,18 @@ class SpectrumFit(nn.Module):
             what is expected.
         """
         with _without_autocast(value):
-            return self.fit(*self.normal_equations(value.float(), sigma.float(), wavelength, good))
+            equations = self.normal_equations(value.float(), sigma.float(), wavelength, good)
+            return self.fit(*equations, known, known_sigma)
 
-    def fit(self, matrix, right):
+    def fit(self, matrix, right, known=None, known_sigma=None):
         """Return the parameters that fit coefficients best.
 
         Parameters
         ----------
         matrix, right : torch.Tensor
             From `normal_equations`.
+        known, known_sigma : torch.Tensor, optional
+            See `forward`.
 
         Returns
         -------
@@ -267,7 +279,18 @@ class SpectrumFit(nn.Module):
         """
         with torch.no_grad():
             coefficient, variance = self.coefficients(matrix, right)
-            parameter = self.guess(coefficient, variance).clamp(self.lowest, self.highest)
+            parameter = self.guess(coefficient, variance)
+        prior = self.prior_mean.expand_as(parameter), self.prior_precision
+        if known is not None:
+            told = torch.isfinite(known)
+            error = torch.where(torch.isfinite(known_sigma), known_sigma.clamp(min=_EXACT), _EXACT)
+            more = torch.where(told, error**-2, 0.0)
+            pull = more * known.nan_to_num()
+            parameter = (parameter + _OF_GUESS**2 * pull) / (1 + _OF_GUESS**2 * more)
+            precision = self.prior_precision + torch.diag_embed(more)
+            pull = pull + self.prior_mean @ self.prior_precision
+            prior = (_inverse(_float64(precision)).to(pull) @ pull[..., None]).squeeze(-1), precision
+        parameter = parameter.clamp(self.lowest, self.highest)
         # what the response does not know adds to the variance of each coefficient
         wide, root = _float64(matrix), _float64(self.unexplained)
         seen = wide @ root
@@ -277,45 +300,46 @@ class SpectrumFit(nn.Module):
         best, least = parameter, None
         with torch.no_grad():
             for _ in range(_STEPS):
-                move, _, deviation = self._step(parameter, weight, target)
+                move, _, deviation = self._step(parameter, weight, target, prior)
                 least = deviation if least is None else least
                 better = (deviation <= least)[:, None]
                 best, least = torch.where(better, parameter, best), torch.minimum(deviation, least)
                 # from the best so far, and half as far where the last step was too long
                 parameter = torch.where(better, parameter + move, 0.5 * (parameter + best))
                 parameter = parameter.clamp(self.lowest, self.highest)
-            deviation = self._deviation(self.response(parameter), parameter, weight, target)
+            deviation = self._deviation(self.response(parameter), parameter, weight, target, prior)
             best = torch.where((deviation <= least)[:, None], parameter, best)
         # one more step, from there: what it depends on is what the labels depend on
-        move, inverse, deviation = self._step(best, weight, target)
+        move, inverse, deviation = self._step(best, weight, target, prior)
         found = (best + move).clamp(self.lowest, self.highest)
         log_variance = torch.log(inverse.diagonal(dim1=1, dim2=2).clamp(min=1e-12))
         misfit = (deviation + (coefficient * target).sum(dim=1)) / coefficient.shape[1]
         misfit = torch.log(misfit.clamp(min=1e-2))
         # what is no spectrum at all says nothing
         absurd = ~(torch.isfinite(found).all(dim=1) & torch.isfinite(log_variance).all(dim=1) & torch.isfinite(misfit))
-        found = torch.where(absurd[:, None], self.prior_mean, found)
+        found = torch.where(absurd[:, None], prior[0], found)
         log_variance = torch.where(absurd[:, None], 0.0, log_variance)
         return found, log_variance, torch.where(absurd, _ABSURD, misfit)
 
-    def _step(self, parameter, weight, target):
+    def _step(self, parameter, weight, target, prior):
         """Return the next Gauss-Newton step, the covariance, and the squared deviation, up to a constant."""
         coefficient, derivative = self._response(parameter)
         weighted = derivative.mT @ weight
         gradient = (derivative.mT @ target[..., None]).squeeze(-1) - (weighted @ coefficient[..., None]).squeeze(-1)
-        away = self.prior_mean - parameter
-        gradient = gradient + away @ self.prior_precision
-        curvature = weighted @ derivative + self.prior_precision
+        mean, precision = prior
+        gradient = gradient + (precision @ (mean - parameter)[..., None]).squeeze(-1)
+        curvature = weighted @ derivative + precision
         inverse = _inverse(_float64(curvature)).to(parameter)
         move = (inverse @ gradient[..., None]).squeeze(-1)
         move = move * (_LONGEST / move.abs().amax(dim=1, keepdim=True).clamp(min=_LONGEST))
-        return move, inverse, self._deviation(coefficient, parameter, weight, target)
+        return move, inverse, self._deviation(coefficient, parameter, weight, target, prior)
 
-    def _deviation(self, coefficient, parameter, weight, target):
+    def _deviation(self, coefficient, parameter, weight, target, prior):
         """Return the squared deviation of coefficients and of parameters from what is expected, up to a constant."""
         deviation = (coefficient * ((weight @ coefficient[..., None]).squeeze(-1) - 2 * target)).sum(dim=1)
-        away = self.prior_mean - parameter
-        return deviation + ((away @ self.prior_precision) * away).sum(dim=1)
+        mean, precision = prior
+        away = (mean - parameter)[..., None]
+        return deviation + (away * (precision @ away)).sum(dim=(1, 2))
 
 
 def _one(matrix):

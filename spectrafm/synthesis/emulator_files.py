@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from .._storage import atomic_write, from_bytes, to_bytes
+from .._storage import from_bytes, to_bytes, write_json, write_tensors
 from ..exceptions import CheckpointError
 
 __all__ = ["EmulatorInfo", "read_emulator", "stored_precision", "write_emulator"]
@@ -115,11 +115,10 @@ def write_emulator(folder, info, tensors):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": _FORMAT} | vars(info), indent=1) + "\n"
-    atomic_write(folder / "config.json", lambda path: path.write_text(text))
-    state = {k: t.detach().float().cpu().contiguous() for k, t in tensors.items() if k != "components"}
+    write_json(folder / "config.json", {"format": _FORMAT} | vars(info))
+    state = {k: t.detach().float() for k, t in tensors.items() if k != "components"}
     state |= _pack(tensors["components"].detach().cpu())
-    atomic_write(folder / "emulator.safetensors", lambda path: save_file(state, path))
+    write_tensors(folder / "emulator.safetensors", state)
 
 
 def read_emulator(folder):

@@ -13,6 +13,8 @@ __all__ = ["cramer_rao_bound", "flux_jacobian"]
 
 # what a unit of a scaled label must change against a mix of the others, at least
 _SMALLEST_EIGENVALUE = 1e-12
+# what a signal-to-noise ratio may be that of
+_NOISE = "flux", "continuum"
 # stars at a time
 _BATCH = 8
 
@@ -77,11 +79,12 @@ def cramer_rao_bound(
     vsini=None,
     vmacro=None,
     spectral_axis=None,
+    noise="flux",
 ):
     r"""Return the smallest standard errors that any unbiased method can reach.
 
-    For independent Gaussian noise :math:`\sigma_i = F_i / \mathrm{snr}` of each pixel
-    the Fisher matrix is :math:`\sum_i \partial_j F_i\, \partial_k F_i / \sigma_i^2`, and
+    For independent Gaussian noise :math:`\sigma_i` of each pixel, :math:`F_i / \mathrm{snr}` or
+    :math:`1 / \mathrm{snr}`, the Fisher matrix is :math:`\sum_i \partial_j F_i\, \partial_k F_i / \sigma_i^2`, and
     the bound on the error of a label is the root of the diagonal of its inverse: all
     labels in ``free`` are unknown at a time, the others and the continuum known.
 
@@ -105,6 +108,9 @@ def cramer_rao_bound(
     spectral_axis : `~astropy.units.Quantity`, optional
         The pixels, ``(n_pixel,)``, in vacuum and at rest; those of the emulator when left
         out, which are finer than an instrument's: say what yours are.
+    noise : {"flux", "continuum"}, optional
+        What ``snr`` is the ratio of: of the flux of each pixel, with less noise within lines, or of a flux of 1,
+        the continuum, with the same noise everywhere.
 
     Returns
     -------
@@ -117,7 +123,7 @@ def cramer_rao_bound(
     InputTypeError, InputValueError
         Labels, pixels or parameters as in `Emulator.spectrum`; a signal-to-noise ratio
         that is not positive; a window without pixels; free labels that are not known, or
-        that cannot be told from each other.
+        that cannot be told from each other; another ``noise``.
 
     Notes
     -----
@@ -125,6 +131,8 @@ def cramer_rao_bound(
     """
     from astropy.table import Column, Table
 
+    if noise not in _NOISE:
+        raise InputValueError(f"noise: {noise!r}; expected {' or '.join(map(repr, _NOISE))}")
     free = _free_labels(emulator.label_names, free)
     array = np.atleast_2d(emulator.label_array(labels))
     _, wavelength = emulator.target_wavelength(spectral_axis)
@@ -138,7 +146,7 @@ def cramer_rao_bound(
     for first in range(0, len(array), _BATCH):
         batch = torch.from_numpy(array[first : first + _BATCH]).to(emulator.device)
         flux, jacobian = flux_jacobian(emulator, batch, free, wavelength=wavelength, **given)
-        relative = jacobian / flux[..., None]  # (n_batch, n_pixel, n_free)
+        relative = jacobian / flux[..., None] if noise == "flux" else jacobian  # (n_batch, n_pixel, n_free)
         fisher = (relative.mT @ relative).cpu().numpy() * snr[first : first + _BATCH, None, None] ** 2
         bounds += [_bound(matrix, free) for matrix in fisher]
     bounds = np.array(bounds)  # (n_star, n_free)

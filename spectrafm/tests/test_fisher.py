@@ -43,11 +43,14 @@ def test_linear_model():
     covariance = np.linalg.inv(design.T @ design) / 50.0**2
     np.testing.assert_allclose([bound[name][0] for name in LABELS[:4]], np.sqrt(np.diag(covariance)), rtol=1e-8)
     assert np.isinf(bound["vmicro"][0])
+    even = cramer_rao_bound(_linear(), STAR, 50.0, spectral_axis=PIXELS, noise="continuum")
+    np.testing.assert_allclose(even["teff"][0], bound["teff"][0], rtol=1e-12)
     one = cramer_rao_bound(_linear(), STAR, 50.0, spectral_axis=PIXELS, free="fe_h")
     np.testing.assert_allclose(one["fe_h"][0], 1 / 50 / np.linalg.norm(design[:, 2]), rtol=1e-8)
 
 
-def test_fits_to_noisy_spectra_reach_it():
+@pytest.mark.parametrize("noise", ["flux", "continuum"])
+def test_fits_to_noisy_spectra_reach_it(noise):
     """Least-squares fits to 100 noisy spectra scatter as much as the bound says."""
     emulator, free, snr = fake_emulator().to(dtype=torch.float64), ("teff", "fe_h", "mg_fe"), 300.0
     wavelength, index = PIXELS.value, [LABELS.index(name) for name in ("teff", "fe_h", "mg_fe")]
@@ -63,10 +66,12 @@ def test_fits_to_noisy_spectra_reach_it():
     start = truth[index] / scale
     clean, rng = model(start), np.random.default_rng(0)
     found = []
+    error = (clean if noise == "flux" else 1.0) / snr
     for _ in range(100):
-        flux = clean * (1 + rng.normal(size=clean.shape) / snr)
-        found.append(least_squares(lambda v, flux=flux: (model(v) - flux) / clean * snr, start, method="lm").x * scale)
-    bound = cramer_rao_bound(emulator, STAR, snr, free=free, resolving_power=20_000.0, spectral_axis=PIXELS)
+        flux = clean + error * rng.normal(size=clean.shape)
+        found.append(least_squares(lambda v, flux=flux: (model(v) - flux) / error, start, method="lm").x * scale)
+    seen = {"resolving_power": 20_000.0, "spectral_axis": PIXELS, "noise": noise}
+    bound = cramer_rao_bound(emulator, STAR, snr, free=free, **seen)
     for name, values in zip(free, np.array(found).T, strict=True):
         # the standard deviation of 100 draws is good to 7 per cent
         assert 0.8 < values.std() / bound[name][0] < 1.2
@@ -123,6 +128,7 @@ def test_jacobian_of_the_instrument():
         ({"free": ["teff", "age"]}, InputValueError, "free: unknown label 'age'; expected one or more of teff, logg"),
         ({"free": []}, InputValueError, r"free: \(\); expected one or more of"),
         ({"window": (5000, 5500)}, InputValueError, "window: no pixel from 5000 to 5500 Angstrom; expected a range"),
+        ({"noise": "photons"}, InputValueError, "noise: 'photons'; expected 'flux' or 'continuum'"),
         ({"window": 16_050}, InputTypeError, "window: 16050; expected two wavelengths"),
         ({"window": (16_040, 16_040.4)}, InputValueError, "free: .* cannot be told from each other"),
     ],

@@ -268,6 +268,20 @@ def test_moved_by(recipe):
     assert {load_recipe(k).sources["miles"].moved_by for k in ("small", "small-start", "base")} == {"optical"}
 
 
+def test_mixed_with(recipe):
+    """Only synthetic stars have lines of two lists; the emulator with the others is asked for where it is missing."""
+    with pytest.raises(ConfigError, match="mixed_with is for sources of the kind 'emulator', not 'table'"):
+        dataclasses.replace(recipe.sources["stars"], mixed_with="linemake/apogee")
+    lines = load_recipe("base-lines")
+    own, other = lines.sources["apogee"], lines.sources["apogee_linemake"]
+    differ = {"mixed_with": own.mixed_with, "share": own.share, "weight": own.weight}
+    assert dataclasses.replace(other, **differ) == own
+    first = dataclasses.replace(lines, sources={"apogee_linemake": other} | lines.sources)
+    vocabulary = train_module.make_vocabulary(lines)
+    with pytest.raises(InputValueError, match="no emulator 'linemake/apogee'; expected one of the packaged"):
+        train_module.build_stream(first, "nowhere", vocabulary)
+
+
 def test_train_command(recipe, tmp_path, monkeypatch, capsys):
     """``spectrafm train`` writes weights that load; it does not overwrite a run, and resumes one when asked."""
     from spectrafm import training

@@ -143,6 +143,32 @@ def test_nothing_to_fit(fit):
         np.testing.assert_allclose(error, 3 / np.sqrt(12), rtol=0.1)
 
 
+def test_what_is_known_helps(fit):
+    """A parameter that is known stays near, the others come out better, and errors hold; one that is wrong is told."""
+    star, truth = stars(200, 17, 0.1)
+    without, unknown = found(fit, star), torch.full_like(truth, torch.nan)
+    np.testing.assert_allclose(found(fit, (*star, unknown, unknown)), without, atol=1e-3)
+    known, error = unknown.clone(), unknown.clone()
+    known[:, 0] = truth[:, 0] + 0.1 * torch.randn(200, generator=torch.Generator().manual_seed(2))
+    error[:, 0] = 0.1
+    check(fit, (*star, known, error), truth)
+    helped = found(fit, (*star, known, error))
+    gain = helped[1] / without[1]
+    assert (gain[:, 0] < 0.75).all()
+    assert (np.median(gain[:, 1:], axis=0) < 1).all()
+    off = [np.abs(p - truth.numpy())[:, 1:].mean(axis=0) for p, _ in (helped, without)]
+    assert (off[0] < off[1]).all()
+    # next to nothing is known that way
+    error[:, 0] = 30.0
+    np.testing.assert_allclose(found(fit, (*star, known, error)), without, atol=0.01)
+    # no error is a small one; off by ten of the others
+    known[:, 0] = truth[:, 0] + 1.0
+    parameter, log_variance, misfit = fit(*star, known, unknown)
+    assert (parameter[:, 0] - known[:, 0]).abs().median() < 0.1
+    assert torch.exp(0.5 * log_variance[:, 0]).median() < 0.025
+    assert (misfit > fit(*star)[2] + 1).float().mean() > 0.9
+
+
 def test_absurd_spectra(fit):
     """Whatever comes, numbers come out, and what stands beside it is none the worse."""
     (value, sigma, wavelength, there), _ = stars(6, 16, 0.02)
@@ -223,6 +249,34 @@ def test_learnt_by_a_readout(looking, tmp_path):
     assert np.median(np.abs(rounded - after) / error) < 0.2
 
 
+def test_what_is_known_reaches_fits(looking):
+    """A label that is known is known to the fit, whatever its place among the tokens; what is no label is not."""
+    new, _, stream, _ = looking
+    network, vocabulary = new.torch_model.eval(), new.vocabulary
+    source = stream.parts["stars"].source
+    batch = source.all_asked(bad_pixels=0.0, snr=(10.0, 10.0)).batch(50, torch.Generator().manual_seed(8))
+    column = source.targets.index("fe_h")
+    more = {"fe_h": batch.target[:, column], "mg_fe": batch.target[:, source.targets.index("mg_fe")]}
+
+    def fitted(*names):
+        fields = [getattr(batch.tokens, k) for k in ("token", "value", "sigma", "wavelength")]
+        for name in names:
+            told = torch.full_like(batch.target[:, 0], vocabulary.tokens(name).item(), dtype=torch.int64)
+            columns = told, more[name], torch.full_like(more[name], 0.05), torch.zeros(50, dtype=torch.float64)
+            fields = [torch.cat((c[:, None], f), dim=1) for c, f in zip(columns, fields, strict=True)]
+        with torch.inference_mode():
+            return network.encode(type(batch.tokens)(*fields)).fitted
+
+    place = LOOKING["readout_labels"].index("fe_h")
+    nothing, known = fitted(), fitted("fe_h")
+    torch.testing.assert_close(fitted("mg_fe"), nothing, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(fitted("fe_h", "mg_fe"), known, rtol=1e-3, atol=1e-3)
+    before, after = ((found[:, place] - more["fe_h"]).abs().median() for found in (nothing, known))
+    assert after < 0.5 * before
+    n_label = len(LOOKING["readout_labels"])
+    assert (known[:, n_label + place] < nothing[:, n_label + place]).all()
+
+
 def test_the_same_again(looking):
     """Fits come from the seed alone."""
     new, model, stream, how = looking
@@ -240,6 +294,9 @@ def test_refusals(looking):
         tiny_config(**(LOOKING | {"fit_components": ()}))
     with pytest.raises(ConfigError, match="n_fit must be a positive integer, not 0"):
         dataclasses.replace(how, n_fit=0)
+    names = [name for name in new.vocabulary.names if name != "ln_resolving_power"]
+    with pytest.raises(ConfigError, match="fit_knots: fits need ln_resolving_power, which is no quantity of this"):
+        StellarPerceptron(new.config, Vocabulary(names, flux=["flux"]))
     elsewhere = dataclasses.replace(new.config, readout_ranges=(5000.0, 6000.0))
-    with pytest.raises(TrainingError, match=r"readout: 0 of its sources have their stars in \(5000.0, 6000.0\)"):
+    with pytest.raises(TrainingError, match=r"readout: none of its sources has its stars in \(5000.0, 6000.0\)"):
         with_readout(model, elsewhere, stream, how, 100)

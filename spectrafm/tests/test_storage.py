@@ -1,10 +1,14 @@
 """Arrays in files: what eight bits keep."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
-from spectrafm._storage import atomic_write, from_bytes, matrix_from_bytes, matrix_to_bytes, to_bytes
+from spectrafm._storage import atomic_write, from_bytes, matrix_from_bytes, matrix_to_bytes, to_bytes, write_json
 from spectrafm.exceptions import InputValueError
+from spectrafm.weights_info import Domain, WeightsInfo
 
 
 def components(n_component=6, n_pixel=400):
@@ -84,3 +88,27 @@ def test_matrices_of_any_size(size):
         values[1, 2] = wrong
         with pytest.raises(InputValueError, match="save them without compact=True"):
             matrix_to_bytes(values)
+
+
+def test_json_is_json(tmp_path):
+    """Files hold no numbers that other readers of JSON refuse."""
+    write_json(tmp_path / "some.json", {"a": [1.5, "inf", None]})
+    assert json.loads((tmp_path / "some.json").read_text()) == {"a": [1.5, "inf", None]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "some.json", {"a": float("inf")})
+    assert json.loads((tmp_path / "some.json").read_text())["a"][0] == 1.5
+
+
+def test_facts_without_limits(tmp_path):
+    """What has no limit has none when it was read again, from files of earlier versions too."""
+    domain = Domain("far", ("teff",), wavelength_range=(4000.0, np.inf), label_ranges={"teff": (-np.inf, 7000.0)})
+    info = WeightsInfo(name="some", domains=(domain,))
+    info.write(tmp_path / "spectrafm.json")
+    text = (tmp_path / "spectrafm.json").read_text()
+    assert "Infinity" not in text
+    for written in (text, text.replace('"inf"', "Infinity").replace('"-inf"', "-Infinity")):
+        (tmp_path / "spectrafm.json").write_text(written)
+        [read] = WeightsInfo.read(tmp_path / "spectrafm.json").domains
+        assert read.wavelength_range == (4000.0, np.inf)
+        assert read.label_ranges["teff"] == [-np.inf, 7000.0]
+        assert read.highest_power == np.inf

@@ -1,5 +1,6 @@
 """Streams: stars of several sources, observed anew at every step, as inference will see them."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from spectrafm.training import (
     DomainConfig,
     EmulatorSource,
     LibrarySource,
+    MixedEmulatorSource,
     MovedLibrarySource,
     ObservationConfig,
     ObservedSource,
@@ -153,6 +155,31 @@ def test_synthetic_stars(synthetic):
     assert np.median(np.abs(flux.numpy() - expected)) < 2e-3
     with pytest.raises(InputValueError, match="n_pool: none of 1 stars"):
         EmulatorSource(fake_emulator(), n_pool=1, seed=0)
+
+
+def test_lines_of_two_lists(synthetic):
+    """Half of the stars have the lines of the other list, the others are between the two."""
+    own = fake_emulator()
+    other = copy.copy(own)
+    other.flux = lambda *args, **kwargs: own.flux(*args, **kwargs) ** 2
+    other.to = lambda **_: other
+    mixed = MixedEmulatorSource(own, other, n_pool=300, seed=1)
+    assert mixed.names == synthetic.names
+    stars = mixed.draw(200, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(stars[:, :-1], synthetic.draw(200, torch.Generator().manual_seed(0)))
+    values, errors = mixed.values(stars)
+    torch.testing.assert_close(values, stars[:, :-1])
+    assert (errors == 0).all()
+    seen = torch.from_numpy(fake_wavelength()[50:-50]).expand(200, -1), torch.full((200,), 9000.0), torch.zeros(200)
+    flux, clean = mixed.flux(stars, *seen), synthetic.flux(values, *seen)
+    share = ((clean - flux).sum(dim=1) / (clean - clean**2).sum(dim=1)).numpy()
+    np.testing.assert_allclose(share, stars[:, -1], atol=1e-4)
+    assert 0.4 < (share > 0.9999).mean() < 0.6
+    assert np.ptp(np.sort(share)[:80]) > 0.7
+    assert mixed.settings() == synthetic.settings() | {"other": "fake"}
+    other.info = replace(own.info, label_names=own.label_names[:-1])
+    with pytest.raises(InputValueError, match=r"other: its labels are \('teff', .*, expected \('teff', "):
+        MixedEmulatorSource(own, other, n_pool=300, seed=1)
 
 
 def test_library():

@@ -5,7 +5,7 @@ from .observation import ObservationConfig
 from .observed import ObservedSource, RequestConfig
 from .readout import ReadoutConfig, with_readout
 from .recipes import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names
-from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
+from .sources import EmulatorSource, LibrarySource, MixedEmulatorSource, MovedLibrarySource
 from .stream import StarStream, StreamPart
 from .table import TableSource
 from .train import build_stream, calibrate, train_recipe
@@ -15,6 +15,7 @@ __all__ = [
     "DomainConfig",
     "EmulatorSource",
     "LibrarySource",
+    "MixedEmulatorSource",
     "MovedLibrarySource",
     "ObservationConfig",
     "ObservedSource",

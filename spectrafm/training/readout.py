@@ -9,10 +9,10 @@ import torch
 from ..exceptions import TrainingError
 from ..stellarperceptron import StellarPerceptron
 from ..stellarperceptron.config import Config, refuse
-from ..stellarperceptron.nn_utils import robust_mean_squared_error
+from ..stellarperceptron.nn_utils import robust_mean_squared_error, seeded_generator
 from .epochs import train_layers
 from .spectrum_fits import learn_fits
-from .stream import StarStream, seeded_generator
+from .stream import StarStream
 
 __all__ = ["ReadoutConfig", "with_readout"]
 
@@ -32,7 +32,8 @@ class ReadoutConfig(Config):
     ----------
     sources : tuple of str
         Where the stars come from: those of a recipe that never come twice, as a model is
-        better on stars that it was trained on than on others.
+        better on stars that it was trained on than on others. The first that lies in a range is what the fit
+        of this range is learnt from.
     n_star : int
         Number of stars, of all sources, in the shares that they have in the recipe.
     batch_size : int
@@ -164,7 +165,7 @@ def _look(model, stream, config, first_step):
             nowhere = torch.zeros(token.shape, dtype=torch.float64, device=batch.request_wavelength.device)
             answers = network.decode(replace(memory, second_look=None), token, nowhere)[:2]
             targets = (
-                _in_columns(network.readout, batch.request_token[:, :n_label], values[:, :n_label])
+                network.readout.in_columns(batch.request_token[:, :n_label], values[:, :n_label])[:, :-1]
                 for values in (batch.target, batch.target_sigma)
             )
             fitted = [] if memory.fitted is None else [memory.fitted]
@@ -172,14 +173,6 @@ def _look(model, stream, config, first_step):
             n_star += len(token)
         step += 1
     return _Seen(*(torch.cat(parts) for parts in zip(*columns, strict=True)))
-
-
-def _in_columns(readout, token, values):
-    """Return values of requested tokens in the columns of the readout, ``(n_star, n_label)``; NaN where none is."""
-    columns = torch.full((len(values), len(readout.tokens) + 1), torch.nan, device=values.device)
-    # what is not looked at twice has the last column, -1
-    columns.scatter_(1, readout.column[token] % columns.shape[1], values)
-    return columns[:, :-1]
 
 
 def _train(readout, train, held_out, config, seed):

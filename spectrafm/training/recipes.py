@@ -69,6 +69,9 @@ class SourceConfig(Config):
     moved_by : str
         Name of the emulator that moves stars of a library to labels near their own; they stay
         where they are when left out.
+    mixed_with : str
+        Folder of an emulator of the same labels, made with other lines, whose lines synthetic stars have wholly or in
+        part; only their own when left out.
     n_pool : int
         Number of synthetic stars whose labels are drawn in advance.
     galactic : float
@@ -88,6 +91,7 @@ class SourceConfig(Config):
     validation_fraction: float = 0.1
     resolving_power: float = 2000.0
     moved_by: str = ""
+    mixed_with: str = ""
     n_pool: int = 100_000
     galactic: float = 0.5
     observation: ObservationConfig = ObservationConfig()
@@ -105,6 +109,8 @@ class SourceConfig(Config):
         ]
         if self.moved_by and self.kind != "library":
             problems.append(f"moved_by is for sources of the kind 'library', not {self.kind!r}")
+        if self.mixed_with and self.kind != "emulator":
+            problems.append(f"mixed_with is for sources of the kind 'emulator', not {self.kind!r}")
         problems += not_fractions(self, ["galactic"])
         if not 0 < self.validation_fraction < 1:
             problems.append(f"validation_fraction must be between 0 and 1, not {self.validation_fraction!r}")

@@ -9,7 +9,7 @@ from ..synthesis.emulator import load_emulator
 from ..synthesis.instrument import observe
 from ..synthesis.labels import draw_abundances, draw_labels
 
-__all__ = ["EmulatorSource", "LibrarySource", "MovedLibrarySource"]
+__all__ = ["EmulatorSource", "LibrarySource", "MixedEmulatorSource", "MovedLibrarySource"]
 
 # shifts and broadening need this much beside the range [km / s], in ln(wavelength)
 _MARGIN = 600.0 / SPEED_OF_LIGHT
@@ -18,6 +18,8 @@ _JITTER = {"teff": 30.0, "logg": 0.03, "fe_h": 0.03, "vmicro": 0.05, "c12_c13": 
 _ABUNDANCE_JITTER = 0.03
 # scatter of abundances about the trends of the Galaxy, in units of that of `draw_labels`
 _GALACTIC_SCATTER = 0.3
+# fraction of the stars of two lists of lines that have all of the lines of the other one
+_ALL_OTHER = 0.5
 # fraction of the stars of a library that are moved, and how far: normal deviates of these widths, teff in parts of it
 _MOVED = 0.75
 _MOVES = {"teff": 0.03, "logg": 0.3, "fe_h": 0.2, "vmicro": 0.1, "c12_c13": 0.0}
@@ -135,13 +137,7 @@ class EmulatorSource(_Source):
         torch.Tensor
             ``(n_star, n_pixel)``, continuum-normalised.
         """
-        return self.emulator.flux(
-            stars[:, :-1],
-            resolving_power=resolving_power,
-            vsini=stars[:, -1],
-            radial_velocity=radial_velocity,
-            wavelength=wavelength,
-        )
+        return _flux(self.emulator, stars, wavelength, resolving_power, radial_velocity)
 
     def values(self, stars):
         """Return what is known of stars, and its errors.
@@ -157,6 +153,91 @@ class EmulatorSource(_Source):
             ``(n_star, n_name)``; errors 0.
         """
         return stars, torch.zeros_like(stars)
+
+
+class MixedEmulatorSource(EmulatorSource):
+    """Synthetic stars with the lines of another list, or between those of the two.
+
+    Labels that such stars are told by cannot be trusted more than the lists agree: a measure of how far
+    those of real stars are off, and something to learn errors from.
+
+    Parameters
+    ----------
+    emulator : str or Emulator
+        As of `EmulatorSource`.
+    other : str or Emulator
+        Emulator of the same labels, made with other lines, or its name or folder. Half of the stars have these, the
+        others are between the two.
+    **settings
+        As of `EmulatorSource`.
+
+    Raises
+    ------
+    InputValueError
+        Emulators of other labels, or of another range.
+    """
+
+    def __init__(self, emulator, other, **settings):
+        super().__init__(emulator, **settings)
+        self.other = _single_precision(other, self.device)
+        for told, own, its in (
+            ("labels", self.emulator.label_names, self.other.label_names),
+            ("window", tuple(self.emulator.info.window), tuple(self.other.info.window)),
+        ):
+            if own != its:
+                raise InputValueError(f"other: its {told} are {its}, expected {own} as of the emulator; make it alike")
+        self._settings |= {"other": self.other.info.name}
+
+    def draw(self, n_star, generator):
+        """Draw stars.
+
+        Parameters
+        ----------
+        n_star, generator
+            As for `EmulatorSource.draw`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_name + 1)`` what is known of each, and how much of its lines is that of the other list.
+        """
+        stars = super().draw(n_star, generator)
+        all_of_it, share = torch.rand(2, n_star, generator=generator, device=generator.device)
+        share = torch.where(all_of_it < _ALL_OTHER, 1.0, share)
+        return torch.cat((stars, share[:, None]), dim=1)
+
+    def flux(self, stars, wavelength, resolving_power, radial_velocity):
+        """Return what an instrument without noise sees, as `EmulatorSource.flux`.
+
+        Parameters
+        ----------
+        stars, wavelength, resolving_power, radial_velocity
+            As for `EmulatorSource.flux`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_pixel)``, continuum-normalised.
+        """
+        stars, share = stars[:, :-1], stars[:, -1:]
+        seen = wavelength, resolving_power, radial_velocity
+        own, its = (_flux(emulator, stars, *seen) for emulator in (self.emulator, self.other))
+        return own + share * (its - own)
+
+    def values(self, stars):
+        """Return what is known of stars, and its errors.
+
+        Parameters
+        ----------
+        stars : torch.Tensor
+            From `draw`.
+
+        Returns
+        -------
+        values, errors : torch.Tensor
+            ``(n_star, n_name)``; errors 0.
+        """
+        return super().values(stars[:, :-1])
 
 
 class LibrarySource(_Source):
@@ -361,6 +442,12 @@ class MovedLibrarySource(LibrarySource):
         factor = self._expected(labels[moved]) / self._synthetic[row[moved]]
         flux[moved, self._covered] *= factor.clamp(1 / _LARGEST_FACTOR, _LARGEST_FACTOR)
         return flux
+
+
+def _flux(emulator, stars, wavelength, resolving_power, radial_velocity):
+    """Return spectra of stars whose labels, and then rotation, are known."""
+    seen = {"resolving_power": resolving_power, "radial_velocity": radial_velocity, "wavelength": wavelength}
+    return emulator.flux(stars[:, :-1], vsini=stars[:, -1], **seen)
 
 
 def _single_precision(emulator, device):

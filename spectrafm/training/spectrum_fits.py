@@ -50,22 +50,22 @@ def learn_fits(readout, sources, vocabulary, config, generator):
     Raises
     ------
     TrainingError
-        A range in which not one of the sources lies.
+        A range in which none of the sources lies.
     """
-    power = vocabulary.tokens("ln_resolving_power").item() if readout.fits else None
     for fit in readout.fits:
         start = time.perf_counter()
         inside = [source for source in sources if _lies_in(fit, source)]
-        if len(inside) != 1:
+        if not inside:
             raise TrainingError(
-                f"readout: {len(inside)} of its sources have their stars in {fit.ends} Angstrom; a fit needs one: "
+                f"readout: none of its sources has its stars in {fit.ends} Angstrom, and a fit needs one: "
                 "mend readout_ranges, or the sources of [readout]"
             )
-        [source] = inside
+        # others have lines that fits are not to know
+        source = inside[0]
         fit.usual_error.fill_(1 / (_USUAL_SNR * vocabulary.scale(source.flux_name)[1]))
 
-        def drawn(n_star, source=source, fit=fit, **changes):
-            return _drawn(fit, readout.column, power, source.all_asked(**changes), n_star, generator)
+        def drawn(n_star, source=source, **changes):
+            return _drawn(readout, source.all_asked(**changes), n_star, generator)
 
         stars = drawn(_N_COMPONENT, **_CLEAN)
         learn_components(fit, torch.cat([_clean(fit, star) for star, _ in stars]), generator)
@@ -93,19 +93,17 @@ def _lies_in(fit, source):
 
 
 @torch.no_grad()
-def _drawn(fit, column, power, source, n_star, generator):
+def _drawn(readout, source, n_star, generator):
     """Yield flux, error and wavelength of pixels, which of them are there, and parameters, of stars."""
     flux_token = source.vocabulary.tokens(source.flux_name).item()
     for start in range(0, n_star, _BATCH):
-        batch = source.batch(min(_BATCH, n_star - start), generator).to(fit.mean.device)
+        batch = source.batch(min(_BATCH, n_star - start), generator).to(readout.tokens.device)
         tokens = batch.tokens
-        parameter = torch.zeros(len(tokens), fit.n_parameter + 1, device=tokens.value.device)
-        # a label that these stars do not have is no parameter; what is no parameter goes into the last column
-        place = column[batch.request_token]
-        parameter.scatter_(1, torch.where(place < 0, fit.n_parameter, place), batch.target.nan_to_num())
-        parameter[:, -2] = torch.where(tokens.token == power, tokens.value, 0.0).sum(dim=1)
+        # the resolving power is given, labels are asked for; one that these stars do not have is no parameter
+        given = readout.in_columns(tokens.token, tokens.value)
+        asked = readout.in_columns(batch.request_token, batch.target)
         star = tokens.value, tokens.sigma, tokens.wavelength, tokens.token == flux_token
-        yield star, parameter[:, :-1]
+        yield star, torch.cat((asked[:, :-1], given[:, -1:]), dim=1).nan_to_num()
 
 
 @torch.no_grad()

@@ -6,29 +6,12 @@ import numpy as np
 import torch
 
 from ..exceptions import ConfigError
+from ..stellarperceptron.nn_utils import seeded_generator
 
-__all__ = ["StarStream", "StreamPart", "seeded_generator"]
+__all__ = ["StarStream", "StreamPart"]
 
 # first entry of the seed of each kind of draw, beside those of the generator of tables
 _STREAM, _VALIDATION = 11, 12
-
-
-def seeded_generator(entropy, device="cpu"):
-    """Return a generator whose draws some numbers decide.
-
-    Parameters
-    ----------
-    entropy : tuple of int
-        What is drawn, the seed, and whatever else tells draws apart.
-    device : str or torch.device, optional
-        Where it draws.
-
-    Returns
-    -------
-    torch.Generator
-    """
-    seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(seed >> np.uint64(1)))
 
 
 @dataclass

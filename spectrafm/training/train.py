@@ -18,7 +18,7 @@ from ..diagnostics import set_thresholds
 from ..exceptions import ConfigError, InputValueError
 from ..stellarperceptron import StellarPerceptron, TokenTable, TrainingGenerator, Vocabulary
 from ..stellarperceptron.growth import copies
-from ..stellarperceptron.nn_utils import split_by_star
+from ..stellarperceptron.nn_utils import seeded_generator, split_by_star
 from ..stellarperceptron.trainer import process_group, processes
 from ..tokens import flux_name
 from ..weights_info import LARGE_ERROR, Domain, WeightsInfo
@@ -26,8 +26,8 @@ from .ahead import AheadStream
 from .observed import ObservedSource
 from .readout import with_readout
 from .recipes import load_recipe
-from .sources import EmulatorSource, LibrarySource, MovedLibrarySource
-from .stream import StarStream, StreamPart, seeded_generator
+from .sources import EmulatorSource, LibrarySource, MixedEmulatorSource, MovedLibrarySource
+from .stream import StarStream, StreamPart
 from .table import TableSource
 
 __all__ = ["build_stream", "calibrate", "read_data", "split_stars", "token_table", "train_recipe"]
@@ -169,8 +169,12 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
             return ObservedSource(stars, vocabulary, normalizer, source.observation, **settings)
 
         if source.kind == "emulator":
-            seed = recipe.fit.seed + number
-            train = observed(EmulatorSource(source.data, source.n_pool, seed, device, source.galactic))
+            made = {"n_pool": source.n_pool, "seed": recipe.fit.seed + number, "galactic": source.galactic}
+            made["device"] = device
+            if source.mixed_with:
+                train = observed(MixedEmulatorSource(source.data, source.mixed_with, **made))
+            else:
+                train = observed(EmulatorSource(source.data, **made))
             parts[name], calibration[name] = StreamPart(train, source.share, source.weight), (train, train)
             continue
         data = read_data(source.data, data_folder)
