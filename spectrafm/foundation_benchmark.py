@@ -15,7 +15,8 @@ from .exceptions import InputValueError, MissingDependencyError
 from .rivals import train_rival
 from .stellarperceptron import FitConfig
 from .synthesis import cramer_rao_bound, fit_labels, load_emulator
-from .synthesis.benchmark import read_apstar
+from .synthesis.benchmark import read_apstar, read_cannon
+from .synthesis.instrument import observe
 from .training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig, StarStream, StreamPart
 from .training.recipes import load_recipe, recipe_names
 from .training.train import read_data
@@ -27,6 +28,8 @@ _LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
 _SEED, _N_STAR = 777_777, 256
 _NOMINAL = {"apogee": 22_500.0, "gaia_rvs": 11_500.0, "optical": 2000.0}
 _VSINI = 3.0
+# emulators of the lines of another list
+_OTHER_LINES = "linemake"
 # stars that are fitted, and steps and stars a step that networks are trained for
 _N_FIT, _RIVAL_STEPS, _RIVAL_BATCH = 12, 1500, 64
 _NETWORK_VIEWS = ("S/N 20", "S/N 100", "S/N 100, half the range", "S/N 100, 10 % of pixels")
@@ -37,14 +40,17 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
 
     Synthetic stars that were in no pool of training, beside the bound of Cramér and Rao:
     at signal-to-noise ratios from 10 to 500, with half of the range, with 100 Angstrom, with
-    nine tenths of the pixels missing, with the temperature known from elsewhere, and with
-    abundances that scatter about the trends as in the Galaxy instead of three times as much;
+    nine tenths of the pixels missing, with the temperature known from elsewhere, with
+    abundances that scatter about the trends as in the Galaxy instead of three times as much, and
+    with the lines of another list, or made by another code;
     stars of MILES that nothing was chosen on; and the real stars of APOGEE.
 
     Parameters
     ----------
     data_folder : str or pathlib.Path
-        Holds the folders ``miles`` and ``apogee``.
+        Holds the folders ``miles`` and ``apogee``; for lines of another list, ``linemake`` with emulators of
+        the names of the packaged ones; for another code, ``thedoppler`` as for
+        `~spectrafm.synthesis.benchmark.benchmark_synthesis`.
     model : str or pathlib.Path, optional
         Weights; the packaged ones when left out.
     rivals : bool, optional
@@ -67,7 +73,11 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
             stars = SameStars(name, n_star)
             views = _views(fm, stars, name)
             yield from _synthetic(fm, stars, views, name, power)
-            yield from _galactic(fm, SameStars(name, n_star, galactic=1.0))
+            yield _others(fm, SameStars(name, n_star, galactic=1.0), "S/N 100, as in the Galaxy")
+            if (other := Path(data_folder) / _OTHER_LINES / name).is_dir():
+                yield _others(fm, SameStars(load_emulator(other), n_star), "S/N 100, lines of linemake")
+            if name != "optical" and (Path(data_folder) / "thedoppler").is_dir():
+                yield _of_the_cannon(fm, name, Path(data_folder), n_star)
             if rivals and name == "apogee":
                 yield from _least_squares(fm, stars, views, power)
     folder = Path(data_folder)
@@ -284,11 +294,35 @@ def _synthetic(fm, stars, views, name, power):
                     yield f"    {group:<24}" + _cells(labels, *some)
 
 
-def _galactic(fm, stars):
-    """Yield how well labels are told of stars whose abundances scatter no more than those of real ones."""
+def _others(fm, stars, told):
+    """Return how well labels are told of other stars."""
     labels = [k for k in _LABELS if k in fm.info.labels]
     table = fm.infer(observed_spectra(fm, stars, snr=(100, 100)), labels=labels)
-    yield f"  {'S/N 100, as in the Galaxy':<26}" + _cells(labels, stars.truth, *label_columns(table, labels))
+    return f"  {told:<26}" + _cells(labels, stars.truth, *label_columns(table, labels))
+
+
+def _of_the_cannon(fm, name, folder, n_star):
+    """Return how well labels are told of stars that another code, with other lines and atmospheres, has made."""
+    wavelength, cannon = read_cannon(folder)
+    rng, labels = np.random.default_rng(3), ("teff", "logg", "fe_h")
+    teff = rng.uniform(3900, 6600, n_star)
+    giant = (teff < 5200) & (rng.random(n_star) < 0.7)
+    logg = np.where(giant, 1.0 + (teff - 3900) / 650, 4.6 - np.clip(teff - 5000, 0, None) / 3000)
+    logg += np.where(giant, 0.3, 0.1) * rng.normal(size=n_star)
+    truth = dict(zip(labels, (teff, logg, rng.uniform(-1.5, 0.4, n_star)), strict=True))
+    # what is even in ln(wavelength) is broadened, what is cut off at the ends is not looked at
+    (low, high), sharp = load_emulator(name).info.window, 150_000
+    even = np.exp(np.arange(np.log(low), np.log(high), 1 / sharp))
+    at = np.exp(np.arange(np.log(low * 1.002), np.log(high * 0.998), 1 / (3 * _NOMINAL[name])))
+    flux = torch.from_numpy(
+        np.stack([np.interp(even, wavelength, cannon(star)) for star in np.transpose([*truth.values()])])
+    )
+    at_rest = {"resolving_power": _NOMINAL[name], "radial_velocity": torch.zeros(n_star), "at": at}
+    flux = observe(flux, even, sharp, **at_rest).numpy()
+    sigma = np.full(flux.shape, 0.01)
+    spectra = from_arrays(at, flux + sigma * rng.normal(size=flux.shape), sigma, resolving_power=_NOMINAL[name])
+    columns = label_columns(fm.infer(spectra, labels=labels), labels)
+    return f"  {'S/N 100, of The Cannon':<26}" + _cells(labels, truth, *columns)
 
 
 def _least_squares(fm, stars, views, power):

@@ -54,8 +54,6 @@ class StellarPerceptronCore:
             )
         readout_tokens = vocabulary.tokens(config.readout_labels) if config.readout_labels else ()
         power = vocabulary.tokens(_POWER).item() if _POWER in vocabulary else -1
-        if config.readout_labels and config.fit_knots and power < 0:
-            raise ConfigError(f"fit_knots: fits need {_POWER}, which is no quantity of this model; name it, or no fits")
         with initial_weights(seed):
             self.torch_model = StellarPerceptronTorchModel(config, vocabulary.rows, flux_tokens, readout_tokens, power)
         self.torch_model.to(self.device).eval()

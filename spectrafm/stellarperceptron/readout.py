@@ -8,6 +8,9 @@ from .spectrum_fit import FARTHEST, SpectrumFit
 
 __all__ = ["Readout"]
 
+# line errors below this [standardised flux] are alike to a readout, and those that let it doubt by half
+_SMALL, _DOUBTFUL = 0.01, 0.015
+
 
 class Readout(nn.Module):
     """A second look at labels: all of them together, beside the mean of what the encoder made of the star.
@@ -26,7 +29,7 @@ class Readout(nn.Module):
     n_token : int
         Number of tokens that there are, padding among them.
     power_token : int, optional
-        Token of the logarithm of the resolving power, which fits need.
+        Token of the logarithm of the resolving power, -1 where it is no quantity of the model.
     """
 
     def __init__(self, config, tokens, n_token, power_token=-1):
@@ -42,7 +45,7 @@ class Readout(nn.Module):
         sizes = zip(self.ranges, config.fit_knots, config.fit_components, config.fit_dense, strict=False)
         # labels and the resolving power
         self.fits = nn.ModuleList(SpectrumFit(*size, n_label + 1) for size in sizes)
-        n_input = config.embedding_dim + n_label + (3 * n_label + 1 if self.fits else 0)
+        n_input = config.embedding_dim + n_label + (3 * n_label + 2 if self.fits else 0)
         self.register_buffer("input_mean", torch.zeros(n_input))
         self.register_buffer("input_scale", torch.ones(n_input))
         self.dense = nn.Linear(n_input, config.readout_dense)
@@ -53,8 +56,8 @@ class Readout(nn.Module):
 
     @property
     def n_fitted(self):
-        """How many numbers fits tell of a star: labels, logarithms of their variances, misfit and its excess."""
-        return 2 * len(self.tokens) + 2
+        """How many numbers fits tell of a star: labels, logarithms of their variances, misfit, line error and doubt."""
+        return 2 * len(self.tokens) + 3
 
     def in_columns(self, token, values):
         """Return values of tokens in the order of the parameters of fits.
@@ -111,10 +114,12 @@ class Readout(nn.Module):
             if rows.any():
                 some = (tokens.value, tokens.sigma, tokens.wavelength, pixel)
                 some += tuple(self.in_columns(tokens.token, t) for t in (tokens.value, tokens.sigma))
-                found, log_variance, misfit = fit(*(t[rows.to(t.device)] for t in some))
-                excess = (misfit - fit.usual_misfit).clamp(min=0)
-                told = (found[:, :n_label], log_variance[:, :n_label], misfit[:, None], excess[:, None])
-                told = torch.cat(told, dim=1)
+                found, log_variance, misfit, line_error = fit(*(t[rows.to(t.device)] for t in some))
+                # what is added to the logarithm of variances
+                doubt = 2 * fit.doubt * line_error**2 / (line_error**2 + _DOUBTFUL**2)
+                line_error = torch.log1p(line_error / _SMALL)
+                of_star = torch.stack((misfit, line_error, doubt), dim=1)
+                told = torch.cat((found[:, :n_label], log_variance[:, :n_label], of_star), dim=1)
                 fitted = fitted.masked_scatter(rows[:, None], told)
         return inside.any(dim=0), fitted
 
@@ -150,7 +155,7 @@ class Readout(nn.Module):
             n_label = len(self.tokens)
             value = value + trust * (fitted[:, :n_label] - first)
             factor = factor + trust * (fitted[:, n_label : 2 * n_label] - log_variance.float())
-            # real spectra are not quite what was learnt from: where no labels fit, errors grow as the misfit does
+            # not known to the layers: training stars do not show it
             factor = factor + fitted[:, -1:]
         return value, factor
 

@@ -14,6 +14,10 @@ __all__ = ["SpectrumFit"]
 _STEPS, _LONGEST = 4, 1.0
 # standard deviation of known parameters that are told without one, and about that of guesses
 _EXACT, _OF_GUESS = 0.02, 0.1
+# smallest and largest root mean square deviation of lines that is looked for [standardised flux], and in how many steps
+_LINE_ERRORS, _N_LINE_ERROR = (3e-3, 3.0), 16
+# part of the expected squared deviation below which lines are right
+_RIGHT = 0.5
 # logarithm of the misfit of what cannot be fitted
 _ABSURD = 20.0
 # least variance that is not in a flux error [standardised flux]
@@ -32,7 +36,8 @@ class SpectrumFit(nn.Module):
     noise make coefficients uncertain and not wrong. One network guesses parameters from them,
     another says what coefficients parameters make, and Gauss-Newton steps take the guess to where
     both agree, within noise, within what the second network does not know, with what is common among
-    the training stars, and with parameters that are known.
+    the training stars, and with parameters that are known. Where no parameters fit as usual, lines are taken to be
+    wrong, in ways that training stars with other lines have shown, by as much as makes the spectrum most likely.
 
     Parameters
     ----------
@@ -50,7 +55,7 @@ class SpectrumFit(nn.Module):
 
     # forms on disk, see `StellarPerceptron.save`: labels follow from small differences of what parameters make
     stored = dict.fromkeys(("rest", *(f"response_{i}.weight" for i in (1, 2, 3))), "half")
-    stored |= {"components": "smooth", "unexplained": "matrix"}
+    stored |= {"components": "smooth", "unexplained": "matrix", "other_lines": "matrix"}
 
     def __init__(self, ends, n_knot, n_component, dense, n_parameter):
         super().__init__()
@@ -67,8 +72,10 @@ class SpectrumFit(nn.Module):
         self.register_buffer("components", torch.zeros(n_component, n_knot))
         # root of the covariance of what coefficients have beside what follows from the parameters
         self.register_buffer("unexplained", torch.zeros(n_component, n_component))
-        # logarithm of the misfit that most training stars do not exceed whose lines are right
-        self.register_buffer("usual_misfit", torch.full((), torch.inf))
+        # root of the covariance that other lines give coefficients, for a root mean square deviation of 1
+        self.register_buffer("other_lines", torch.zeros(n_component, n_component))
+        # logarithm of the factor on errors of spectra whose lines are seen to be other than those of training stars
+        self.register_buffer("doubt", torch.zeros(()))
         self.register_buffer("prior_mean", torch.zeros(n_parameter))
         self.register_buffer("prior_precision", torch.eye(n_parameter))
         self.register_buffer("lowest", torch.full((n_parameter,), -FARTHEST))
@@ -256,7 +263,9 @@ class SpectrumFit(nn.Module):
             ``(n_star, n_parameter)``, standardised.
         misfit : torch.Tensor
             ``(n_star,)`` logarithm of the mean squared deviation of coefficients from the fit, in units of
-            what is expected.
+            what is expected of right lines.
+        line_error : torch.Tensor
+            ``(n_star,)`` root mean square deviation of lines [standardised flux], 0 where they may be right.
         """
         with _without_autocast(value):
             equations = self.normal_equations(value.float(), sigma.float(), wavelength, good)
@@ -274,13 +283,13 @@ class SpectrumFit(nn.Module):
 
         Returns
         -------
-        parameter, log_variance, misfit : torch.Tensor
+        parameter, log_variance, misfit, line_error : torch.Tensor
             See `forward`.
         """
         with torch.no_grad():
             coefficient, variance = self.coefficients(matrix, right)
             parameter = self.guess(coefficient, variance)
-        prior = self.prior_mean.expand_as(parameter), self.prior_precision
+        prior = self.prior_mean.expand_as(parameter), self.prior_precision.expand(len(parameter), -1, -1)
         if known is not None:
             told = torch.isfinite(known)
             error = torch.where(torch.isfinite(known_sigma), known_sigma.clamp(min=_EXACT), _EXACT)
@@ -292,34 +301,67 @@ class SpectrumFit(nn.Module):
             prior = (_inverse(_float64(precision)).to(pull) @ pull[..., None]).squeeze(-1), precision
         parameter = parameter.clamp(self.lowest, self.highest)
         # what the response does not know adds to the variance of each coefficient
-        wide, root = _float64(matrix), _float64(self.unexplained)
+        wide, target = _float64(matrix), _float64(right)
+        root = _float64(self.unexplained)
         seen = wide @ root
         lost = seen @ _inverse(root.T @ seen + _one(matrix))
-        weight = (wide - lost @ seen.mT).to(right)
-        target = (_float64(right)[..., None] - lost @ (root.T @ _float64(right)[..., None])).squeeze(-1).to(right)
-        best, least = parameter, None
+        wide, target = _without(wide, target, lost, seen, root)
         with torch.no_grad():
-            for _ in range(_STEPS):
-                move, _, deviation = self._step(parameter, weight, target, prior)
-                least = deviation if least is None else least
-                better = (deviation <= least)[:, None]
-                best, least = torch.where(better, parameter, best), torch.minimum(deviation, least)
-                # from the best so far, and half as far where the last step was too long
-                parameter = torch.where(better, parameter + move, 0.5 * (parameter + best))
-                parameter = parameter.clamp(self.lowest, self.highest)
-            deviation = self._deviation(self.response(parameter), parameter, weight, target, prior)
-            best = torch.where((deviation <= least)[:, None], parameter, best)
+            best, deviation = self._descended(parameter, wide.to(right), target.to(right), prior)
+            deviation = deviation + (coefficient * target.to(right)).sum(dim=1)
+            misfit = torch.log((deviation / coefficient.shape[1]).clamp(min=1e-2))
+            line_error = torch.zeros_like(misfit)
+            # of coefficients that pixels say nothing of, no deviation is expected
+            odd = (deviation > _RIGHT * (1 - variance).sum(dim=1)) & (misfit < _ABSURD)
+        if odd.any():
+            some = odd.to(wide.device)
+            its = self._with_other_lines(best[odd], wide[some], target[some], tuple(t[odd] for t in prior))
+            best[odd], line_error[odd] = its[0], its[3]
+            wide, target = (t.index_put((some,), changed) for t, changed in zip((wide, target), its[1:3], strict=True))
         # one more step, from there: what it depends on is what the labels depend on
-        move, inverse, deviation = self._step(best, weight, target, prior)
+        move, inverse, _ = self._step(best, wide.to(right), target.to(right), prior)
         found = (best + move).clamp(self.lowest, self.highest)
         log_variance = torch.log(inverse.diagonal(dim1=1, dim2=2).clamp(min=1e-12))
-        misfit = (deviation + (coefficient * target).sum(dim=1)) / coefficient.shape[1]
-        misfit = torch.log(misfit.clamp(min=1e-2))
         # what is no spectrum at all says nothing
         absurd = ~(torch.isfinite(found).all(dim=1) & torch.isfinite(log_variance).all(dim=1) & torch.isfinite(misfit))
         found = torch.where(absurd[:, None], prior[0], found)
         log_variance = torch.where(absurd[:, None], 0.0, log_variance)
-        return found, log_variance, torch.where(absurd, _ABSURD, misfit)
+        return found, log_variance, torch.where(absurd, _ABSURD, misfit), torch.where(absurd, 0.0, line_error)
+
+    def _descended(self, parameter, weight, target, prior):
+        """Return the best of some steps, and its squared deviation."""
+        best, least = parameter, None
+        for _ in range(_STEPS):
+            move, _, deviation = self._step(parameter, weight, target, prior)
+            least = deviation if least is None else least
+            better = (deviation <= least)[:, None]
+            best, least = torch.where(better, parameter, best), torch.minimum(deviation, least)
+            # from the best so far, and half as far where the last step was too long
+            parameter = torch.where(better, parameter + move, 0.5 * (parameter + best))
+            parameter = parameter.clamp(self.lowest, self.highest)
+        deviation = self._deviation(self.response(parameter), parameter, weight, target, prior)
+        better = deviation <= least
+        return torch.where(better[:, None], parameter, best), torch.where(better, deviation, least)
+
+    def _with_other_lines(self, best, wide, target, prior):
+        """Return parameters, weights, targets and line errors of stars when lines are as wrong as is most likely."""
+        with torch.no_grad():
+            root = _float64(self.other_lines)
+            seen = wide @ root
+            overlap = root.T @ seen
+            tried = torch.linspace(*(math.log(x) for x in _LINE_ERRORS), _N_LINE_ERROR, dtype=torch.float64)
+            tried = tried.to(wide.device).expand(len(wide), -1)
+            step = (tried[:1, 1] - tried[:1, 0]) * torch.tensor((-1.0, 0.0, 1.0), device=wide.device)
+            for _ in range(2):
+                left = target - (wide @ _float64(self.response(best))[..., None]).squeeze(-1)
+                likely = _likeliest(left @ root, overlap, tried)
+                tried = likely[:, None] + step
+                variance = torch.exp(2 * likely)[:, None, None]
+                share = variance * _inverse(_one(wide) + variance * overlap)
+                lost = seen @ share
+                weight, aim = _without(wide, target, lost, seen, root)
+                best, _ = self._descended(best, weight.to(best), aim.to(best), prior)
+        return best, *_without(wide, target, lost, seen, root), torch.exp(likely).to(best)
 
     def _step(self, parameter, weight, target, prior):
         """Return the next Gauss-Newton step, the covariance, and the squared deviation, up to a constant."""
@@ -351,6 +393,33 @@ def _inverse(matrix):
     """Return the inverse of symmetric matrices without negative eigenvalues; 1 where rounding gave them some."""
     root, failed = torch.linalg.cholesky_ex(0.5 * (matrix + matrix.mT))
     return torch.cholesky_inverse(torch.where((failed > 0)[..., None, None], _one(matrix), root))
+
+
+def _without(wide, target, lost, seen, root):
+    """Return weights and targets less what is not told by coefficients that are as uncertain as a root says."""
+    return wide - lost @ seen.mT, target - (lost @ (target @ root)[..., None]).squeeze(-1)
+
+
+def _likeliest(left, overlap, tried):
+    """Return which of some sizes of errors, logarithms in equal steps, is likeliest, or what is between two of them.
+
+    ``left`` are the deviations along the errors, ``overlap`` is what weights say of these; minus infinity where none is
+    likelier than any.
+    """
+    gain = []
+    for variance in torch.exp(2 * tried).T:
+        root, failed = torch.linalg.cholesky_ex(_one(overlap) + variance[:, None, None] * overlap)
+        along = torch.linalg.solve_triangular(root, left[..., None], upper=False).squeeze(-1)
+        more = variance * (along**2).sum(dim=1) - 2 * torch.log(root.diagonal(dim1=1, dim2=2)).sum(dim=1)
+        gain.append(torch.where(failed > 0, 0.0, more))
+    gain = torch.stack(gain, dim=1)
+    place = gain.argmax(dim=1, keepdim=True).clamp(1, gain.shape[1] - 2)
+    below, here, above = (gain.gather(1, place + k).squeeze(1) for k in (-1, 0, 1))
+    # the top of the parabola through three of them
+    bend = below - 2 * here + above
+    shift = torch.where(bend < 0, 0.5 * (below - above) / bend, 0.0).clamp(-1, 1)
+    found = tried.gather(1, place).squeeze(1) + shift * (tried[:, 1] - tried[:, 0])
+    return torch.where(gain.amax(dim=1) > 0, found, -torch.inf)
 
 
 def _slope(x):

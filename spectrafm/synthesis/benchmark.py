@@ -171,8 +171,26 @@ def _broaden(wavelength, flux, fwhm, power):
     return weight @ np.nan_to_num(flux) / weight.sum(axis=1)
 
 
-def _read_cannon(folder):
-    """Return wavelengths [Angstrom, vacuum] of The Cannon's model, and a function from labels to flux."""
+def read_cannon(folder):
+    """Read the model of The Cannon that thedoppler has for cool stars.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Has ``thedoppler`` with the wheel of that package in it.
+
+    Returns
+    -------
+    wavelength : numpy.ndarray
+        ``(n_pixel,)`` [Angstrom, vacuum].
+    flux : callable
+        ``flux((teff, logg, fe_h))`` are continuum-normalised spectra, ``(n_pixel,)``.
+
+    Raises
+    ------
+    InputValueError, CheckpointError
+        A wheel that is missing, or that cannot be read.
+    """
     wheels = sorted((folder / "thedoppler").glob("thedoppler-*.whl"))
     if not wheels:
         raise InputValueError(f"data: no thedoppler-*.whl in {folder / 'thedoppler'}")
@@ -196,7 +214,7 @@ def _read_cannon(folder):
 
 def _compare_cannon(emulator, folder):
     """Yield how spectra differ from those of The Cannon."""
-    wavelength, cannon = _read_cannon(folder)
+    wavelength, cannon = read_cannon(folder)
     power, (low, high) = _CANNON_POWER[emulator.info.name], emulator.info.window
     yield f"beside the model of The Cannon in thedoppler, resolving power {power}"
     yield f"  {'teff':>5} {'logg':>5} {'fe_h':>5} {'RMS':>7} {'median':>8} {'corr.':>6} {'km/s':>6}  mean absorption"

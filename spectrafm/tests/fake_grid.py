@@ -1,5 +1,6 @@
 """A grid of made-up spectra with the manners of real ones, and an emulator of it, for the tests."""
 
+import copy
 from functools import lru_cache
 
 import numpy as np
@@ -44,6 +45,15 @@ def fake_grid(n_star=150, seed=0):
     flux = fake_flux(labels).astype(np.float32)
     meta = {"window": window, "seed": seed, "version": "0"}
     return Grid(fake_wavelength(), flux, labels, LABELS, np.arange(n_star), [], meta)
+
+
+def other_emulator():
+    """Return the same emulator, but with deeper lines."""
+    own = fake_emulator()
+    other = copy.copy(own)
+    other.flux = lambda *labels, **seen: own.flux(*labels, **seen) ** 1.5
+    other.to = lambda **_: other
+    return other
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """Fits to whole spectra: what they find, what they may depend on, and how they are learnt."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from spectrafm.continuum import ContinuumNormalizer
 from spectrafm.exceptions import ConfigError, TrainingError
 from spectrafm.stellarperceptron import SpectrumFit, StellarPerceptron, Vocabulary
-from spectrafm.tests.fake_grid import LABELS, fake_emulator
+from spectrafm.tests.fake_grid import LABELS, fake_emulator, other_emulator
 from spectrafm.tests.tiny import tiny_config
 from spectrafm.training import (
     EmulatorSource,
+    MixedEmulatorSource,
     ObservationConfig,
     ObservedSource,
     ReadoutConfig,
@@ -22,26 +24,29 @@ from spectrafm.training import (
     spectrum_fits,
     with_readout,
 )
-from spectrafm.training.spectrum_fits import learn_components, learn_guess, learn_response
+from spectrafm.training.readout import set_doubt
+from spectrafm.training.spectrum_fits import learn_components, learn_guess, learn_other_lines, learn_response
 
 ENDS, N_PARAMETER = (5000.0, 5100.0), 3
 WAVELENGTH = np.exp(np.linspace(np.log(5000.5), np.log(5099.5), 700))
 CENTERS, DEPTHS = np.linspace(5008, 5092, 12), np.linspace(0.1, 0.5, 12)
 
 
-def spectra(parameter, wavelength=WAVELENGTH):
+def spectra(parameter, wavelength=WAVELENGTH, wrong=0.0):
     """Return spectra whose lines follow parameters, not quite linearly, ``(n_star, n_pixel)``."""
     weight = np.stack([np.sin(1.0 + k * np.arange(12)) for k in range(1, N_PARAMETER + 1)])
-    strength = DEPTHS * np.exp(0.4 * np.tanh(parameter @ weight))
+    strength = DEPTHS * np.exp(0.4 * np.tanh(parameter @ weight) + wrong)
     lines = np.exp(-0.5 * ((np.asarray(wavelength)[..., None] - CENTERS) / 0.5) ** 2)
     return 1 - np.einsum("il,...pl->ip" if np.ndim(wavelength) == 1 else "il,ipl->ip", strength, lines)
 
 
-def stars(n_star, seed, noise=0.0, wavelength=WAVELENGTH):
+def stars(n_star, seed, noise=0.0, wavelength=WAVELENGTH, line_error=0.0):
     """Return what a fit is given of stars, and their parameters."""
     rng = np.random.default_rng(seed)
     parameter = rng.uniform(-1.5, 1.5, (n_star, N_PARAMETER))
-    flux = spectra(parameter, wavelength)
+    # of some of the lines, by which parameters are not told alone
+    wrong = line_error * rng.normal(size=(n_star, 12)) * (np.arange(12) < 6)
+    flux = spectra(parameter, wavelength, wrong)
     flux = flux + noise * rng.normal(size=flux.shape)
     value = torch.from_numpy(flux).float()
     at = torch.from_numpy(np.broadcast_to(wavelength, flux.shape).copy())
@@ -72,7 +77,7 @@ def fit():
 @torch.no_grad()
 def found(fit, star):
     """Return parameters and their errors."""
-    parameter, log_variance, misfit = fit(*star)
+    parameter, log_variance, misfit, _ = fit(*star)
     assert torch.isfinite(misfit).all()
     return parameter.numpy(), np.exp(0.5 * log_variance.numpy())
 
@@ -163,10 +168,35 @@ def test_what_is_known_helps(fit):
     np.testing.assert_allclose(found(fit, (*star, known, error)), without, atol=0.01)
     # no error is a small one; off by ten of the others
     known[:, 0] = truth[:, 0] + 1.0
-    parameter, log_variance, misfit = fit(*star, known, unknown)
+    parameter, log_variance, misfit, _ = fit(*star, known, unknown)
     assert (parameter[:, 0] - known[:, 0]).abs().median() < 0.1
     assert torch.exp(0.5 * log_variance[:, 0]).median() < 0.025
     assert (misfit > fit(*star)[2] + 1).float().mean() > 0.9
+
+
+def test_other_lines(fit):
+    """Where lines are wrong, those that are not tell parameters, and errors hold; who has right ones loses nothing."""
+    (value, _, wavelength, there), truth = stars(1000, 18, line_error=0.2)
+    knowing = copy.deepcopy(fit)
+    learn_other_lines(knowing, fit.projected(fit.knots(value, wavelength, there)), truth)
+    right, truth = stars(300, 19, 0.02)
+    line_error = knowing(*right)[3]
+    assert (line_error == 0).float().mean() > 0.8
+    np.testing.assert_allclose(np.median(np.abs(found(knowing, right)[0] - found(fit, right)[0])), 0, atol=1e-4)
+    check(knowing, right, truth)
+    # of other errors than they were learnt from
+    for size in (0.2, 0.6):
+        wrong, truth = stars(300, 20, 0.02, line_error=size)
+        off = [np.abs(found(one, wrong)[0] - truth.numpy()) / found(one, wrong)[1] for one in (fit, knowing)]
+        assert (off[0] < 1).mean() < 0.35
+        assert 0.5 < (off[1] < 1).mean() < 0.85
+        closer = [np.median(np.abs(found(one, wrong)[0] - truth.numpy())) for one in (knowing, fit)]
+        assert closer[0] < 0.8 * closer[1]
+        # as far off as the spectra are
+        clean, _ = stars(300, 20)
+        apart = (stars(300, 20, line_error=size)[0][0] - clean[0]).square().mean(dim=1).sqrt()
+        ratio = knowing(*wrong)[3] / apart
+        assert 0.4 < ratio.median() < 2.0
 
 
 def test_absurd_spectra(fit):
@@ -175,7 +205,7 @@ def test_absurd_spectra(fit):
     expected = found(fit, [t[:1] for t in (value, sigma, wavelength, there)])
     value[1], value[2], value[3] = 1e18, -50.0, 1e30
     sigma[4], sigma[5] = 1e-15, 1e15
-    parameter, log_variance, misfit = fit(value, sigma, wavelength, there)
+    parameter, log_variance, misfit, _ = fit(value, sigma, wavelength, there)
     for some in (parameter, log_variance, misfit):
         assert torch.isfinite(some).all()
     assert (misfit[1:4] > misfit[0] + 3).all()
@@ -186,7 +216,7 @@ def test_derivatives(fit):
     """What a parameter changes by with the flux is what autograd says."""
     (value, sigma, wavelength, there), _ = stars(1, 15, 0.02)
     value.requires_grad_(True)
-    parameter, _, _ = fit(value, sigma, wavelength, there)
+    parameter, *_ = fit(value, sigma, wavelength, there)
     [slope] = torch.autograd.grad(parameter[0, 0], value)
     way = 0.02 * torch.from_numpy(np.sin(np.arange(700) / 9.0)).float()
     with torch.no_grad():
@@ -216,10 +246,13 @@ def looking():
     vocabulary = Vocabulary(names, flux=["flux"], log=["teff", "vmicro", "vsini"], mean=mean, std=std)
     pool = EmulatorSource(fake_emulator(), n_pool=600, seed=1)
     source = ObservedSource(pool, vocabulary, ContinuumNormalizer(), SEEN, RequestConfig(0.1, 0.5, 0.0, 0))
-    stream = StarStream({"stars": StreamPart(source)}, batch_size=64, seed=3)
+    pool = MixedEmulatorSource(fake_emulator(), other_emulator(), n_pool=600, seed=2)
+    others = ObservedSource(pool, vocabulary, ContinuumNormalizer(), SEEN, RequestConfig(0.1, 0.5, 0.0, 0))
+    parts = {"stars": StreamPart(source, share=4.0), "others": StreamPart(others)}
+    stream = StarStream(parts, batch_size=64, seed=3)
     model = StellarPerceptron(tiny_config(), vocabulary)
     model.fit_patches(stream, n_step=1)
-    how = ReadoutConfig(sources=("stars",), n_star=1000, batch_size=64, epochs=10, n_fit=1000, fit_epochs=20)
+    how = ReadoutConfig(sources=("stars", "others"), n_star=1200, batch_size=64, epochs=10, n_fit=1000, fit_epochs=20)
     config = tiny_config(**LOOKING)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spectrum_fits, "_N_COMPONENT", 512)
@@ -294,9 +327,34 @@ def test_refusals(looking):
         tiny_config(**(LOOKING | {"fit_components": ()}))
     with pytest.raises(ConfigError, match="n_fit must be a positive integer, not 0"):
         dataclasses.replace(how, n_fit=0)
-    names = [name for name in new.vocabulary.names if name != "ln_resolving_power"]
-    with pytest.raises(ConfigError, match="fit_knots: fits need ln_resolving_power, which is no quantity of this"):
-        StellarPerceptron(new.config, Vocabulary(names, flux=["flux"]))
     elsewhere = dataclasses.replace(new.config, readout_ranges=(5000.0, 6000.0))
     with pytest.raises(TrainingError, match=r"readout: none of its sources has its stars in \(5000.0, 6000.0\)"):
         with_readout(model, elsewhere, stream, how, 100)
+
+
+def test_doubt(looking):
+    """Errors of spectra with other lines grow by the factor that is asked for, those of others hardly."""
+    new, _, stream, how = looking
+    batches = {name: stream.parts[name].source.batch(200, torch.Generator().manual_seed(5)) for name in stream.parts}
+
+    def log_variance():
+        told = {}
+        for name, batch in batches.items():
+            token = new.torch_model.readout.tokens.expand(200, -1)
+            with torch.inference_mode():
+                told[name] = new.torch_model.eval()(batch.tokens, token, torch.zeros(token.shape, dtype=torch.float64))[
+                    1
+                ]
+        return told
+
+    with pytest.raises(TrainingError, match="doubt has 2 factors, expected one for each of 1 fits"):
+        set_doubt(new, dataclasses.replace(how, doubt=(2.0, 2.0)))
+    with pytest.raises(ConfigError, match=r"doubt must be factors of 1 or more, not \(0.5,\)"):
+        dataclasses.replace(how, doubt=(0.5,))
+    before = log_variance()
+    set_doubt(new, dataclasses.replace(how, doubt=(3.0,)))
+    after = log_variance()
+    new.torch_model.readout.fits[0].doubt.zero_()
+    growth = {name: torch.exp(0.5 * (after[name] - before[name])).median() for name in batches}
+    assert growth["others"] > 2.0
+    assert growth["stars"] < 1.3

@@ -1,6 +1,7 @@
 """A second look at labels, learnt from what a trained model makes of many stars."""
 
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from .epochs import train_layers
 from .spectrum_fits import learn_fits
 from .stream import StarStream
 
-__all__ = ["ReadoutConfig", "with_readout"]
+__all__ = ["ReadoutConfig", "set_doubt", "with_readout"]
 
 logger = logging.getLogger("spectrafm")
 
@@ -48,6 +49,10 @@ class ReadoutConfig(Config):
         Stars of each range that its fit is learnt from, where the model has fits; these see stars ``fit_epochs`` times.
     fit_epochs : int
         See ``n_fit``.
+    doubt : tuple of float
+        For each range with a fit, the factor on the errors of spectra whose lines are seen to be other than those of
+        the stars that it was learnt from, once errors were calibrated: how far such stars of another origin are off. 1
+        where left out.
 
     Raises
     ------
@@ -64,6 +69,7 @@ class ReadoutConfig(Config):
     beta: float = 0.25
     n_fit: int = 150_000
     fit_epochs: int = 40
+    doubt: tuple = ()
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
@@ -78,6 +84,8 @@ class ReadoutConfig(Config):
             for name in ("learning_rate", "weight_decay", "beta")
             if not getattr(self, name) >= 0
         ]
+        if not all(factor >= 1 for factor in self.doubt):
+            problems.append(f"doubt must be factors of 1 or more, not {self.doubt!r}")
         refuse("ReadoutConfig", problems)
 
 
@@ -127,6 +135,29 @@ def with_readout(model, model_config, stream, config, first_step):
     readout.input_scale.copy_(inputs.std(dim=0).clamp(min=1e-6))
     _train(readout, train, held_out, config, stream.seed)
     return looking
+
+
+def set_doubt(model, config):
+    """Have errors of spectra with other lines grow, after all errors were calibrated.
+
+    Parameters
+    ----------
+    model : StellarPerceptron
+        With a readout; changed in place.
+    config : ReadoutConfig
+        By how much.
+
+    Raises
+    ------
+    TrainingError
+        Factors for more or fewer ranges than have fits.
+    """
+    fits = model.torch_model.readout.fits
+    if config.doubt and len(config.doubt) != len(fits):
+        expected = f"expected one for each of {len(fits)} fits"
+        raise TrainingError(f"readout: doubt has {len(config.doubt)} factors, {expected}; mend [readout]")
+    for fit, factor in zip(fits, config.doubt, strict=False):
+        fit.doubt.fill_(math.log(factor))
 
 
 @dataclass

@@ -70,8 +70,8 @@ class SourceConfig(Config):
         Name of the emulator that moves stars of a library to labels near their own; they stay
         where they are when left out.
     mixed_with : str
-        Folder of an emulator of the same labels, made with other lines, whose lines synthetic stars have wholly or in
-        part; only their own when left out.
+        Folder of an emulator of the same labels, made with other lines, whose lines synthetic stars have in part, see
+        `MixedEmulatorSource`; only their own when left out.
     n_pool : int
         Number of synthetic stars whose labels are drawn in advance.
     galactic : float

@@ -18,8 +18,8 @@ _JITTER = {"teff": 30.0, "logg": 0.03, "fe_h": 0.03, "vmicro": 0.05, "c12_c13": 
 _ABUNDANCE_JITTER = 0.03
 # scatter of abundances about the trends of the Galaxy, in units of that of `draw_labels`
 _GALACTIC_SCATTER = 0.3
-# fraction of the stars of two lists of lines that have all of the lines of the other one
-_ALL_OTHER = 0.5
+# regions of the spectrum in which stars have more or less of the lines of another list, and how much that scatters
+_N_REGION, _SCATTER = 48, 0.5
 # fraction of the stars of a library that are moved, and how far: normal deviates of these widths, teff in parts of it
 _MOVED = 0.75
 _MOVES = {"teff": 0.03, "logg": 0.3, "fe_h": 0.2, "vmicro": 0.1, "c12_c13": 0.0}
@@ -156,18 +156,18 @@ class EmulatorSource(_Source):
 
 
 class MixedEmulatorSource(EmulatorSource):
-    """Synthetic stars with the lines of another list, or between those of the two.
+    """Synthetic stars whose lines differ from those of a list as another does, more or less so from region to region.
 
-    Labels that such stars are told by cannot be trusted more than the lists agree: a measure of how far
-    those of real stars are off, and something to learn errors from.
+    Nobody knows the lines of real stars better than lists agree: from such stars it can be learnt which errors labels
+    have that are told by lines of one list. As each star has lines of its own, no list can be learnt by heart.
 
     Parameters
     ----------
     emulator : str or Emulator
         As of `EmulatorSource`.
     other : str or Emulator
-        Emulator of the same labels, made with other lines, or its name or folder. Half of the stars have these, the
-        others are between the two.
+        Emulator of the same labels, made with other lines, or its name or folder. Of the difference between the two a
+        star has a share between none and all on the average, which scatters by a half from region to region.
     **settings
         As of `EmulatorSource`.
 
@@ -199,12 +199,12 @@ class MixedEmulatorSource(EmulatorSource):
         Returns
         -------
         torch.Tensor
-            ``(n_star, n_name + 1)`` what is known of each, and how much of its lines is that of the other list.
+            ``(n_star, n_name + n_region)`` what is known of each, and its shares of the other list.
         """
         stars = super().draw(n_star, generator)
-        all_of_it, share = torch.rand(2, n_star, generator=generator, device=generator.device)
-        share = torch.where(all_of_it < _ALL_OTHER, 1.0, share)
-        return torch.cat((stars, share[:, None]), dim=1)
+        settings = {"generator": generator, "device": generator.device}
+        average, scatter = torch.rand(n_star, 1, **settings), torch.randn(n_star, _N_REGION, **settings)
+        return torch.cat((stars, average + _SCATTER * scatter), dim=1)
 
     def flux(self, stars, wavelength, resolving_power, radial_velocity):
         """Return what an instrument without noise sees, as `EmulatorSource.flux`.
@@ -219,10 +219,15 @@ class MixedEmulatorSource(EmulatorSource):
         torch.Tensor
             ``(n_star, n_pixel)``, continuum-normalised.
         """
-        stars, share = stars[:, :-1], stars[:, -1:]
+        stars, shares = stars[:, :-_N_REGION], stars[:, -_N_REGION:]
+        low, high = np.log(self.wavelength_range)
+        place = ((torch.log(wavelength) - low) / (high - low) * (_N_REGION - 1)).clamp(0, _N_REGION - 1)
+        left = place.long().clamp(max=_N_REGION - 2)
+        share = torch.lerp(shares.gather(1, left), shares.gather(1, left + 1), (place - left).to(shares))
         seen = wavelength, resolving_power, radial_velocity
         own, its = (_flux(emulator, stars, *seen) for emulator in (self.emulator, self.other))
-        return own + share * (its - own)
+        # no line is deeper than the continuum is high
+        return (own + share * (its - own)).clamp(min=0.0)
 
     def values(self, stars):
         """Return what is known of stars, and its errors.
@@ -237,7 +242,7 @@ class MixedEmulatorSource(EmulatorSource):
         values, errors : torch.Tensor
             ``(n_star, n_name)``; errors 0.
         """
-        return super().values(stars[:, :-1])
+        return super().values(stars[:, :-_N_REGION])
 
 
 class LibrarySource(_Source):

@@ -9,7 +9,7 @@ from torch import nn
 from ..exceptions import TrainingError
 from .epochs import train_layers
 
-__all__ = ["learn_components", "learn_fits", "learn_guess", "learn_response"]
+__all__ = ["learn_components", "learn_fits", "learn_guess", "learn_other_lines", "learn_response"]
 
 logger = logging.getLogger("spectrafm")
 
@@ -22,9 +22,6 @@ _N_COMPONENT, _BATCH = 8192, 64
 _STEP, _RATE = 256, 2e-3
 # share of the stars whose coefficients say what parameters leave unexplained: others may have been misread
 _TYPICAL = 0.8
-# stars with right lines that say which misfit is usual, and the share of them that have less: the others have
-# velocities or rotation that a fit is not good at
-_N_USUAL, _USUAL = 2048, 0.9
 # flux over error of a spectrum without errors
 _USUAL_SNR = 50.0
 # squared deviation of a spectrum [standardised flux] below which half as much counts a quarter
@@ -60,7 +57,7 @@ def learn_fits(readout, sources, vocabulary, config, generator):
                 f"readout: none of its sources has its stars in {fit.ends} Angstrom, and a fit needs one: "
                 "mend readout_ranges, or the sources of [readout]"
             )
-        # others have lines that fits are not to know
+        # another has other lines
         source = inside[0]
         fit.usual_error.fill_(1 / (_USUAL_SNR * vocabulary.scale(source.flux_name)[1]))
 
@@ -74,7 +71,11 @@ def learn_fits(readout, sources, vocabulary, config, generator):
         error = learn_response(fit, *_together(told), config.fit_epochs, generator)
         seen = [(*fit.coefficients(*fit.normal_equations(*star)), p) for star, p in drawn(config.n_fit)]
         learn_guess(fit, *_together(seen), config.fit_epochs, generator)
-        fit.usual_misfit.copy_(_usual_misfit(fit, drawn(_N_USUAL, wrong_lines=0.0)))
+        # of another list; where there is none, lines that are wrong at random
+        wrong = {} if len(inside) > 1 else {"wrong_lines": 1.0}
+        stars = drawn(_N_COMPONENT, inside[-1], **(_CLEAN | wrong), tilt=0.0)
+        told = [(fit.projected(_clean(fit, star)), parameter) for star, parameter in stars]
+        learn_other_lines(fit, *_together(told))
         logger.info(
             "readout: fit of %d-%d Angstrom learnt in %.0f s; its spectra are off by %.4f [standardised flux]",
             *fit.ends,
@@ -104,12 +105,6 @@ def _drawn(readout, source, n_star, generator):
         asked = readout.in_columns(batch.request_token, batch.target)
         star = tokens.value, tokens.sigma, tokens.wavelength, tokens.token == flux_token
         yield star, torch.cat((asked[:, :-1], given[:, -1:]), dim=1).nan_to_num()
-
-
-@torch.no_grad()
-def _usual_misfit(fit, stars):
-    """Return the misfit that most of these stars do not exceed."""
-    return torch.cat([fit(*star)[2] for star, _ in stars]).quantile(_USUAL)
 
 
 def _clean(fit, star):
@@ -191,6 +186,26 @@ def learn_response(fit, coefficient, parameter, epochs, generator):
         fit.lowest.copy_(parameter.amin(dim=0) - 0.1)
         fit.highest.copy_(parameter.amax(dim=0) + 0.1)
         return (size.median() / fit.components.shape[1]).sqrt().item()
+
+
+@torch.no_grad()
+def learn_other_lines(fit, coefficient, parameter):
+    """Set what other lines do to coefficients.
+
+    Parameters
+    ----------
+    fit : SpectrumFit
+        Changed in place; its response has been learnt.
+    coefficient, parameter : torch.Tensor
+        ``(n_star, n_component)`` and ``(n_star, n_parameter)`` of stars without noise whose lines are wrong.
+    """
+    parts = zip(coefficient.split(4096), parameter.split(4096), strict=True)
+    left = torch.cat([c - fit.response(p) for c, p in parts])
+    # strong lines and weak ones alike
+    size = ((fit.components**2).sum(dim=1) * left**2).sum(dim=1) / fit.components.shape[1]
+    left = left / size.sqrt().clamp(min=1e-12)[:, None]
+    variance, vectors = torch.linalg.eigh((left.mT @ left / len(left)).cpu().double())
+    fit.other_lines.copy_(vectors * variance.clamp(min=0).sqrt())
 
 
 def learn_guess(fit, coefficient, variance, parameter, epochs, generator):

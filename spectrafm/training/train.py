@@ -24,7 +24,7 @@ from ..tokens import flux_name
 from ..weights_info import LARGE_ERROR, Domain, WeightsInfo
 from .ahead import AheadStream
 from .observed import ObservedSource
-from .readout import with_readout
+from .readout import set_doubt, with_readout
 from .recipes import load_recipe
 from .sources import EmulatorSource, LibrarySource, MixedEmulatorSource, MovedLibrarySource
 from .stream import StarStream, StreamPart
@@ -394,6 +394,8 @@ def calibrate(model, recipe, calibration):
             _calibrate_errors(fm, domain, spectra, n_usual, truth, recipe.log)
             if np.isfinite(most := model.most_pixels()):
                 _measure_in_common(fm, domain, sources, labels, most, generator)
+    if recipe.model.readout_labels:
+        set_doubt(model, recipe.readout)
     calibrated = SpectraFM(model, info, density)
     set_thresholds(calibrated, calibration)
     return calibrated
