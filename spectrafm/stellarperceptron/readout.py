@@ -155,8 +155,9 @@ class Readout(nn.Module):
             n_label = len(self.tokens)
             value = value + trust * (fitted[:, :n_label] - first)
             factor = factor + trust * (fitted[:, n_label : 2 * n_label] - log_variance.float())
-            # not known to the layers: training stars do not show it
-            factor = factor + fitted[:, -1:]
+            # not known to the layers, as training stars do not show it; no label is less known than without a spectrum
+            room = (-log_variance.float() - factor).clamp(min=0)
+            factor = factor + torch.minimum(fitted[:, -1:], room)
         return value, factor
 
     def inputs(self, pooled, first, log_variance, fitted=None):
