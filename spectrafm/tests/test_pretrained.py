@@ -15,6 +15,7 @@ from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.foundation_benchmark import SameStars, observed_spectra
 from spectrafm.tests.conftest import REPOSITORY
+from spectrafm.training import load_recipe
 from spectrafm.weights_files import PRETRAINED
 
 # beside the package, where its repository is
@@ -235,3 +236,8 @@ def test_held_out_stars(fm, held_out, found):
     flagged = (found["flag"] & (Flag.LARGE_UNCERTAINTY | Flag.UNUSUAL_SPECTRUM)) != 0
     assert flagged[middle].mean() < 0.1
     assert flagged[middle & (residual > 1500)].mean() > 0.7
+
+
+def test_recipe_of_base():
+    """The recipe makes the architecture that is in the package."""
+    assert SpectraFM.from_pretrained("base").model.config == load_recipe("base-lines").model
