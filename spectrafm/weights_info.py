@@ -366,7 +366,7 @@ class WeightsInfo:
         path : str or pathlib.Path
             The file.
         """
-        write_json(path, _replaced(dataclasses.asdict(self), {np.inf: "inf", -np.inf: "-inf"}))
+        write_json(path, _everywhere(dataclasses.asdict(self), _in_words))
 
     @classmethod
     def read(cls, path):
@@ -387,18 +387,27 @@ class WeightsInfo:
             The file is missing, damaged, or has fields this version does not know.
         """
         try:
-            settings = json.loads(Path(path).read_text())
-            return cls(**_replaced(settings, {"inf": np.inf, "-inf": -np.inf}))
+            return cls(**_everywhere(json.loads(Path(path).read_text()), _out_of_words))
         except FileNotFoundError as error:
             raise CheckpointError(f"folder: {path} not found; expected weights saved by SpectraFM.save") from error
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"folder: {path} is damaged or of another version ({error})") from error
 
 
-def _replaced(value, other):
-    """Return nested lists and dictionaries with other values in the place of some."""
+def _everywhere(value, change):
+    """Return nested lists and dictionaries with all that is in them changed."""
     if isinstance(value, dict):
-        return {k: _replaced(v, other) for k, v in value.items()}
+        return {k: _everywhere(v, change) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_replaced(v, other) for v in value]
-    return other.get(value, value)
+        return [_everywhere(v, change) for v in value]
+    return change(value)
+
+
+def _in_words(value):
+    """Return the name of a number that JSON does not have, and anything else as it is."""
+    return str(float(value)) if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _out_of_words(value):
+    """Return the number that `_in_words` made a name of, and anything else as it is."""
+    return float(value) if value in ("inf", "-inf", "nan") else value

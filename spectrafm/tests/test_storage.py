@@ -102,13 +102,16 @@ def test_json_is_json(tmp_path):
 def test_facts_without_limits(tmp_path):
     """What has no limit has none when it was read again, from files of earlier versions too."""
     domain = Domain("far", ("teff",), wavelength_range=(4000.0, np.inf), label_ranges={"teff": (-np.inf, 7000.0)})
+    domain.usual_errors = {"teff": np.nan}
     info = WeightsInfo(name="some", domains=(domain,))
     info.write(tmp_path / "spectrafm.json")
     text = (tmp_path / "spectrafm.json").read_text()
     assert "Infinity" not in text
-    for written in (text, text.replace('"inf"', "Infinity").replace('"-inf"', "-Infinity")):
+    assert "NaN" not in text
+    for written in (text, text.replace('"inf"', "Infinity").replace('"-inf"', "-Infinity").replace('"nan"', "NaN")):
         (tmp_path / "spectrafm.json").write_text(written)
         [read] = WeightsInfo.read(tmp_path / "spectrafm.json").domains
         assert read.wavelength_range == (4000.0, np.inf)
         assert read.label_ranges["teff"] == [-np.inf, 7000.0]
         assert read.highest_power == np.inf
+        assert np.isnan(read.usual_errors["teff"])
