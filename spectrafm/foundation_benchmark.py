@@ -15,8 +15,7 @@ from .exceptions import InputValueError, MissingDependencyError
 from .rivals import train_rival
 from .stellarperceptron import FitConfig
 from .synthesis import cramer_rao_bound, fit_labels, load_emulator
-from .synthesis.benchmark import read_apstar, read_cannon
-from .synthesis.instrument import observe
+from .synthesis.benchmark import cannon_spectra, read_apstar
 from .training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig, StarStream, StreamPart
 from .training.recipes import load_recipe, recipe_names
 from .training.train import read_data
@@ -303,22 +302,14 @@ def _others(fm, stars, told):
 
 def _of_the_cannon(fm, name, folder, n_star):
     """Return how well labels are told of stars that another code, with other lines and atmospheres, has made."""
-    wavelength, cannon = read_cannon(folder)
+    at, seen = cannon_spectra(folder, load_emulator(name).info)
     rng, labels = np.random.default_rng(3), ("teff", "logg", "fe_h")
     teff = rng.uniform(3900, 6600, n_star)
     giant = (teff < 5200) & (rng.random(n_star) < 0.7)
     logg = np.where(giant, 1.0 + (teff - 3900) / 650, 4.6 - np.clip(teff - 5000, 0, None) / 3000)
     logg += np.where(giant, 0.3, 0.1) * rng.normal(size=n_star)
     truth = dict(zip(labels, (teff, logg, rng.uniform(-1.5, 0.4, n_star)), strict=True))
-    # what is even in ln(wavelength) is broadened, what is cut off at the ends is not looked at
-    (low, high), sharp = load_emulator(name).info.window, 150_000
-    even = np.exp(np.arange(np.log(low), np.log(high), 1 / sharp))
-    at = np.exp(np.arange(np.log(low * 1.002), np.log(high * 0.998), 1 / (3 * _NOMINAL[name])))
-    flux = torch.from_numpy(
-        np.stack([np.interp(even, wavelength, cannon(star)) for star in np.transpose([*truth.values()])])
-    )
-    at_rest = {"resolving_power": _NOMINAL[name], "radial_velocity": torch.zeros(n_star), "at": at}
-    flux = observe(flux, even, sharp, **at_rest).numpy()
+    flux = seen(np.transpose([*truth.values()]), np.zeros(n_star))
     sigma = np.full(flux.shape, 0.01)
     spectra = from_arrays(at, flux + sigma * rng.normal(size=flux.shape), sigma, resolving_power=_NOMINAL[name])
     columns = label_columns(fm.infer(spectra, labels=labels), labels)

@@ -291,14 +291,7 @@ class SpectrumFit(nn.Module):
             parameter = self.guess(coefficient, variance)
         prior = self.prior_mean.expand_as(parameter), self.prior_precision.expand(len(parameter), -1, -1)
         if known is not None:
-            told = torch.isfinite(known)
-            error = torch.where(torch.isfinite(known_sigma), known_sigma.clamp(min=_EXACT), _EXACT)
-            more = torch.where(told, error**-2, 0.0)
-            pull = more * known.nan_to_num()
-            parameter = (parameter + _OF_GUESS**2 * pull) / (1 + _OF_GUESS**2 * more)
-            precision = self.prior_precision + torch.diag_embed(more)
-            pull = pull + self.prior_mean @ self.prior_precision
-            prior = (_inverse(_float64(precision)).to(pull) @ pull[..., None]).squeeze(-1), precision
+            parameter, prior = self._with_known(parameter, known, known_sigma)
         parameter = parameter.clamp(self.lowest, self.highest)
         # what the response does not know adds to the variance of each coefficient
         wide, target = _float64(matrix), _float64(right)
@@ -316,8 +309,8 @@ class SpectrumFit(nn.Module):
         if odd.any():
             some = odd.to(wide.device)
             its = self._with_other_lines(best[odd], wide[some], target[some], tuple(t[odd] for t in prior))
-            best[odd], line_error[odd] = its[0], its[3]
-            wide, target = (t.index_put((some,), changed) for t, changed in zip((wide, target), its[1:3], strict=True))
+            best[odd], weight, aim, line_error[odd] = its
+            wide, target = wide.index_put((some,), weight), target.index_put((some,), aim)
         # one more step, from there: what it depends on is what the labels depend on
         move, inverse, _ = self._step(best, wide.to(right), target.to(right), prior)
         found = (best + move).clamp(self.lowest, self.highest)
@@ -327,6 +320,16 @@ class SpectrumFit(nn.Module):
         found = torch.where(absurd[:, None], prior[0], found)
         log_variance = torch.where(absurd[:, None], 0.0, log_variance)
         return found, log_variance, torch.where(absurd, _ABSURD, misfit), torch.where(absurd, 0.0, line_error)
+
+    def _with_known(self, guess, known, known_sigma):
+        """Return guesses, and mean and precision of what is common, where some parameters are known."""
+        error = torch.where(torch.isfinite(known_sigma), known_sigma.clamp(min=_EXACT), _EXACT)
+        more = torch.where(torch.isfinite(known), error**-2, 0.0)
+        pull = more * known.nan_to_num()
+        guess = (guess + _OF_GUESS**2 * pull) / (1 + _OF_GUESS**2 * more)
+        precision = self.prior_precision + torch.diag_embed(more)
+        pull = pull + self.prior_mean @ self.prior_precision
+        return guess, ((_inverse(_float64(precision)).to(pull) @ pull[..., None]).squeeze(-1), precision)
 
     def _descended(self, parameter, weight, target, prior):
         """Return the best of some steps, and its squared deviation."""
@@ -352,16 +355,18 @@ class SpectrumFit(nn.Module):
             tried = torch.linspace(*(math.log(x) for x in _LINE_ERRORS), _N_LINE_ERROR, dtype=torch.float64)
             tried = tried.to(wide.device).expand(len(wide), -1)
             step = (tried[:1, 1] - tried[:1, 0]) * torch.tensor((-1.0, 0.0, 1.0), device=wide.device)
-            for _ in range(2):
+        for _ in range(2):
+            with torch.no_grad():
                 left = target - (wide @ _float64(self.response(best))[..., None]).squeeze(-1)
                 likely = _likeliest(left @ root, overlap, tried)
                 tried = likely[:, None] + step
                 variance = torch.exp(2 * likely)[:, None, None]
-                share = variance * _inverse(_one(wide) + variance * overlap)
-                lost = seen @ share
-                weight, aim = _without(wide, target, lost, seen, root)
+                lost = seen @ (variance * _inverse(_one(wide) + variance * overlap))
+            # labels depend on the flux by way of these
+            weight, aim = _without(wide, target, lost, seen, root)
+            with torch.no_grad():
                 best, _ = self._descended(best, weight.to(best), aim.to(best), prior)
-        return best, *_without(wide, target, lost, seen, root), torch.exp(likely).to(best)
+        return best, weight, aim, torch.exp(likely).to(best)
 
     def _step(self, parameter, weight, target, prior):
         """Return the next Gauss-Newton step, the covariance, and the squared deviation, up to a constant."""

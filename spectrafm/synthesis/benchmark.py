@@ -41,6 +41,8 @@ _CANNON_STARS = (
 )
 _CANNON_FILE = "doppler/data/cannongrid_3000_18000_coolstars_norm_cubic_model.pkl"
 _CANNON_POWER = {"apogee": 22_500, "gaia_rvs": 11_500, "optical": 2000}
+# the resolving power of its spectra, and of the grid that they are broadened on
+_CANNON_SHARP = 150_000
 
 
 def benchmark_synthesis(data_folder, model=None, rivals=True, n_star=30):
@@ -212,29 +214,51 @@ def read_cannon(folder):
     return air_to_vacuum(np.asarray(model["dispersion"], dtype=np.float64)), flux
 
 
+def cannon_spectra(folder, info):
+    """Return what the usual instrument of an emulator sees of stars of The Cannon.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        As for `read_cannon`.
+    info : EmulatorInfo
+        Of one of the packaged emulators. What is cut off at the ends of its window is not looked at.
+
+    Returns
+    -------
+    wavelength : numpy.ndarray
+        ``(n_pixel,)`` [Angstrom, vacuum].
+    seen : callable
+        ``seen(stars, velocity)`` are spectra ``(n_velocity, n_pixel)`` of stars of these ``(teff, logg, fe_h)``, each
+        with its velocity [km / s], or of one of them with all of these.
+    """
+    wavelength, cannon = read_cannon(folder)
+    power, (low, high) = _CANNON_POWER[info.name], info.window
+    # what is even in ln(wavelength) is broadened
+    even = np.exp(np.arange(np.log(low), np.log(high), 1 / _CANNON_SHARP))
+    at = np.exp(np.arange(np.log(low * 1.002), np.log(high * 0.998), 1 / (3 * power)))
+
+    def seen(stars, velocity):
+        flux = torch.from_numpy(np.stack([np.interp(even, wavelength, cannon(star)) for star in stars]))
+        flux = flux.expand(len(velocity), -1)
+        shifted = {"resolving_power": power, "radial_velocity": torch.from_numpy(velocity), "at": at}
+        return observe(flux, even, _CANNON_SHARP, **shifted).numpy()
+
+    return at, seen
+
+
 def _compare_cannon(emulator, folder):
     """Yield how spectra differ from those of The Cannon."""
-    wavelength, cannon = read_cannon(folder)
-    power, (low, high) = _CANNON_POWER[emulator.info.name], emulator.info.window
+    at, seen = cannon_spectra(folder, emulator.info)
+    power = _CANNON_POWER[emulator.info.name]
     yield f"beside the model of The Cannon in thedoppler, resolving power {power}"
     yield f"  {'teff':>5} {'logg':>5} {'fe_h':>5} {'RMS':>7} {'median':>8} {'corr.':>6} {'km/s':>6}  mean absorption"
-    # what is even in ln(wavelength) is broadened, what is cut off at the ends is not looked at
-    even = np.exp(np.arange(np.log(low), np.log(high), 1 / 150_000))
-    at = np.exp(np.arange(np.log(low * 1.002), np.log(high * 0.998), 1 / (3 * power)))
     for labels in _CANNON_STARS:
-        theirs = torch.from_numpy(np.interp(even, wavelength, cannon(labels)))
         ours = emulator.spectrum(
             **dict(zip(("teff", "logg", "fe_h"), labels, strict=True)), resolving_power=power, spectral_axis=at * u.AA
         ).flux.value
         velocity = np.arange(-5.0, 5.01, 0.5)
-        shifted = observe(
-            theirs.expand(len(velocity), -1),
-            even,
-            150_000,
-            resolving_power=power,
-            radial_velocity=torch.from_numpy(velocity),
-            at=at,
-        ).numpy()
+        shifted = seen([labels], velocity)
         best, at_rest = np.argmin((shifted - ours).std(axis=1)), shifted[len(velocity) // 2]
         difference = at_rest - ours
         yield (

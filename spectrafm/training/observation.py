@@ -7,7 +7,7 @@ import torch
 
 from ..stellarperceptron.config import Config, not_fractions, refuse
 
-__all__ = ["Observation", "ObservationConfig", "disturb_lines", "draw_observation"]
+__all__ = ["Observation", "ObservationConfig", "disturb_lines", "draw_observation", "joined"]
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,24 @@ class _Draws:
 
         ``position`` ascends from 0.
         """
-        knots = self.normal(int(position[:, -1].max()) + 2)
-        whole = position.long()
-        share = (position - whole).float()
-        return (1 - share) * knots.gather(1, whole) + share * knots.gather(1, whole + 1)
+        return joined(self.normal(int(position[:, -1].max()) + 2), position)
+
+
+def joined(values, position):
+    """Return values at whole positions, joined by straight lines.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        ``(n_star, n_value)`` float32.
+    position : torch.Tensor
+        ``(n_star, n_pixel)``, from 0 to ``n_value - 1``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n_star, n_pixel)`` float32.
+    """
+    whole = position.long().clamp(max=values.shape[1] - 2)
+    share = (position - whole).float()
+    return (1 - share) * values.gather(1, whole) + share * values.gather(1, whole + 1)

@@ -8,6 +8,7 @@ from ..spectral_units import SPEED_OF_LIGHT
 from ..synthesis.emulator import load_emulator
 from ..synthesis.instrument import observe
 from ..synthesis.labels import draw_abundances, draw_labels
+from .observation import joined
 
 __all__ = ["EmulatorSource", "LibrarySource", "MixedEmulatorSource", "MovedLibrarySource"]
 
@@ -152,7 +153,8 @@ class EmulatorSource(_Source):
         values, errors : torch.Tensor
             ``(n_star, n_name)``; errors 0.
         """
-        return stars, torch.zeros_like(stars)
+        known = stars[:, : len(self.names)]
+        return known, torch.zeros_like(known)
 
 
 class MixedEmulatorSource(EmulatorSource):
@@ -221,28 +223,11 @@ class MixedEmulatorSource(EmulatorSource):
         """
         stars, shares = stars[:, :-_N_REGION], stars[:, -_N_REGION:]
         low, high = np.log(self.wavelength_range)
-        place = ((torch.log(wavelength) - low) / (high - low) * (_N_REGION - 1)).clamp(0, _N_REGION - 1)
-        left = place.long().clamp(max=_N_REGION - 2)
-        share = torch.lerp(shares.gather(1, left), shares.gather(1, left + 1), (place - left).to(shares))
+        region = ((torch.log(wavelength) - low) / (high - low) * (_N_REGION - 1)).clamp(0, _N_REGION - 1)
         seen = wavelength, resolving_power, radial_velocity
         own, its = (_flux(emulator, stars, *seen) for emulator in (self.emulator, self.other))
         # no line is deeper than the continuum is high
-        return (own + share * (its - own)).clamp(min=0.0)
-
-    def values(self, stars):
-        """Return what is known of stars, and its errors.
-
-        Parameters
-        ----------
-        stars : torch.Tensor
-            From `draw`.
-
-        Returns
-        -------
-        values, errors : torch.Tensor
-            ``(n_star, n_name)``; errors 0.
-        """
-        return super().values(stars[:, :-_N_REGION])
+        return (own + joined(shares, region) * (its - own)).clamp(min=0.0)
 
 
 class LibrarySource(_Source):

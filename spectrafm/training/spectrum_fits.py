@@ -64,18 +64,18 @@ def learn_fits(readout, sources, vocabulary, config, generator):
         def drawn(n_star, source=source, **changes):
             return _drawn(readout, source.all_asked(**changes), n_star, generator)
 
+        def projected(stars, fit=fit):
+            return _together((fit.projected(_clean(fit, star)), parameter) for star, parameter in stars)
+
         stars = drawn(_N_COMPONENT, **_CLEAN)
         learn_components(fit, torch.cat([_clean(fit, star) for star, _ in stars]), generator)
         stars = drawn(config.n_fit, **_CLEAN, wrong_lines=0.0)
-        told = [(fit.projected(_clean(fit, star)), parameter) for star, parameter in stars]
-        error = learn_response(fit, *_together(told), config.fit_epochs, generator)
+        error = learn_response(fit, *projected(stars), config.fit_epochs, generator)
         seen = [(*fit.coefficients(*fit.normal_equations(*star)), p) for star, p in drawn(config.n_fit)]
         learn_guess(fit, *_together(seen), config.fit_epochs, generator)
         # of another list; where there is none, lines that are wrong at random
         wrong = {} if len(inside) > 1 else {"wrong_lines": 1.0}
-        stars = drawn(_N_COMPONENT, inside[-1], **(_CLEAN | wrong), tilt=0.0)
-        told = [(fit.projected(_clean(fit, star)), parameter) for star, parameter in stars]
-        learn_other_lines(fit, *_together(told))
+        learn_other_lines(fit, *projected(drawn(_N_COMPONENT, inside[-1], **(_CLEAN | wrong), tilt=0.0)))
         logger.info(
             "readout: fit of %d-%d Angstrom learnt in %.0f s; its spectra are off by %.4f [standardised flux]",
             *fit.ends,
@@ -165,27 +165,34 @@ def learn_response(fit, coefficient, parameter, epochs, generator):
     square = (fit.components**2).sum(dim=1)
     layers = (fit.response_1, fit.response_2, fit.response_3)
 
-    def deviation(rows):
-        return coefficient[rows] - fit.response(parameter[rows])
-
     def loss(rows):
+        deviation = coefficient[rows] - fit.response(parameter[rows])
         # of the flux; not squared, as few stars are far from all others
-        return torch.sqrt((square * deviation(rows) ** 2).sum(dim=1) + _SMALL).mean()
+        return torch.sqrt((square * deviation**2).sum(dim=1) + _SMALL).mean()
 
     _train(layers, loss, len(parameter), epochs, generator)
     with torch.no_grad():
-        rows = torch.arange(len(parameter), device=parameter.device)
-        left = torch.cat([deviation(some) for some in rows.split(4096)])
-        size = (square * left**2).sum(dim=1)
-        typical = left[size <= size.quantile(_TYPICAL)]
-        variance, vectors = torch.linalg.eigh((typical.mT @ typical / len(typical)).cpu().double())
-        fit.unexplained.copy_(vectors * variance.clamp(min=0).sqrt())
+        left, size = _left(fit, coefficient, parameter)
+        fit.unexplained.copy_(_root(left[size <= size.quantile(_TYPICAL)]))
         fit.prior_mean.copy_(parameter.mean(dim=0))
         common = torch.cov(parameter.T.cpu()) + 1e-4 * torch.eye(fit.n_parameter)
         fit.prior_precision.copy_(torch.linalg.inv(common.double()))
         fit.lowest.copy_(parameter.amin(dim=0) - 0.1)
         fit.highest.copy_(parameter.amax(dim=0) + 0.1)
-        return (size.median() / fit.components.shape[1]).sqrt().item()
+        return size.median().sqrt().item()
+
+
+def _left(fit, coefficient, parameter):
+    """Return what parameters leave of coefficients, and the mean squared deviation that this is of the spectra."""
+    parts = zip(coefficient.split(4096), parameter.split(4096), strict=True)
+    left = torch.cat([c - fit.response(p) for c, p in parts])
+    return left, ((fit.components**2).sum(dim=1) * left**2).sum(dim=1) / fit.components.shape[1]
+
+
+def _root(left):
+    """Return a root of the covariance of coefficients, their mean being 0."""
+    variance, vectors = torch.linalg.eigh((left.mT @ left / len(left)).cpu().double())
+    return vectors * variance.clamp(min=0).sqrt()
 
 
 @torch.no_grad()
@@ -199,13 +206,9 @@ def learn_other_lines(fit, coefficient, parameter):
     coefficient, parameter : torch.Tensor
         ``(n_star, n_component)`` and ``(n_star, n_parameter)`` of stars without noise whose lines are wrong.
     """
-    parts = zip(coefficient.split(4096), parameter.split(4096), strict=True)
-    left = torch.cat([c - fit.response(p) for c, p in parts])
+    left, size = _left(fit, coefficient, parameter)
     # strong lines and weak ones alike
-    size = ((fit.components**2).sum(dim=1) * left**2).sum(dim=1) / fit.components.shape[1]
-    left = left / size.sqrt().clamp(min=1e-12)[:, None]
-    variance, vectors = torch.linalg.eigh((left.mT @ left / len(left)).cpu().double())
-    fit.other_lines.copy_(vectors * variance.clamp(min=0).sqrt())
+    fit.other_lines.copy_(_root(left / size.sqrt().clamp(min=1e-12)[:, None]))
 
 
 def learn_guess(fit, coefficient, variance, parameter, epochs, generator):
