@@ -519,8 +519,10 @@ def _train(method, base, stars, rows, config, *, held_out=None, stop=None, progr
 def _choose_parameters(network, method, config):
     """Leave only those parameters to be trained that a method trains."""
     encoder = network.torch_encoder
-    before, after = ([] if module is None else [module] for module in (network.patch_layer, network.readout))
-    decoder = [network.torch_decoder, *after]
+    before, after, beside = (
+        [] if module is None else [module] for module in (network.patch_layer, network.readout, network.opinion)
+    )
+    decoder = [network.torch_decoder, *after, *beside]
     trained = {
         "decoder": decoder,
         "last_block": [encoder.blocks[-1], encoder.final_norm, *decoder],

@@ -15,7 +15,7 @@ from .exceptions import InputValueError, MissingDependencyError
 from .rivals import train_rival
 from .stellarperceptron import FitConfig
 from .synthesis import cramer_rao_bound, fit_labels, load_emulator
-from .synthesis.benchmark import cannon_spectra, read_apstar
+from .synthesis.benchmark import NOMINAL_POWER, cannon_spectra, read_apstar
 from .training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig, StarStream, StreamPart
 from .training.recipes import load_recipe, recipe_names
 from .training.train import read_data
@@ -25,7 +25,6 @@ __all__ = ["SameStars", "benchmark_foundation", "benchmark_networks", "label_col
 _LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
 # no star of a pool of training has this seed
 _SEED, _N_STAR = 777_777, 256
-_NOMINAL = {"apogee": 22_500.0, "gaia_rvs": 11_500.0, "optical": 2000.0}
 _VSINI = 3.0
 # emulators of the lines of another list
 _OTHER_LINES = "linemake"
@@ -67,7 +66,7 @@ def benchmark_foundation(data_folder, model=None, rivals=True, n_star=_N_STAR):
     fm = SpectraFM.from_pretrained(model)
     yield f"{fm!r}, {fm.model.n_parameter:,} parameters"
     domains = {domain.name: domain for domain in fm.info.domains}
-    for name, power in _NOMINAL.items():
+    for name, power in NOMINAL_POWER.items():
         if name in domains:
             stars = SameStars(name, n_star)
             views = _views(fm, stars, name)
@@ -201,7 +200,7 @@ def observed_spectra(fm, stars, damage=None, **changes):
     """
     name = stars.emulator.info.name
     stars.first = 0
-    instrument = ObservationConfig(resolving_power=_NOMINAL[name], pixels_per_fwhm=(3.0, 3.0), withhold_sigma=0.0)
+    instrument = ObservationConfig(resolving_power=NOMINAL_POWER[name], pixels_per_fwhm=(3.0, 3.0), withhold_sigma=0.0)
     config = instrument.undisturbed(**changes)
     request = RequestConfig(flux_requests=0)
     observed = ObservedSource(stars, fm.model.vocabulary, fm.normalizer_of(name), config, request)
@@ -311,7 +310,7 @@ def _of_the_cannon(fm, name, folder, n_star):
     truth = dict(zip(labels, (teff, logg, rng.uniform(-1.5, 0.4, n_star)), strict=True))
     flux = seen(np.transpose([*truth.values()]), np.zeros(n_star))
     sigma = np.full(flux.shape, 0.01)
-    spectra = from_arrays(at, flux + sigma * rng.normal(size=flux.shape), sigma, resolving_power=_NOMINAL[name])
+    spectra = from_arrays(at, flux + sigma * rng.normal(size=flux.shape), sigma, resolving_power=NOMINAL_POWER[name])
     columns = label_columns(fm.infer(spectra, labels=labels), labels)
     return f"  {'S/N 100, of The Cannon':<26}" + _cells(labels, truth, *columns)
 
@@ -427,7 +426,7 @@ def _apogee(fm, folder, rivals):
         yield f"{star.identifier}: {_told(labels, values, errors)}, flag {table['flag'][0]}"
         if rivals:
             # who reads the same synthetic spectra in another way
-            fit = fit_labels(load_emulator("apogee"), star, resolving_power=_NOMINAL["apogee"], model_error=0.03)
+            fit = fit_labels(load_emulator("apogee"), star, resolving_power=NOMINAL_POWER["apogee"], model_error=0.03)
             yield f"  least squares with the emulator: {_told(labels, fit.labels, fit.errors)}"
         [model] = fm.reconstruct(star)
         flux = np.interp(model.spectral_axis.value, star.wavelength, np.where(star.good, star.flux, np.nan))

@@ -60,7 +60,7 @@ def benchmark_throughput(data_folder, model=None, rivals=True, recipes=_RECIPES)
         vocabulary = known if alike else make_vocabulary(recipe)
         stream, _ = build_stream(recipe, data_folder, vocabulary, device)
         # a readout is trained by itself, in a minute or two
-        learner = StellarPerceptron(recipe.model.without_readout(), vocabulary, device, fit.seed)
+        learner = StellarPerceptron(recipe.model.decoder_alone(), vocabulary, device, fit.seed)
         learner.fit_patches(stream, 1)
         for n_step in (_WARM_UP, _COUNTED) if gpu else (1, 2):
             log = Trainer(learner, stream, replace(fit, steps=n_step, log_every=n_step, warmup_steps=0)).run()

@@ -13,6 +13,7 @@ from .model_core import StellarPerceptronCore
 from .nn_utils import TrainingGenerator, robust_mean_squared_error
 from .patches import PatchEmbedding
 from .readout import Readout
+from .second_opinion import SecondOpinion
 from .spectrum_fit import SpectrumFit
 from .tokens import Tokens, TokenTable
 from .trainer import TableStream, Trainer
@@ -27,6 +28,7 @@ __all__ = [
     "PatchEmbedding",
     "Perception",
     "Readout",
+    "SecondOpinion",
     "SinusoidalEncoding",
     "SpectrumFit",
     "StellarPerceptron",

@@ -82,8 +82,17 @@ class Config:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 
-#: Settings of a `ModelConfig` that only the second look depends on.
+#: Settings of a `ModelConfig` that only the second look depends on, and those that only the second opinion does.
 READOUT_SETTINGS = ("readout_labels", "readout_dense", "readout_ranges", "fit_knots", "fit_components", "fit_dense")
+OPINION_SETTINGS = (
+    "opinion_labels",
+    "opinion_flux",
+    "opinion_range",
+    "opinion_knots",
+    "opinion_components",
+    "opinion_dense",
+    "opinion_dropout",
+)
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,18 @@ class ModelConfig(Config):
     fit_knots, fit_components, fit_dense : tuple of int
         Places at which, and components in which, a spectrum is fitted for the second look, and width of the
         networks of these fits, for each of the ``readout_ranges``, see `SpectrumFit`. No fits where empty.
+    opinion_labels : tuple of str
+        Labels of which there is a second opinion, see `SecondOpinion`: for spectra of few stars. None where empty.
+    opinion_flux : str
+        Kind of flux of the spectra that it is about.
+    opinion_range : tuple of float
+        First and last wavelength [Angstrom, vacuum] that it sees.
+    opinion_knots, opinion_components : int
+        Places at which, and components in which, it sees a spectrum.
+    opinion_dense : tuple of int
+        Widths of its layers.
+    opinion_dropout : float
+        Dropout after each of them.
     pad_to_context : bool
         Let `StellarPerceptron.tokenize` pad to ``context_length`` at least (paper) instead of to the longest star;
         batches of training are not padded. Answers do not depend on it.
@@ -208,6 +229,13 @@ class ModelConfig(Config):
     fit_knots: tuple = ()
     fit_components: tuple = ()
     fit_dense: tuple = ()
+    opinion_labels: tuple = ()
+    opinion_flux: str = ""
+    opinion_range: tuple = ()
+    opinion_knots: int = 512
+    opinion_components: int = 64
+    opinion_dense: tuple = (256, 256)
+    opinion_dropout: float = 0.0
     pad_to_context: bool = False
 
     def __post_init__(self):
@@ -221,6 +249,8 @@ class ModelConfig(Config):
             "patch_levels",
             "patch_dense",
             "readout_dense",
+            "opinion_knots",
+            "opinion_components",
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
@@ -236,7 +266,7 @@ class ModelConfig(Config):
                 for h in heads
                 if h < 1 or self.embedding_dim % h
             ][:1]
-        for name in ("dropout", "head_dropout"):
+        for name in ("dropout", "head_dropout", "opinion_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"{name} must be in [0, 1), not {getattr(self, name)!r}")
         if self.wavelength_encoding not in ("log_fourier", "sinusoidal"):
@@ -278,7 +308,22 @@ class ModelConfig(Config):
             wrong = len(sizes) != n_range or any(not isinstance(n, int) or n < 2 for n in sizes)
             if wrong and self.fit_knots + self.fit_components + self.fit_dense:
                 problems.append(f"{name} must have an integer above 1 for each of the readout_ranges, not {sizes!r}")
+        problems += self._problems_of_opinion()
         refuse("ModelConfig", problems)
+
+    def _problems_of_opinion(self):
+        """Return what is inconsistent in the settings of a second opinion."""
+        if not self.opinion_labels:
+            return []
+        problems = [] if self.opinion_flux else ["opinion_flux must name the kind of flux of opinion_labels"]
+        ends, dense = self.opinion_range, self.opinion_dense
+        if len(ends) != 2 or not 0 < ends[0] < ends[1]:
+            problems.append(f"opinion_range must be two ascending wavelengths, not {ends!r}")
+        if not dense or any(not isinstance(n, int) or n < 1 for n in dense):
+            problems.append(f"opinion_dense must be a tuple of positive integers, at least one, not {dense!r}")
+        if isinstance(self.opinion_knots, int) and not self.opinion_knots >= 4:
+            problems.append(f"opinion_knots must be 4 or more, not {self.opinion_knots!r}")
+        return problems
 
     @property
     def channels(self):
@@ -290,14 +335,14 @@ class ModelConfig(Config):
         """How often the encoding of wavelengths is repeated to fill ``embedding_dim``."""
         return self.embedding_dim // self.channels
 
-    def without_readout(self):
-        """Return the same architecture without a second look at labels.
+    def decoder_alone(self):
+        """Return the same architecture without a second look at labels and without a second opinion.
 
         Returns
         -------
         ModelConfig
         """
-        return dataclasses.replace(self, **{k: getattr(ModelConfig, k) for k in READOUT_SETTINGS})
+        return dataclasses.replace(self, **{k: getattr(ModelConfig, k) for k in (*READOUT_SETTINGS, *OPINION_SETTINGS)})
 
     @classmethod
     def paper(cls, **changes):

@@ -5,7 +5,7 @@ import re
 import torch
 
 from ..exceptions import ConfigError
-from .config import READOUT_SETTINGS
+from .config import OPINION_SETTINGS, READOUT_SETTINGS
 
 __all__ = ["copies", "grown_state"]
 
@@ -26,7 +26,7 @@ def grown_state(state, old, new, untrained):
     weight them differently, so that they go ways of their own in training, by amounts that add
     up to nothing. Blocks that are only in the larger network start with no say, and so do convolutions
     and a readout: that of the smaller network is taken over only where its settings and ``embedding_dim``
-    are the same.
+    are the same, and its second opinion only where settings of it are.
 
     Parameters
     ----------
@@ -54,8 +54,9 @@ def grown_state(state, old, new, untrained):
     factors = copies(old, new)
     grown = {}
     # a readout corrects certain labels, from embeddings of one width
-    if any(getattr(old, k) != getattr(new, k) for k in ("embedding_dim", *READOUT_SETTINGS)):
-        state = {k: v for k, v in state.items() if not k.startswith("readout.")}
+    for part, settings in (("readout", ("embedding_dim", *READOUT_SETTINGS)), ("opinion", OPINION_SETTINGS)):
+        if any(getattr(old, k) != getattr(new, k) for k in settings):
+            state = {k: v for k, v in state.items() if not k.startswith(f"{part}.")}
     for name, fresh in untrained.items():
         if name not in state:
             # what ends a block that is new adds nothing to the sum of all blocks
@@ -74,7 +75,7 @@ def copies(old, new):
     Parameters
     ----------
     old, new : ModelConfig
-        See `grown_state`; the readout does not matter.
+        See `grown_state`; readout and second opinion do not matter.
 
     Returns
     -------
@@ -117,7 +118,7 @@ def copies(old, new):
     problems += [
         f"{k} is {ours[k]!r}, not {v!r}"
         for k, v in theirs.items()
-        if k not in free and k not in READOUT_SETTINGS and v != ours[k]
+        if k not in (*free, *READOUT_SETTINGS, *OPINION_SETTINGS) and v != ours[k]
     ]
     if problems:
         raise ConfigError("no larger edition of the network to start from: " + "; ".join(problems))

@@ -13,6 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from .embedding import LogFourierEncoding, NonLinearEmbedding, SinusoidalEncoding, _without_autocast
 from .patches import PatchEmbedding
 from .readout import Readout
+from .second_opinion import SecondOpinion
+from .tokens import places_among
 
 __all__ = [
     "Attention",
@@ -255,6 +257,8 @@ class Memory:
         ``(n_star,)`` bool, stars whose labels the readout corrects; None where there is none.
     fitted : torch.Tensor, optional
         ``(n_star, n_fitted)`` what fits to their spectra tell the readout; None where it has none.
+    opinion : tuple of torch.Tensor, optional
+        What is thought of stars beside, as `SecondOpinion.look` returns it; None where there is none.
     """
 
     vectors: torch.Tensor
@@ -263,6 +267,7 @@ class Memory:
     attention: list = field(default_factory=list)
     second_look: torch.Tensor | None = None
     fitted: torch.Tensor | None = None
+    opinion: tuple | None = None
 
     @property
     def pooled(self):
@@ -371,16 +376,27 @@ class StellarPerceptronTorchModel(nn.Module):
         Tokens of ``config.readout_labels``.
     power_token : int, optional
         Token of the logarithm of the resolving power, see `Readout`.
+    opinion_tokens : sequence of int, optional
+        Tokens of ``config.opinion_labels``.
+    opinion_flux : int, optional
+        Token of ``config.opinion_flux``.
     """
 
-    def __init__(self, config, rows, flux_tokens=(), readout_tokens=(), power_token=-1):
+    def __init__(
+        self,
+        config,
+        rows,
+        flux_tokens=(),
+        readout_tokens=(),
+        power_token=-1,
+        opinion_tokens=(),
+        opinion_flux=-1,
+    ):
         super().__init__()
         self.config = config
         self.register_buffer("rows", torch.as_tensor(rows, dtype=torch.int64), persistent=False)
         # the kind of flux that a token is, -1 for quantities and padding
-        flux_kind = torch.full((len(rows),), -1)
-        flux_kind[list(flux_tokens)] = torch.arange(len(flux_tokens))
-        self.register_buffer("flux_kind", flux_kind, persistent=False)
+        self.register_buffer("flux_kind", places_among(flux_tokens, len(rows)), persistent=False)
         self.n_flux = len(flux_tokens)
         if config.wavelength_encoding == "sinusoidal":
             self.encoding = SinusoidalEncoding(config.channels, config.wavelength_center, config.wavelength_scale)
@@ -392,6 +408,8 @@ class StellarPerceptronTorchModel(nn.Module):
         self.torch_encoder = StellarPerceptronEncoder(config)
         self.torch_decoder = StellarPerceptronDecoder(config)
         self.readout = Readout(config, readout_tokens, len(rows), power_token) if len(readout_tokens) else None
+        beside = config, opinion_tokens, len(rows), opinion_flux
+        self.opinion = SecondOpinion(*beside) if len(opinion_tokens) else None
 
     def embed(self, tokens):
         """Turn tokens into vectors.
@@ -464,8 +482,9 @@ class StellarPerceptronTorchModel(nn.Module):
         with sdpa_kernel(_ATTENTION):
             vectors, weights = self.torch_encoder(vectors, pad_mask, need_weights)
         attention = weights if need_weights else []
-        looks = () if self.readout is None else self.readout.look(tokens, self.pixels(tokens.token)[0])
-        return Memory(vectors, pad_mask, self.torch_decoder.keys_values(vectors), attention, *looks)
+        looks = (None, None) if self.readout is None else self.readout.look(tokens, self.pixels(tokens.token)[0])
+        opinion = None if self.opinion is None else self.opinion.look(tokens)
+        return Memory(vectors, pad_mask, self.torch_decoder.keys_values(vectors), attention, *looks, opinion)
 
     def decode(self, memory, request_token, request_wavelength, need_weights=False):
         """Answer requests about perceived stars.
@@ -488,6 +507,13 @@ class StellarPerceptronTorchModel(nn.Module):
         weights : list of torch.Tensor or None
             ``(n_star, n_request, n_token)`` a block.
         """
+        prediction, log_variance, weights = self._looked_at(memory, request_token, request_wavelength, need_weights)
+        if memory.opinion is not None:
+            prediction, log_variance = self.opinion.weigh(request_token, prediction, log_variance, memory.opinion)
+        return prediction, log_variance, weights
+
+    def _looked_at(self, memory, request_token, request_wavelength, need_weights):
+        """Return what the decoder says, and the readout after it, as `decode`."""
         if memory.second_look is None:
             return self._answer(memory, request_token, request_wavelength, need_weights)
         column = self.readout.column[request_token]

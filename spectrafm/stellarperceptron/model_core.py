@@ -47,15 +47,20 @@ class StellarPerceptronCore:
         self.config, self.vocabulary = config, vocabulary
         self.device = torch.device(device)
         flux_tokens = vocabulary.tokens(vocabulary.flux) if vocabulary.flux else ()
-        stray = [name for name in config.readout_labels if name not in vocabulary or name in vocabulary.flux]
-        if stray:
-            raise ConfigError(
-                f"readout_labels: {stray} are no quantities of this model; name some of {vocabulary.names}"
-            )
-        readout_tokens = vocabulary.tokens(config.readout_labels) if config.readout_labels else ()
+        readout_tokens, opinion_tokens = (
+            _tokens_of(vocabulary, name, getattr(config, name)) for name in ("readout_labels", "opinion_labels")
+        )
         power = vocabulary.tokens(_POWER).item() if _POWER in vocabulary else -1
+        opinion_flux = -1
+        if opinion_tokens:
+            if config.opinion_flux not in vocabulary.flux:
+                raise ConfigError(
+                    f"opinion_flux: {config.opinion_flux!r} is no flux of this model; name one of {vocabulary.flux}"
+                )
+            opinion_flux = vocabulary.tokens(config.opinion_flux).item()
+        tokens = (flux_tokens, readout_tokens, power, opinion_tokens, opinion_flux)
         with initial_weights(seed):
-            self.torch_model = StellarPerceptronTorchModel(config, vocabulary.rows, flux_tokens, readout_tokens, power)
+            self.torch_model = StellarPerceptronTorchModel(config, vocabulary.rows, *tokens)
         self.torch_model.to(self.device).eval()
 
     @property
@@ -286,6 +291,14 @@ class StellarPerceptronCore:
             self.torch_model.load_state_dict(state)
         except RuntimeError as error:
             raise CheckpointError(f"weights do not fit the configuration: {error}") from error
+
+
+def _tokens_of(vocabulary, setting, names):
+    """Return the tokens of quantities that a setting names."""
+    stray = [name for name in names if name not in vocabulary or name in vocabulary.flux]
+    if stray:
+        raise ConfigError(f"{setting}: {stray} are no quantities of this model; name some of {vocabulary.names}")
+    return vocabulary.tokens(names).tolist() if names else []
 
 
 def read_config(folder):

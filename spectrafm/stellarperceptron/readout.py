@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from .embedding import _without_autocast
-from .spectrum_fit import FARTHEST, SpectrumFit
+from .spectrum_components import FARTHEST
+from .spectrum_fit import SpectrumFit
+from .tokens import in_columns, places_among
 
 __all__ = ["Readout"]
 
@@ -36,9 +38,7 @@ class Readout(nn.Module):
         super().__init__()
         self.register_buffer("tokens", torch.as_tensor(tokens, dtype=torch.int64), persistent=False)
         # the label that a token is, -1 for all others
-        column = torch.full((n_token,), -1)
-        column[self.tokens] = torch.arange(len(tokens))
-        self.register_buffer("column", column, persistent=False)
+        self.register_buffer("column", places_among(tokens, n_token), persistent=False)
         self.power_token = power_token
         self.ranges = list(zip(config.readout_ranges[::2], config.readout_ranges[1::2], strict=True))
         n_label = len(tokens)
@@ -75,10 +75,8 @@ class Readout(nn.Module):
             ``(n_star, n_label + 1)`` labels, and the logarithm of the resolving power; NaN where none is.
         """
         n_label = len(self.tokens)
-        columns = torch.full((len(values), n_label + 2), torch.nan, device=values.device)
         place = torch.where(token == self.power_token, n_label, self.column[token])
-        # whatever else there is has the last column, -1
-        return columns.scatter(1, place % (n_label + 2), values)[:, :-1]
+        return in_columns(place, n_label + 1, values)
 
     def look(self, tokens, pixel):
         """Return which stars get a second look, and what fits tell of them.

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .embedding import _float64, _without_autocast
-from .patches import _ascending, interpolation
+from .spectrum_components import FARTHEST, SpectrumComponents, identity, inverse
 
 __all__ = ["SpectrumFit"]
 
@@ -20,20 +20,12 @@ _LINE_ERRORS, _N_LINE_ERROR = (3e-3, 3.0), 16
 _RIGHT = 0.5
 # logarithm of the misfit of what cannot be fitted
 _ABSURD = 20.0
-# least variance that is not in a flux error [standardised flux]
-_LEAST = 1e-6
-# numbers of components at pixels that are held at a time, for the sake of memory
-_AT_A_TIME = 2**24
-#: What networks are shown, in standard deviations of the stars that they were trained on, is no larger.
-FARTHEST = 6.0
 
 
-class SpectrumFit(nn.Module):
+class SpectrumFit(SpectrumComponents):
     """Parameters of stars by a fit to all of the spectrum, with what a fit needs learnt from training stars.
 
-    A spectrum is the sum of principal components of the training spectra. Their coefficients
-    are found by least squares over the pixels that are there, weighted by errors: gaps and
-    noise make coefficients uncertain and not wrong. One network guesses parameters from them,
+    One network guesses parameters from the coefficients of a spectrum,
     another says what coefficients parameters make, and Gauss-Newton steps take the guess to where
     both agree, within noise, within what the second network does not know, with what is common among
     the training stars, and with parameters that are known. Where no parameters fit as usual, lines are taken to be
@@ -54,22 +46,12 @@ class SpectrumFit(nn.Module):
     """
 
     # forms on disk, see `StellarPerceptron.save`: labels follow from small differences of what parameters make
-    stored = dict.fromkeys(("rest", *(f"response_{i}.weight" for i in (1, 2, 3))), "half")
-    stored |= {"components": "smooth", "unexplained": "matrix", "other_lines": "matrix"}
+    stored = SpectrumComponents.stored | dict.fromkeys((f"response_{i}.weight" for i in (1, 2, 3)), "half")
+    stored |= {"unexplained": "matrix", "other_lines": "matrix"}
 
     def __init__(self, ends, n_knot, n_component, dense, n_parameter):
-        super().__init__()
-        self.ends, self.n_parameter = tuple(ends), n_parameter
-        # ln(wavelength) of the first knot, and from one to the next
-        self.first = math.log(ends[0])
-        self.step = (math.log(ends[1]) - self.first) / (n_knot - 1)
-        # error of pixels that tell none
-        self.register_buffer("usual_error", torch.ones(()))
-        self.register_buffer("mean", torch.zeros(n_knot))
-        # variance that the components leave
-        self.register_buffer("rest", torch.zeros(n_knot))
-        # with coefficients of about 1
-        self.register_buffer("components", torch.zeros(n_component, n_knot))
+        super().__init__(ends, n_knot, n_component)
+        self.n_parameter = n_parameter
         # root of the covariance of what coefficients have beside what follows from the parameters
         self.register_buffer("unexplained", torch.zeros(n_component, n_component))
         # root of the covariance that other lines give coefficients, for a root mean square deviation of 1
@@ -88,122 +70,6 @@ class SpectrumFit(nn.Module):
         self.response_1 = nn.Linear(n_parameter, dense)
         self.response_2 = nn.Linear(dense, dense)
         self.response_3 = nn.Linear(dense, n_component)
-
-    def knots(self, value, wavelength, good):
-        """Interpolate spectra without noise at the knots.
-
-        Parameters
-        ----------
-        value : torch.Tensor
-            ``(n_star, n_pixel)`` standardised flux.
-        wavelength : torch.Tensor
-            ``(n_star, n_pixel)`` float64 [Angstrom].
-        good : torch.Tensor
-            ``(n_star, n_pixel)`` bool.
-
-        Returns
-        -------
-        torch.Tensor
-            ``(n_star, n_knot)``, NaN where there is nothing near.
-        """
-        wavelength, good = _float64(wavelength), good.to(wavelength.device)
-        order = _ascending(wavelength, good)
-        wavelength, here = torch.gather(wavelength, 1, order), torch.gather(good, 1, order)
-        place = self.first + self.step * torch.arange(len(self.mean), dtype=torch.float64, device=wavelength.device)
-        x = torch.log(torch.where(here, wavelength, self.ends[0]))
-        index, share, presence = interpolation(x, here, place.expand(len(x), -1), self.step)
-        index, share, presence, order = (t.to(value.device) for t in (index, share, presence, order))
-        value = torch.gather(value, 1, order)
-        flux = sum(torch.gather(value, 1, i) * s for i, s in zip(index, share, strict=True))
-        return torch.where(presence > 0, flux, torch.nan)
-
-    def normal_equations(self, value, sigma, wavelength, good):
-        """Return the matrix and the right side of least squares for the coefficients.
-
-        Parameters
-        ----------
-        value, sigma, wavelength, good
-            As for `knots`.
-
-        Returns
-        -------
-        matrix : torch.Tensor
-            ``(n_star, n_component, n_component)``.
-        right : torch.Tensor
-            ``(n_star, n_component)``.
-        """
-        index, share, inside = self._between(wavelength)
-        index, share = index.to(value.device), share.to(value.device)
-        good = good & inside.to(good.device)
-        value = torch.where(good, value, 0.0)
-        sigma = torch.where(torch.isfinite(sigma), sigma, self.usual_error)
-        table = torch.cat((self.components, self.mean[None], self.rest[None])).T.contiguous()
-        n_component, n_pixel = len(self.components), max(value.shape[1], 1)
-        matrix, right = [], []
-        some = max(_AT_A_TIME // (table.shape[1] * n_pixel), 1)
-        for i, w, flux, error, there in zip(*(t.split(some) for t in (index, share, value, sigma, good)), strict=True):
-            # components, mean, and variance, at each pixel
-            here = nn.functional.embedding_bag(i.flatten(0, 1), table, mode="sum", per_sample_weights=w.flatten(0, 1))
-            here = here.view(*flux.shape, table.shape[1])
-            weight = there / (error**2 + here[..., -1].clamp(min=_LEAST))
-            weighted = here[..., :n_component] * weight[..., None]
-            matrix.append(weighted.mT @ here[..., :n_component])
-            right.append((weighted.mT @ (flux - here[..., -2])[..., None]).squeeze(-1))
-        if not matrix:
-            return value.new_zeros(0, n_component, n_component), value.new_zeros(0, n_component)
-        return torch.cat(matrix), torch.cat(right)
-
-    def _between(self, wavelength):
-        """Return four knots around each pixel, their weights in cubic interpolation, and where there are any."""
-        n_knot = len(self.mean)
-        place = (torch.log(_float64(wavelength).clamp(min=1.0)) - self.first) / self.step
-        inside = (place >= 0) & (place <= n_knot - 1)
-        left = place.floor().clamp(1, max(n_knot - 3, 1))
-        x = (place - left).float().clamp(-1, 2)
-        index = left.long()[..., None] + torch.arange(-1, 3, device=left.device)
-        share = torch.stack(
-            (
-                -x * (x - 1) * (x - 2) / 6,
-                (x + 1) * (x - 1) * (x - 2) / 2,
-                -(x + 1) * x * (x - 2) / 2,
-                (x + 1) * x * (x - 1) / 6,
-            ),
-            dim=-1,
-        )
-        return index, share, inside
-
-    def projected(self, flux):
-        """Return the coefficients of spectra without noise.
-
-        Parameters
-        ----------
-        flux : torch.Tensor
-            ``(n_star, n_knot)``, from `knots`.
-
-        Returns
-        -------
-        torch.Tensor
-            ``(n_star, n_component)``.
-        """
-        apart = (flux - self.mean).nan_to_num()
-        return apart @ self.components.T / (self.components**2).sum(dim=1).clamp(min=1e-12)
-
-    def coefficients(self, matrix, right):
-        """Return the coefficients of spectra and how uncertain they are, what is common in mind.
-
-        Parameters
-        ----------
-        matrix, right : torch.Tensor
-            From `normal_equations`.
-
-        Returns
-        -------
-        coefficient, variance : torch.Tensor
-            ``(n_star, n_component)``.
-        """
-        inverse = _inverse(_float64(matrix) + _one(matrix))
-        found = (inverse @ _float64(right)[..., None]).squeeze(-1)
-        return found.to(right), inverse.diagonal(dim1=1, dim2=2).to(right)
 
     def guess(self, coefficient, variance):
         """Return parameters that such coefficients are most of.
@@ -297,7 +163,7 @@ class SpectrumFit(nn.Module):
         wide, target = _float64(matrix), _float64(right)
         root = _float64(self.unexplained)
         seen = wide @ root
-        lost = seen @ _inverse(root.T @ seen + _one(matrix))
+        lost = seen @ inverse(root.T @ seen + identity(matrix))
         wide, target = _without(wide, target, lost, seen, root)
         with torch.no_grad():
             best, deviation = self._descended(parameter, wide.to(right), target.to(right), prior)
@@ -312,9 +178,9 @@ class SpectrumFit(nn.Module):
             best[odd], weight, aim, line_error[odd] = its
             wide, target = wide.index_put((some,), weight), target.index_put((some,), aim)
         # one more step, from there: what it depends on is what the labels depend on
-        move, inverse, _ = self._step(best, wide.to(right), target.to(right), prior)
+        move, covariance, _ = self._step(best, wide.to(right), target.to(right), prior)
         found = (best + move).clamp(self.lowest, self.highest)
-        log_variance = torch.log(inverse.diagonal(dim1=1, dim2=2).clamp(min=1e-12))
+        log_variance = torch.log(covariance.diagonal(dim1=1, dim2=2).clamp(min=1e-12))
         # what is no spectrum at all says nothing
         absurd = ~(torch.isfinite(found).all(dim=1) & torch.isfinite(log_variance).all(dim=1) & torch.isfinite(misfit))
         found = torch.where(absurd[:, None], prior[0], found)
@@ -329,7 +195,7 @@ class SpectrumFit(nn.Module):
         guess = (guess + _OF_GUESS**2 * pull) / (1 + _OF_GUESS**2 * more)
         precision = self.prior_precision + torch.diag_embed(more)
         pull = pull + self.prior_mean @ self.prior_precision
-        return guess, ((_inverse(_float64(precision)).to(pull) @ pull[..., None]).squeeze(-1), precision)
+        return guess, ((inverse(_float64(precision)).to(pull) @ pull[..., None]).squeeze(-1), precision)
 
     def _descended(self, parameter, weight, target, prior):
         """Return the best of some steps, and its squared deviation."""
@@ -361,7 +227,7 @@ class SpectrumFit(nn.Module):
                 likely = _likeliest(left @ root, overlap, tried)
                 tried = likely[:, None] + step
                 variance = torch.exp(2 * likely)[:, None, None]
-                lost = seen @ (variance * _inverse(_one(wide) + variance * overlap))
+                lost = seen @ (variance * inverse(identity(wide) + variance * overlap))
             # labels depend on the flux by way of these
             weight, aim = _without(wide, target, lost, seen, root)
             with torch.no_grad():
@@ -376,10 +242,10 @@ class SpectrumFit(nn.Module):
         mean, precision = prior
         gradient = gradient + (precision @ (mean - parameter)[..., None]).squeeze(-1)
         curvature = weighted @ derivative + precision
-        inverse = _inverse(_float64(curvature)).to(parameter)
-        move = (inverse @ gradient[..., None]).squeeze(-1)
+        covariance = inverse(_float64(curvature)).to(parameter)
+        move = (covariance @ gradient[..., None]).squeeze(-1)
         move = move * (_LONGEST / move.abs().amax(dim=1, keepdim=True).clamp(min=_LONGEST))
-        return move, inverse, self._deviation(coefficient, parameter, weight, target, prior)
+        return move, covariance, self._deviation(coefficient, parameter, weight, target, prior)
 
     def _deviation(self, coefficient, parameter, weight, target, prior):
         """Return the squared deviation of coefficients and of parameters from what is expected, up to a constant."""
@@ -387,17 +253,6 @@ class SpectrumFit(nn.Module):
         mean, precision = prior
         away = (mean - parameter)[..., None]
         return deviation + (away * (precision @ away)).sum(dim=(1, 2))
-
-
-def _one(matrix):
-    """Return the identity beside matrices."""
-    return torch.eye(matrix.shape[-1], dtype=torch.float64, device=_float64(matrix[:0]).device)
-
-
-def _inverse(matrix):
-    """Return the inverse of symmetric matrices without negative eigenvalues; 1 where rounding gave them some."""
-    root, failed = torch.linalg.cholesky_ex(0.5 * (matrix + matrix.mT))
-    return torch.cholesky_inverse(torch.where((failed > 0)[..., None, None], _one(matrix), root))
 
 
 def _without(wide, target, lost, seen, root):
@@ -413,7 +268,7 @@ def _likeliest(left, overlap, tried):
     """
     gain = []
     for variance in torch.exp(2 * tried).T:
-        root, failed = torch.linalg.cholesky_ex(_one(overlap) + variance[:, None, None] * overlap)
+        root, failed = torch.linalg.cholesky_ex(identity(overlap) + variance[:, None, None] * overlap)
         along = torch.linalg.solve_triangular(root, left[..., None], upper=False).squeeze(-1)
         more = variance * (along**2).sum(dim=1) - 2 * torch.log(root.diagonal(dim1=1, dim2=2)).sum(dim=1)
         gain.append(torch.where(failed > 0, 0.0, more))

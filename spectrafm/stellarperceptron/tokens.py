@@ -12,7 +12,7 @@ import torch
 
 from ..exceptions import InputValueError
 
-__all__ = ["TokenTable", "Tokens", "as_native"]
+__all__ = ["TokenTable", "Tokens", "as_native", "in_columns", "places_among"]
 
 
 def as_native(array, dtype=None):
@@ -32,6 +32,49 @@ def as_native(array, dtype=None):
     """
     array = np.asarray(array)
     return np.asarray(array, dtype=array.dtype.newbyteorder("=") if dtype is None else dtype)
+
+
+def places_among(tokens, n_token):
+    """Return the place of each token among some of them.
+
+    Parameters
+    ----------
+    tokens : sequence of int
+        Some tokens, in their order.
+    n_token : int
+        Number of tokens that there are, padding among them.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n_token,)`` int64, -1 for those that are not among them.
+    """
+    tokens = torch.as_tensor(tokens, dtype=torch.int64)
+    place = torch.full((n_token,), -1)
+    place[tokens] = torch.arange(len(tokens))
+    return place
+
+
+def in_columns(place, n_column, values):
+    """Return values by their places.
+
+    Parameters
+    ----------
+    place : torch.Tensor
+        ``(n_star, n_token)`` int64, from `places_among`.
+    n_column : int
+        Number of places.
+    values : torch.Tensor
+        ``(n_star, n_token)``; those at -1 do not matter.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n_star, n_column)``, NaN where there is none.
+    """
+    columns = torch.full((len(values), n_column + 1), torch.nan, device=values.device)
+    # whatever has no place has the last column, -1
+    return columns.scatter(1, place % (n_column + 1), values)[:, :-1]
 
 
 @dataclass

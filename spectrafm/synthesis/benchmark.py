@@ -19,7 +19,7 @@ from .emulator import load_emulator
 from .fitting import fit_labels
 from .instrument import observe
 
-__all__ = ["benchmark_synthesis", "read_apstar"]
+__all__ = ["NOMINAL_POWER", "benchmark_synthesis", "cannon_spectra", "read_apstar"]
 
 # synthetic spectra differ from real ones by some per cent, however good the data
 _MODEL_ERROR = 0.02
@@ -40,7 +40,8 @@ _CANNON_STARS = (
     (7000, 4.0, 0.0),
 )
 _CANNON_FILE = "doppler/data/cannongrid_3000_18000_coolstars_norm_cubic_model.pkl"
-_CANNON_POWER = {"apogee": 22_500, "gaia_rvs": 11_500, "optical": 2000}
+#: Resolving powers at which emulators are compared.
+NOMINAL_POWER = {"apogee": 22_500, "gaia_rvs": 11_500, "optical": 2000}
 # the resolving power of its spectra, and of the grid that they are broadened on
 _CANNON_SHARP = 150_000
 
@@ -233,7 +234,7 @@ def cannon_spectra(folder, info):
         with its velocity [km / s], or of one of them with all of these.
     """
     wavelength, cannon = read_cannon(folder)
-    power, (low, high) = _CANNON_POWER[info.name], info.window
+    power, (low, high) = NOMINAL_POWER[info.name], info.window
     # what is even in ln(wavelength) is broadened
     even = np.exp(np.arange(np.log(low), np.log(high), 1 / _CANNON_SHARP))
     at = np.exp(np.arange(np.log(low * 1.002), np.log(high * 0.998), 1 / (3 * power)))
@@ -250,7 +251,7 @@ def cannon_spectra(folder, info):
 def _compare_cannon(emulator, folder):
     """Yield how spectra differ from those of The Cannon."""
     at, seen = cannon_spectra(folder, emulator.info)
-    power = _CANNON_POWER[emulator.info.name]
+    power = NOMINAL_POWER[emulator.info.name]
     yield f"beside the model of The Cannon in thedoppler, resolving power {power}"
     yield f"  {'teff':>5} {'logg':>5} {'fe_h':>5} {'RMS':>7} {'median':>8} {'corr.':>6} {'km/s':>6}  mean absorption"
     for labels in _CANNON_STARS:

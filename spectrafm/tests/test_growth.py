@@ -70,7 +70,7 @@ def test_same_size():
 def test_readout():
     """A readout is not grown: that of a larger network starts with no say; one of the same size is taken over."""
     model = tiny_model(**SMALL, readout_labels=("teff", "logg"), readout_dense=8)
-    silent = StellarPerceptron(model.config.without_readout(), model.vocabulary)
+    silent = StellarPerceptron(model.config.decoder_alone(), model.vocabulary)
     silent.start_from(model)
     grown = larger(model)
     grown.start_from(model)

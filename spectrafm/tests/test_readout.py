@@ -39,7 +39,7 @@ def ask(model, names, pixels=slice(None), wavelengths=None):
 
 def without(model):
     """Return the same model without its second look."""
-    plain = StellarPerceptron(model.config.without_readout(), model.vocabulary)
+    plain = StellarPerceptron(model.config.decoder_alone(), model.vocabulary)
     plain.start_from(model)
     return plain
 
@@ -239,6 +239,6 @@ def test_recipe_trains_it_last(tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "load_recipe", {"tiny": recipe}.__getitem__)
     (tmp_path / "more" / "tiny").mkdir(parents=True)
     (tmp_path / "weights").rename(tmp_path / "more" / "tiny" / "weights")
-    plain = dataclasses.replace(recipe, name="more", start="tiny", model=recipe.model.without_readout(), readout=None)
+    plain = dataclasses.replace(recipe, name="more", start="tiny", model=recipe.model.decoder_alone(), readout=None)
     more = train_recipe(plain, "nowhere", tmp_path / "more")
     assert more.model.torch_model.readout is None

@@ -21,6 +21,7 @@ from spectrafm.training import (
     RequestConfig,
     StarStream,
     StreamPart,
+    load_recipe,
     spectrum_fits,
     with_readout,
 )
@@ -347,8 +348,8 @@ def test_doubt(looking):
                 ]
         return told
 
-    with pytest.raises(TrainingError, match="doubt has 2 factors, expected one for each of 1 fits"):
-        set_doubt(new, dataclasses.replace(how, doubt=(2.0, 2.0)))
+    with pytest.raises(ConfigError, match="doubt has 3 factors, expected one for each of 2 fits"):
+        load_recipe("base", {"readout": {"doubt": [2.0, 2.0, 2.0]}})
     with pytest.raises(ConfigError, match=r"doubt must be factors of 1 or more, not \(0.5,\)"):
         dataclasses.replace(how, doubt=(0.5,))
     before = log_variance()

@@ -58,4 +58,9 @@ def tiny_model(seed=0, **changes):
     if model.config.readout_labels:
         weight = model.torch_model.readout.out.weight
         torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(seed))
+    if model.config.opinion_labels:
+        generator = torch.Generator().manual_seed(seed)
+        opinion = model.torch_model.opinion
+        opinion.components.normal_(generator=generator).mul_(0.05)
+        opinion.trust.data.fill_(0.5)
     return model

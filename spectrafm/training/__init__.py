@@ -5,6 +5,7 @@ from .observation import ObservationConfig
 from .observed import ObservedSource, RequestConfig
 from .readout import ReadoutConfig, with_readout
 from .recipes import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names
+from .second_opinion import OpinionConfig, with_opinion
 from .sources import EmulatorSource, LibrarySource, MixedEmulatorSource, MovedLibrarySource
 from .stream import StarStream, StreamPart
 from .table import TableSource
@@ -19,6 +20,7 @@ __all__ = [
     "MovedLibrarySource",
     "ObservationConfig",
     "ObservedSource",
+    "OpinionConfig",
     "ReadoutConfig",
     "Recipe",
     "RequestConfig",
@@ -31,5 +33,6 @@ __all__ = [
     "load_recipe",
     "recipe_names",
     "train_recipe",
+    "with_opinion",
     "with_readout",
 ]

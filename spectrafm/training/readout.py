@@ -146,17 +146,9 @@ def set_doubt(model, config):
         With a readout; changed in place.
     config : ReadoutConfig
         By how much.
-
-    Raises
-    ------
-    TrainingError
-        Factors for more or fewer ranges than have fits.
     """
-    fits = model.torch_model.readout.fits
-    if config.doubt and len(config.doubt) != len(fits):
-        expected = f"expected one for each of {len(fits)} fits"
-        raise TrainingError(f"readout: doubt has {len(config.doubt)} factors, {expected}; mend [readout]")
-    for fit, factor in zip(fits, config.doubt, strict=False):
+    # none where left out
+    for fit, factor in zip(model.torch_model.readout.fits, config.doubt, strict=False):
         fit.doubt.fill_(math.log(factor))
 
 

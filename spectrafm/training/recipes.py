@@ -13,6 +13,7 @@ from ..stellarperceptron.config import Config, not_fractions, refuse
 from .observation import ObservationConfig
 from .observed import RequestConfig
 from .readout import ReadoutConfig
+from .second_opinion import OpinionConfig
 
 __all__ = ["DomainConfig", "Recipe", "SourceConfig", "load_recipe", "recipe_names"]
 
@@ -160,6 +161,8 @@ class Recipe:
         Quantities whose logarithm is modelled.
     readout : ReadoutConfig, optional
         How the readout is trained, for a model with ``readout_labels``; not used for one without.
+    opinion : OpinionConfig, optional
+        How the second opinion is learnt, for a model with ``opinion_labels``; not used for one without.
     start : str
         Name of the recipe whose weights training begins with; random ones when left out.
     split_seed : int
@@ -183,6 +186,7 @@ class Recipe:
     known: tuple = ()
     log: tuple = ()
     readout: ReadoutConfig | None = None
+    opinion: OpinionConfig | None = None
     start: str = ""
     split_seed: int | None = None
     training_data: str = ""
@@ -220,9 +224,26 @@ class Recipe:
         stray = [name for name in self.model.readout_labels if name not in self.labels]
         if stray:
             problems.append(f"readout_labels names {stray}, which are no labels of the recipe")
+        n_doubt, n_fit = len(self.readout.doubt) if looked_at else 0, len(self.model.fit_knots)
+        if n_doubt not in (0, n_fit):
+            problems.append(f"readout: doubt has {n_doubt} factors, expected one for each of {n_fit} fits")
+        problems += self._problems_of_opinion()
         unused = sorted(set(self.domains) - {source.domain for source in self.sources.values()})
         problems += [f"domain {name!r} has no source" for name in unused]
         refuse(f"Recipe {self.name!r}", problems)
+
+    def _problems_of_opinion(self):
+        """Return what is inconsistent about a second opinion."""
+        if not self.model.opinion_labels:
+            return []
+        if self.opinion is None:
+            return ["opinion_labels of the model need a section [opinion], which is missing"]
+        source = self.sources.get(self.opinion.source)
+        stray = [name for name in self.model.opinion_labels if name not in self.labels]
+        problems = [f"opinion_labels names {stray}, which are no labels of the recipe"] if stray else []
+        if source is None or source.kind != "table":
+            problems.append(f"opinion: source {self.opinion.source!r} is not a table of the recipe")
+        return problems
 
 
 def recipe_names():
@@ -283,8 +304,9 @@ def load_recipe(name, changes=None):
     """
     path, settings = _read(name)
     sections = {"model": ModelConfig, "fit": FitConfig, "request": RequestConfig}
-    if "readout" in settings or "readout" in (changes or {}):
-        sections["readout"] = ReadoutConfig
+    for section, kind in (("readout", ReadoutConfig), ("opinion", OpinionConfig)):
+        if section in settings or section in (changes or {}):
+            sections[section] = kind
     for section, kind in sections.items():
         settings[section] = kind.from_dict(settings.get(section, {}) | (changes or {}).get(section, {}))
     for section, kind in (("sources", SourceConfig), ("domains", DomainConfig)):

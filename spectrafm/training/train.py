@@ -26,6 +26,7 @@ from .ahead import AheadStream
 from .observed import ObservedSource
 from .readout import set_doubt, with_readout
 from .recipes import load_recipe
+from .second_opinion import with_opinion
 from .sources import EmulatorSource, LibrarySource, MixedEmulatorSource, MovedLibrarySource
 from .stream import StarStream, StreamPart
 from .table import TableSource
@@ -279,8 +280,8 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     start = _train_start(recipe, data_folder, output, device=device, n_worker=n_worker, **options)
     vocabulary = make_vocabulary(recipe) if start is None else start.vocabulary
     stream, calibration = build_stream(recipe, data_folder, vocabulary, device)
-    # the readout comes last: it is learnt from what all else makes of stars
-    model = StellarPerceptron(recipe.model.without_readout(), vocabulary, device, recipe.fit.seed)
+    # readout and second opinion come last: they are learnt from what all else makes of stars
+    model = StellarPerceptron(recipe.model.decoder_alone(), vocabulary, device, recipe.fit.seed)
     if start is None:
         model.fit_patches(stream)
     else:
@@ -292,6 +293,9 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
         return None
     if recipe.model.readout_labels:
         model = with_readout(model, recipe.model, stream, recipe.readout, recipe.fit.steps)
+    if recipe.model.opinion_labels:
+        stars = calibration[recipe.opinion.source]
+        model = with_opinion(model, recipe.model, *stars, recipe.opinion, recipe.fit.seed)
     fm = calibrate(model, recipe, calibration)
     fm.model.to("cpu")
     fm.save(Path(output) / "weights", compact=True)

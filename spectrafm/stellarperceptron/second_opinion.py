@@ -1,0 +1,164 @@
+"""A second opinion on labels, from a whole spectrum at once."""
+
+import torch
+from torch import nn
+
+from .embedding import _without_autocast
+from .spectrum_components import FARTHEST, SpectrumComponents
+from .tokens import in_columns, places_among
+
+__all__ = ["SecondOpinion"]
+
+# trust of what has not been learnt yet
+_UNHEARD = -10.0
+# variance that is as good as none [standardised]
+_NOTHING = 1e-12
+
+
+class SecondOpinion(SpectrumComponents):
+    """What a perceptron that sees all of a spectrum at once says of labels, to weigh against what the decoder says.
+
+    Where training stars are few, each network learns some of their noise by heart, and two that see
+    spectra in different ways learn different parts of it: between their answers is a better one. This one
+    sees the coefficients of the principal components of a spectrum, and how uncertain noise and gaps leave them,
+    and nothing else that may be known of a star.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        The architecture.
+    tokens : sequence of int
+        Tokens of the labels that it tells.
+    n_token : int
+        Number of tokens that there are, padding among them.
+    flux_token : int
+        Token of the pixels of the spectra that it is for.
+    """
+
+    def __init__(self, config, tokens, n_token, flux_token):
+        super().__init__(config.opinion_range, config.opinion_knots, config.opinion_components)
+        self.flux_token = flux_token
+        self.register_buffer("tokens", torch.as_tensor(tokens, dtype=torch.int64), persistent=False)
+        # the label that a token is, -1 for all others
+        self.register_buffer("column", places_among(tokens, n_token), persistent=False)
+        n_input, n_label = 2 * config.opinion_components, len(tokens)
+        self.register_buffer("input_mean", torch.zeros(n_input))
+        self.register_buffer("input_scale", torch.ones(n_input))
+        widths = (n_input, *config.opinion_dense)
+        self.dense = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.dropout = nn.Dropout(config.opinion_dropout)
+        self.out = nn.Linear(widths[-1], 2 * n_label)
+        # logarithm of how much more its answers count than their variances say
+        self.trust = nn.Parameter(torch.full((n_label,), _UNHEARD))
+
+    def look(self, tokens):
+        """Return what is thought of stars.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            A padded batch.
+
+        Returns
+        -------
+        tuple of torch.Tensor or None
+            Values and logarithms of their variances ``(n_star, n_label)``, standardised, 0 where there is no opinion,
+            and which stars there is one of ``(n_star,)``; None where there is none of any.
+        """
+        pixel = tokens.token == self.flux_token
+        there = pixel.any(dim=1)
+        if not bool(there.any()):
+            return None
+        with _without_autocast(tokens.value):
+            some = (tokens.value.float(), tokens.sigma.float(), tokens.wavelength, pixel)
+            seen = self.coefficients(*self.normal_equations(*(t[there.to(t.device)] for t in some)))
+            told = self(self.inputs(*seen))
+        empty = told[0].new_zeros(len(there), told[0].shape[1])
+        return *(empty.masked_scatter(there[:, None], t) for t in told), there
+
+    @staticmethod
+    def inputs(coefficient, variance):
+        """Return what the layers see, not yet standardised.
+
+        Parameters
+        ----------
+        coefficient, variance : torch.Tensor
+            ``(n_star, n_component)``, from `coefficients`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, 2 * n_component)``.
+        """
+        # stars far from all others have coefficients of hundreds
+        return torch.cat((torch.asinh(coefficient), torch.log(variance.clamp(min=_NOTHING))), dim=1)
+
+    def forward(self, inputs):
+        """Tell labels.
+
+        Parameters
+        ----------
+        inputs : torch.Tensor
+            ``(n_star, 2 * n_component)``, from `inputs`.
+
+        Returns
+        -------
+        value, log_variance : torch.Tensor
+            ``(n_star, n_label)``, standardised.
+        """
+        x = ((inputs - self.input_mean) / self.input_scale).clamp(-FARTHEST, FARTHEST)
+        for layer in self.dense:
+            x = self.dropout(nn.functional.gelu(layer(x)))
+        return self.out(x).chunk(2, dim=1)
+
+    def labels_of(self, token, values):
+        """Return values of tokens in the order of the labels.
+
+        Parameters
+        ----------
+        token : torch.Tensor
+            ``(n_star, n_token)`` int64.
+        values : torch.Tensor
+            ``(n_star, n_token)`` what is known or wanted of each.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_label)``, NaN where there is none.
+        """
+        return in_columns(self.column[token], len(self.tokens), values)
+
+    def weigh(self, request_token, value, log_variance, opinion, trust=None):
+        """Return answers in which both opinions have their share.
+
+        A star whose label is one or the other of two values, as likely as shares say, has the mean and the
+        variance that are returned.
+
+        Parameters
+        ----------
+        request_token : torch.Tensor
+            ``(n_star, n_request)`` int64.
+        value, log_variance : torch.Tensor
+            ``(n_star, n_request)`` what the decoder says, standardised.
+        opinion : tuple of torch.Tensor
+            From `look`.
+        trust : torch.Tensor, optional
+            ``(n_label,)`` in place of its own.
+
+        Returns
+        -------
+        value, log_variance : torch.Tensor
+            ``(n_star, n_request)``.
+        """
+        *its, there = opinion
+        column = self.column[request_token]
+        told, column = (column >= 0) & there[:, None], column.clamp(min=0)
+        its_value, its_log_variance = (t.gather(1, column) for t in its)
+        trust = self.trust if trust is None else trust
+        odds = trust[column] + log_variance - its_log_variance
+        ln_share, ln_rest = nn.functional.logsigmoid(odds), nn.functional.logsigmoid(-odds)
+        apart = its_value - value
+        of_difference = ln_share + ln_rest + torch.log(apart**2 + _NOTHING)
+        parts = (ln_rest + log_variance, ln_share + its_log_variance, of_difference)
+        mean, both = value + torch.exp(ln_share) * apart, torch.logsumexp(torch.stack(parts), dim=0)
+        return torch.where(told, mean, value), torch.where(told, both, log_variance)

@@ -1,0 +1,236 @@
+"""How a second opinion on labels is learnt from a table of stars, and how far it is trusted."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+
+from ..exceptions import TrainingError
+from ..stellarperceptron import StellarPerceptron
+from ..stellarperceptron.config import Config, refuse
+from ..stellarperceptron.nn_utils import robust_mean_squared_error, seeded_generator
+from .epochs import train_layers
+from .spectrum_fits import learn_components
+
+__all__ = ["OpinionConfig", "with_opinion"]
+
+logger = logging.getLogger("spectrafm")
+
+# first entry of the seeds of components, of the order of stars, and of which stars are looked at
+_COMPONENTS, _ORDER, _STARS = 16, 17, 18
+# share of the stars that components are made of: spectra far from all others would have most of them to themselves
+_TYPICAL = 0.95
+# stars that components are made of, and stars that set the trust
+_N_COMPONENT, _N_TRUST = 8192, 4000
+# degrees of freedom of the distribution of errors when trust is learnt: some stars have strange labels
+_FREEDOM = 4.0
+_TRUST_STEPS = 60
+
+
+@dataclass(frozen=True)
+class OpinionConfig(Config):
+    """How the second opinion of a model is learnt, once all else is.
+
+    Attributes
+    ----------
+    source : str
+        Where the stars come from: a table of the recipe. Those of them that calibrate errors decide how far the opinion
+        is trusted, as the decoder knows its training stars too well.
+    n_star : int
+        Number of spectra, each with noise and gaps of its own: stars come as often as that takes.
+    batch_size : int
+        Spectra in a step.
+    epochs : int
+        How often each of them is seen.
+    learning_rate, weight_decay : float
+        Of AdamW; the rate warms up in a twentieth of the steps and falls in a cosine.
+    beta : float
+        As of `~spectrafm.stellarperceptron.FitConfig`.
+
+    Raises
+    ------
+    ConfigError
+        Listing everything that is inconsistent.
+    """
+
+    source: str = ""
+    n_star: int = 600_000
+    batch_size: int = 512
+    epochs: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    beta: float = 0.25
+
+    def __post_init__(self):
+        """Refuse contradictions, all in one error."""
+        problems = [] if self.source else ["source must name a table of the recipe"]
+        problems += [
+            f"{name} must be a positive integer, not {getattr(self, name)!r}"
+            for name in ("n_star", "batch_size", "epochs")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1
+        ]
+        problems += [
+            f"{name} must not be negative, not {getattr(self, name)!r}"
+            for name in ("learning_rate", "weight_decay", "beta")
+            if not getattr(self, name) >= 0
+        ]
+        refuse("OpinionConfig", problems)
+
+
+def with_opinion(model, model_config, stars, calibrating, config, seed):
+    """Return a model whose labels have a second opinion.
+
+    Parameters
+    ----------
+    model : StellarPerceptron
+        Trained, without.
+    model_config : ModelConfig
+        Its architecture, with one.
+    stars, calibrating : TableSource
+        Stars that the opinion is learnt from, and others, that decide how far it is trusted.
+    config : OpinionConfig
+        How.
+    seed : int
+        Seed of all draws.
+
+    Returns
+    -------
+    StellarPerceptron
+        On the device of ``model``.
+
+    Raises
+    ------
+    TrainingError
+        Stars without labels or spectra of the kind that the opinion is about, or a loss that is not finite.
+    """
+    stray = [name for name in model_config.opinion_labels if name not in stars.targets]
+    if stray:
+        raise TrainingError(
+            f"opinion: {stray} of opinion_labels are not told by its source, which has {', '.join(stars.targets)}; "
+            "leave them out"
+        )
+    start = time.perf_counter()
+    beside = StellarPerceptron(model_config, model.vocabulary, model.device, seed)
+    beside.start_from(model)
+    network = beside.torch_model
+    opinion = network.opinion
+    _learn_components(opinion, stars, seed)
+    inputs, target, error = _seen(opinion, _drawn(stars, config.n_star, seed), model.device)
+    opinion.input_mean.copy_(inputs.mean(dim=0))
+    opinion.input_scale.copy_(inputs.std(dim=0).clamp(min=1e-6))
+    logger.info("opinion: looked at %d spectra in %.0f s", len(inputs), time.perf_counter() - start)
+
+    def loss_of(rows):
+        value, log_variance = opinion(inputs[rows])
+        return robust_mean_squared_error(target[rows], value, log_variance, error[rows], beta=config.beta)
+
+    opinion.train()
+    settings = {k: getattr(config, k) for k in ("batch_size", "learning_rate", "weight_decay")}
+    layers, order = (*opinion.dense, opinion.out), seeded_generator((_ORDER, seed))
+    loss = train_layers(layers, loss_of, len(inputs), config.epochs, order, warmup=20, **settings)
+    opinion.eval()
+    if not torch.isfinite(loss):
+        raise TrainingError("opinion: the loss is not finite; lower the learning rate of [opinion]")
+    _learn_trust(network, calibrating, seed)
+    trust = dict(zip(model_config.opinion_labels, opinion.trust.tolist(), strict=True))
+    told = ", ".join(f"{name} {value:.2f}" for name, value in trust.items())
+    logger.info("opinion: learnt in %.0f s; trust, a logarithm: %s", time.perf_counter() - start, told)
+    return beside
+
+
+def _drawn(stars, n_star, seed):
+    """Yield training batches of a table until they hold so many stars."""
+    generator, step = seeded_generator((_STARS, seed)), 0
+    while n_star > 0:
+        batch = stars.batch(0, generator, step)
+        yield batch
+        n_star, step = n_star - len(batch.target), step + 1
+
+
+def _as_they_are(stars, n_star, seed):
+    """Return an iterator of batches of some stars of a table without any noise but their own."""
+    return stars.validation(n_star, lambda number: seeded_generator((_STARS, seed, number + 1)))
+
+
+@torch.no_grad()
+def _learn_components(opinion, stars, seed):
+    """Set the principal components of the spectra of a table."""
+    flux, sigma = [], []
+    for batch in _as_they_are(stars, _N_COMPONENT, seed):
+        tokens = batch.tokens.to(opinion.mean.device)
+        there = tokens.token == opinion.flux_token
+        flux.append(opinion.knots(tokens.value, tokens.wavelength, there))
+        sigma.append(tokens.sigma[there & torch.isfinite(tokens.sigma)])
+    flux, sigma = torch.cat(flux), torch.cat(sigma)
+    flux = flux[torch.isfinite(flux).any(dim=1)]
+    if len(flux) < 2:
+        raise TrainingError(
+            "opinion: the source has no spectra of the kind opinion_flux within opinion_range; mend one of the three"
+        )
+    if len(sigma):
+        opinion.usual_error.copy_(sigma.median())
+    middle = flux.nanmedian(dim=0).values
+    apart = (flux - middle).abs()
+    scatter = apart.nanmedian(dim=0).values.clamp(min=1e-6)
+    distance = (apart / scatter).square().nanmean(dim=1)
+    usual = flux[distance <= distance.quantile(_TYPICAL)]
+    learn_components(opinion, usual, seeded_generator((_COMPONENTS, seed)))
+
+
+@torch.no_grad()
+def _seen(opinion, batches, device):
+    """Return what the opinion sees of stars, their labels and the errors of these, ``(n_star, ...)`` each."""
+    columns = []
+    for batch in batches:
+        batch = batch.to(device)
+        tokens = batch.tokens
+        there = tokens.token == opinion.flux_token
+        seen = (tokens.value, tokens.sigma, tokens.wavelength, there)
+        inputs = opinion.inputs(*opinion.coefficients(*opinion.normal_equations(*seen)))
+        labels = (opinion.labels_of(batch.request_token, values) for values in (batch.target, batch.target_sigma))
+        rows = there.any(dim=1)
+        columns.append([values[rows] for values in (inputs, *labels)])
+    return [torch.cat(parts) for parts in zip(*columns, strict=True)]
+
+
+def _learn_trust(network, calibrating, seed):
+    """Set how far the opinion is trusted, by stars that neither of the two was trained on."""
+    opinion, columns = network.opinion, []
+    with torch.no_grad():
+        for batch in _as_they_are(calibrating, _N_TRUST, seed):
+            batch = batch.to(opinion.mean.device)
+            memory = network.encode(batch.tokens)
+            if memory.opinion is None:
+                continue
+            token, nowhere = opinion.tokens.expand(len(batch.target), -1), batch.request_wavelength.new_zeros(())
+            alone = network._looked_at(memory, token, nowhere.expand(token.shape), False)[:2]
+            labels = (opinion.labels_of(batch.request_token, values) for values in (batch.target, batch.target_sigma))
+            rows = memory.opinion[2]
+            columns.append([values[rows] for values in (*alone, *memory.opinion[:2], *labels)])
+    if not columns:
+        opinion.trust.data.zero_()
+        return
+    value, log_variance, its, its_log_variance, target, error = (
+        torch.cat(parts).double() for parts in zip(*columns, strict=True)
+    )
+    known, target = torch.isfinite(target), target.nan_to_num()
+    everywhere = torch.ones(len(value), dtype=torch.bool, device=value.device)
+    token = opinion.tokens.expand(len(value), -1)
+    # errors of both are calibrated later: here they have a factor of their own
+    trust, factor = (torch.zeros(value.shape[1], dtype=torch.float64, device=value.device) for _ in range(2))
+    trust.requires_grad_()
+    factor.requires_grad_()
+    optimizer = torch.optim.LBFGS((trust, factor), max_iter=_TRUST_STEPS, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        mean, both = opinion.weigh(token, value, log_variance, (its, its_log_variance, everywhere), trust)
+        variance = torch.exp(both + factor) + error.nan_to_num() ** 2
+        term = torch.log(variance) + (_FREEDOM + 1) * torch.log1p((target - mean) ** 2 / (_FREEDOM * variance))
+        total = torch.where(known, term, 0.0).sum() / known.sum().clamp(min=1)
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    opinion.trust.data.copy_(trust.detach())
