@@ -128,11 +128,8 @@ class SecondOpinion(SpectrumComponents):
         """
         return in_columns(self.column[token], len(self.tokens), values)
 
-    def weigh(self, request_token, value, log_variance, opinion, trust=None):
+    def weigh(self, request_token, value, log_variance, opinion):
         """Return answers in which both opinions have their share.
-
-        A star whose label is one or the other of two values, as likely as shares say, has the mean and the
-        variance that are returned.
 
         Parameters
         ----------
@@ -142,23 +139,38 @@ class SecondOpinion(SpectrumComponents):
             ``(n_star, n_request)`` what the decoder says, standardised.
         opinion : tuple of torch.Tensor
             From `look`.
-        trust : torch.Tensor, optional
-            ``(n_label,)`` in place of its own.
 
         Returns
         -------
         value, log_variance : torch.Tensor
-            ``(n_star, n_request)``.
+            ``(n_star, n_request)``; what the decoder says where there is no opinion.
         """
         *its, there = opinion
         column = self.column[request_token]
         told, column = (column >= 0) & there[:, None], column.clamp(min=0)
-        its_value, its_log_variance = (t.gather(1, column) for t in its)
-        trust = self.trust if trust is None else trust
-        odds = trust[column] + log_variance - its_log_variance
-        ln_share, ln_rest = nn.functional.logsigmoid(odds), nn.functional.logsigmoid(-odds)
-        apart = its_value - value
-        of_difference = ln_share + ln_rest + torch.log(apart**2 + _NOTHING)
-        parts = (ln_rest + log_variance, ln_share + its_log_variance, of_difference)
-        mean, both = value + torch.exp(ln_share) * apart, torch.logsumexp(torch.stack(parts), dim=0)
-        return torch.where(told, mean, value), torch.where(told, both, log_variance)
+        both = weighed(value, log_variance, *(t.gather(1, column) for t in its), self.trust[column])
+        return torch.where(told, both[0], value), torch.where(told, both[1], log_variance)
+
+
+def weighed(value, log_variance, its_value, its_log_variance, trust):
+    """Return mean and variance of a label that has one of two values, each as likely as it is sure and trusted.
+
+    Parameters
+    ----------
+    value, log_variance : torch.Tensor
+        What one says.
+    its_value, its_log_variance : torch.Tensor
+        What another says.
+    trust : torch.Tensor
+        Logarithm of how much more the other counts than its variance says.
+
+    Returns
+    -------
+    value, log_variance : torch.Tensor
+    """
+    odds = trust + log_variance - its_log_variance
+    ln_share, ln_rest = nn.functional.logsigmoid(odds), nn.functional.logsigmoid(-odds)
+    apart = its_value - value
+    of_difference = ln_share + ln_rest + torch.log(apart**2 + _NOTHING)
+    parts = (ln_rest + log_variance, ln_share + its_log_variance, of_difference)
+    return value + torch.exp(ln_share) * apart, torch.logsumexp(torch.stack(parts), dim=0)

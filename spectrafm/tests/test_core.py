@@ -225,6 +225,22 @@ def test_density_flag(fm):
         assert flag[1] & Flag.UNUSUAL_SPECTRUM
 
 
+def test_density_in_few_bits(fm, tmp_path):
+    """Eight bits keep distances, though some directions are stretched a hundred times as much as others."""
+    table = tiny_table(100, seed=3)
+    stars, _ = fm.info.suited(list(from_arrays(WAVELENGTH, table.flux, table.sigma)))
+    perception = fm.perceive([fm.prepare(star, 0) for star in stars], 0)
+    pooled = perception.pooled.astype(np.float64)
+    variance, vectors = np.linalg.eigh(np.cov(pooled.T))
+    kept = variance > 1e-5 * variance.max()
+    whiten = torch.from_numpy(vectors[:, kept] / np.sqrt(variance[kept])).float()
+    assert whiten.std(dim=0).max() > 100 * whiten.std(dim=0).min()
+    precise = changed(fm, {"mean.tiny": torch.from_numpy(pooled.mean(axis=0)).float(), "whiten.tiny": whiten})
+    precise.save(tmp_path, compact=True)
+    near, exact = (weights.distances(perception, "tiny") for weights in (SpectraFM.load(tmp_path), precise))
+    assert 0 < np.median(np.abs(near / exact - 1)) < 0.03
+
+
 def test_known(fm):
     """Known quantities are inputs: as number, array, Quantity, column; NaN and masked are not known."""
     spectra = [spectrum(0), spectrum(1)]

@@ -11,6 +11,7 @@ from spectrafm.adapters import from_arrays
 from spectrafm.exceptions import ConfigError, TrainingError
 from spectrafm.fine_tuning import FineTuneConfig, _choose_parameters
 from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron, TrainingGenerator, Vocabulary
+from spectrafm.stellarperceptron.second_opinion import weighed
 from spectrafm.tests.test_recipes import tiny_data
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
 from spectrafm.training import (
@@ -75,25 +76,26 @@ def test_what_it_changes():
 
 def test_weighed():
     """What is surer counts more, as much more as is trusted, and disagreement makes both unsure."""
+
+    def both(value, variance, its, its_variance, trust=0.0):
+        numbers = (value, np.log(variance), its, np.log(its_variance), trust)
+        mean, log_variance = weighed(*(torch.tensor(x, dtype=torch.float64) for x in numbers))
+        return mean.item(), log_variance.exp().item()
+
+    assert both(0.0, 1.0, 0.0, 1.0) == pytest.approx((0.0, 1.0))
+    assert both(0.0, 1.0, 1.0, 1.0) == pytest.approx((0.5, 1.25))
+    assert both(0.0, 3.0, 1.0, 1.0) == pytest.approx((0.75, 0.25 * 3 + 0.75 + 0.75 * 0.25))
+    assert both(0.0, 1.0, 1.0, 1.0, np.log(3.0)) == pytest.approx((0.75, 1 + 0.75 * 0.25))
+    assert both(2.0, 1e-4, 1e5, 1e6) == pytest.approx((2.0, 1.0), abs=0.1)
     model = tiny_model(**OPINION)
     opinion = model.torch_model.opinion
     token = torch.from_numpy(model.vocabulary.tokens(["teff"]))[None]
     there = torch.ones(1, dtype=torch.bool)
-
-    def weighed(value, variance, its, its_variance, trust=0.0):
-        # columns are those of opinion_labels: logg, teff
-        both = torch.tensor([[9.0, its]]), torch.log(torch.tensor([[9.0, its_variance]])), there
-        its_trust = torch.tensor([9.0, trust])
-        mean, log_variance = opinion.weigh(
-            token, torch.tensor([[value]]), torch.log(torch.tensor([[variance]])), both, its_trust
-        )
-        return mean.item(), log_variance.exp().item()
-
-    assert weighed(0.0, 1.0, 0.0, 1.0) == pytest.approx((0.0, 1.0))
-    assert weighed(0.0, 1.0, 1.0, 1.0) == pytest.approx((0.5, 1.25))
-    assert weighed(0.0, 3.0, 1.0, 1.0) == pytest.approx((0.75, 0.25 * 3 + 0.75 + 0.75 * 0.25))
-    assert weighed(0.0, 1.0, 1.0, 1.0, np.log(3.0)) == pytest.approx((0.75, 1 + 0.75 * 0.25))
-    assert weighed(2.0, 1e-4, 1e5, 1e6) == pytest.approx((2.0, 1.1), abs=0.1)
+    opinion.trust.data.copy_(torch.tensor([9.0, np.log(3.0)]))
+    # columns are those of opinion_labels: logg, teff
+    told = torch.tensor([[9.0, 1.0]]), torch.tensor([[9.0, 0.0]]), there
+    seen = opinion.weigh(token, torch.tensor([[0.0]]), torch.tensor([[0.0]]), told)
+    assert seen[0].item() == pytest.approx(0.75)
     # of labels that it does not tell, and of stars that it is not about, it says nothing
     other = torch.from_numpy(model.vocabulary.tokens(["k_mag"]))[None]
     opinions = torch.ones(1, 2), torch.zeros(1, 2)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,6 +10,7 @@ from ..exceptions import TrainingError
 from ..stellarperceptron import StellarPerceptron
 from ..stellarperceptron.config import Config, refuse
 from ..stellarperceptron.nn_utils import robust_mean_squared_error, seeded_generator
+from ..stellarperceptron.second_opinion import weighed
 from .epochs import train_layers
 from .spectrum_fits import learn_components
 
@@ -143,7 +144,7 @@ def _drawn(stars, n_star, seed):
     """Yield training batches of a table until they hold so many stars."""
     generator, step = seeded_generator((_STARS, seed)), 0
     while n_star > 0:
-        batch = stars.batch(0, generator, step)
+        batch = stars.batch(n_star, generator, step)
         yield batch
         n_star, step = n_star - len(batch.target), step + 1
 
@@ -204,29 +205,24 @@ def _learn_trust(network, calibrating, seed):
             if memory.opinion is None:
                 continue
             token, nowhere = opinion.tokens.expand(len(batch.target), -1), batch.request_wavelength.new_zeros(())
-            alone = network._looked_at(memory, token, nowhere.expand(token.shape), False)[:2]
+            alone = network.decode(replace(memory, opinion=None), token, nowhere.expand(token.shape))[:2]
             labels = (opinion.labels_of(batch.request_token, values) for values in (batch.target, batch.target_sigma))
             rows = memory.opinion[2]
             columns.append([values[rows] for values in (*alone, *memory.opinion[:2], *labels)])
     if not columns:
         opinion.trust.data.zero_()
         return
-    value, log_variance, its, its_log_variance, target, error = (
-        torch.cat(parts).double() for parts in zip(*columns, strict=True)
-    )
+    # on mps there is no float64
+    *both, target, error = (torch.cat(parts).cpu().double() for parts in zip(*columns, strict=True))
     known, target = torch.isfinite(target), target.nan_to_num()
-    everywhere = torch.ones(len(value), dtype=torch.bool, device=value.device)
-    token = opinion.tokens.expand(len(value), -1)
     # errors of both are calibrated later: here they have a factor of their own
-    trust, factor = (torch.zeros(value.shape[1], dtype=torch.float64, device=value.device) for _ in range(2))
-    trust.requires_grad_()
-    factor.requires_grad_()
+    trust, factor = (torch.zeros(target.shape[1], dtype=torch.float64, requires_grad=True) for _ in range(2))
     optimizer = torch.optim.LBFGS((trust, factor), max_iter=_TRUST_STEPS, line_search_fn="strong_wolfe")
 
     def loss():
         optimizer.zero_grad()
-        mean, both = opinion.weigh(token, value, log_variance, (its, its_log_variance, everywhere), trust)
-        variance = torch.exp(both + factor) + error.nan_to_num() ** 2
+        mean, log_variance = weighed(*both, trust)
+        variance = torch.exp(log_variance + factor) + error.nan_to_num() ** 2
         term = torch.log(variance) + (_FREEDOM + 1) * torch.log1p((target - mean) ** 2 / (_FREEDOM * variance))
         total = torch.where(known, term, 0.0).sum() / known.sum().clamp(min=1)
         total.backward()
