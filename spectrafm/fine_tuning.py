@@ -49,7 +49,7 @@ class FineTuneConfig(Config):
         expects, and a Gaussian process on its answers and its embedding corrects these.
         ``"lora"``: changes of low rank in all of its matrices. ``"decoder"``, ``"encoder"``,
         ``"last_block"`` (of the encoder, and the decoder), ``"full"``: these parts are
-        trained, the second look at labels with the decoder. ``"auto"``: the one of head,
+        trained, the second look at labels with the decoder, a second opinion with either. ``"auto"``: the one of head,
         lora and full that cross-validation within the given stars likes best.
     n_fold : int
         Folds of that cross-validation, which also decides when to stop and how large errors are.
@@ -526,7 +526,7 @@ def _choose_parameters(network, method, config):
     trained = {
         "decoder": decoder,
         "last_block": [encoder.blocks[-1], encoder.final_norm, *decoder],
-        "encoder": [encoder, *before],
+        "encoder": [encoder, *before, *beside],
         "full": [network],
         "lora": [],
     }[method]

@@ -191,9 +191,14 @@ def _packed_density(density):
 
 def _unpacked_density(tensors):
     """Return what `_packed_density` made, or what was not packed, in single precision."""
-    bytes_of = {k.removesuffix("_byte"): v for k, v in tensors.items() if k.endswith("_byte")}
-    density = {k: v.float() for k, v in tensors.items() if not k.endswith(("_byte", "_scale"))}
-    return density | {k: matrix_from_bytes(byte, tensors[f"{k}_scale"]).T for k, byte in bytes_of.items()}
+    density = {k: v.float() for k, v in tensors.items()}
+    # a domain may be called anything
+    for name in [k.removesuffix("_byte") for k in tensors if k.endswith("_byte")]:
+        if f"{name}_scale" in tensors and name not in tensors:
+            byte, scale = (tensors[f"{name}_{part}"] for part in ("byte", "scale"))
+            density[name] = matrix_from_bytes(byte, scale).T
+            del density[f"{name}_byte"], density[f"{name}_scale"]
+    return density
 
 
 def _size(state):

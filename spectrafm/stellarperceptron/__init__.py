@@ -14,6 +14,7 @@ from .nn_utils import TrainingGenerator, robust_mean_squared_error
 from .patches import PatchEmbedding
 from .readout import Readout
 from .second_opinion import SecondOpinion
+from .spectrum_components import SpectrumComponents
 from .spectrum_fit import SpectrumFit
 from .tokens import Tokens, TokenTable
 from .trainer import TableStream, Trainer
@@ -30,6 +31,7 @@ __all__ = [
     "Readout",
     "SecondOpinion",
     "SinusoidalEncoding",
+    "SpectrumComponents",
     "SpectrumFit",
     "StellarPerceptron",
     "StellarPerceptronCore",

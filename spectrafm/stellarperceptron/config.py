@@ -321,8 +321,9 @@ class ModelConfig(Config):
             problems.append(f"opinion_range must be two ascending wavelengths, not {ends!r}")
         if not dense or any(not isinstance(n, int) or n < 1 for n in dense):
             problems.append(f"opinion_dense must be a tuple of positive integers, at least one, not {dense!r}")
-        if isinstance(self.opinion_knots, int) and not self.opinion_knots >= 4:
-            problems.append(f"opinion_knots must be 4 or more, not {self.opinion_knots!r}")
+        sizes = self.opinion_knots, self.opinion_components
+        if all(isinstance(n, int) for n in sizes) and not sizes[0] >= max(4, sizes[1]):
+            problems.append(f"opinion_knots must be 4 or more, opinion_components no more than these, not {sizes!r}")
         return problems
 
     @property

@@ -18,6 +18,7 @@ __all__ = [
     "initial_weights",
     "learning_rate_factor",
     "robust_mean_squared_error",
+    "seeded",
     "seeded_generator",
 ]
 
@@ -435,3 +436,32 @@ def seeded_generator(entropy, device="cpu"):
     """
     seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(seed >> np.uint64(1)))
+
+
+@contextmanager
+def seeded(seed, device):
+    """Seed the global generators of the CPU and of one device, for a while: dropout draws from no other.
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    device : torch.device
+        The device.
+    """
+    generators = [torch.default_generator]
+    if device.type == "mps":
+        # there is no public way to it
+        generators.append(torch.mps._get_default_mps_generator())
+    elif device.type != "cpu":
+        module = torch.get_device_module(device)
+        number = module.current_device() if device.index is None else device.index
+        generators.append(module.default_generators[number])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -65,7 +65,7 @@ class SecondOpinion(SpectrumComponents):
             Values and logarithms of their variances ``(n_star, n_label)``, standardised, 0 where there is no opinion,
             and which stars there is one of ``(n_star,)``; None where there is none of any.
         """
-        pixel = tokens.token == self.flux_token
+        pixel = self.sees(tokens)
         there = pixel.any(dim=1)
         if not bool(there.any()):
             return None
@@ -75,6 +75,23 @@ class SecondOpinion(SpectrumComponents):
             told = self(self.inputs(*seen))
         empty = told[0].new_zeros(len(there), told[0].shape[1])
         return *(empty.masked_scatter(there[:, None], t) for t in told), there
+
+    def sees(self, tokens):
+        """Return which tokens are pixels that it sees.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            A padded batch.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_token)`` bool.
+        """
+        low, high = self.ends
+        inside = (tokens.wavelength >= low) & (tokens.wavelength <= high)
+        return (tokens.token == self.flux_token) & inside.to(tokens.token.device)
 
     @staticmethod
     def inputs(coefficient, variance):

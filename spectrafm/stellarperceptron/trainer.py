@@ -19,7 +19,7 @@ from .._storage import atomic_write
 from ..exceptions import CheckpointError, TrainingError
 from .config import AugmentationConfig, FitConfig, ModelConfig
 from .muon import Muon, multiplies_bfloat16
-from .nn_utils import TrainingGenerator, learning_rate_factor, robust_mean_squared_error, split_by_star
+from .nn_utils import TrainingGenerator, learning_rate_factor, robust_mean_squared_error, seeded, split_by_star
 
 __all__ = ["TableStream", "Trainer"]
 
@@ -155,27 +155,6 @@ def process_group(device):
     finally:
         if started_here:
             distributed.destroy_process_group()
-
-
-@contextmanager
-def _seeded(seed, device):
-    """Seed the global generators of the CPU and of one device, for a while: dropout draws from no other."""
-    generators = [torch.default_generator]
-    if device.type == "mps":
-        # there is no public way to it
-        generators.append(torch.mps._get_default_mps_generator())
-    elif device.type != "cpu":
-        module = torch.get_device_module(device)
-        number = module.current_device() if device.index is None else device.index
-        generators.append(module.default_generators[number])
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
 
 
 class Trainer:
@@ -315,7 +294,7 @@ class Trainer:
         seed = int(np.random.SeedSequence((4, config.seed, step, self.rank)).generate_state(1)[0])
         total, data_seconds = 0.0, 0.0
         begin = self._wait() if timed else 0.0
-        with _seeded(seed, device):
+        with seeded(seed, device):
             batches = iter(self.stream.batches(step))
             while True:
                 begun = self._wait() if timed else 0.0

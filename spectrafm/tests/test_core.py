@@ -241,6 +241,19 @@ def test_density_in_few_bits(fm, tmp_path):
     assert 0 < np.median(np.abs(near / exact - 1)) < 0.03
 
 
+@pytest.mark.parametrize("compact", [True, False])
+@pytest.mark.parametrize("name", ["grey_scale", "in_byte"])
+def test_density_of_any_domain(fm, name, compact, tmp_path):
+    """What a domain is called does not decide whether its density survives the disk."""
+    density = {f"mean.{name}": torch.zeros(32), f"whiten.{name}": torch.eye(32)}
+    domain = replace(fm.info.domains[0], name=name)
+    SpectraFM(fm.model, replace(fm.info, domains=(domain,)), density).save(tmp_path, compact=compact)
+    stars, _ = fm.info.suited(list(from_arrays(WAVELENGTH, TABLE.flux[:2], TABLE.sigma[:2])))
+    perception = fm.perceive([fm.prepare(star, 0) for star in stars], 0)
+    expected = np.sqrt((perception.pooled**2).mean(axis=1))
+    np.testing.assert_allclose(SpectraFM.load(tmp_path).distances(perception, name), expected, rtol=0.01)
+
+
 def test_known(fm):
     """Known quantities are inputs: as number, array, Quantity, column; NaN and masked are not known."""
     spectra = [spectrum(0), spectrum(1)]

@@ -81,6 +81,22 @@ def test_readout():
     assert abs(answers(again) - answers(silent)).max() > 0.01
 
 
+def test_opinion():
+    """A second opinion is taken over as it is, if it sees and tells the same; one that is not is not heard."""
+    opinion = {"opinion_labels": ("teff",), "opinion_flux": "flux", "opinion_range": (3990.0, 9010.0)}
+    opinion |= {"opinion_knots": 80, "opinion_components": 8, "opinion_dense": (8,)}
+    model = tiny_model(**SMALL, **opinion)
+    silent = StellarPerceptron(model.config.decoder_alone(), model.vocabulary)
+    silent.start_from(model)
+    again = StellarPerceptron(model.config, model.vocabulary, seed=9)
+    again.start_from(model)
+    np.testing.assert_array_equal(answers(again), answers(model))
+    assert abs(answers(again) - answers(silent)).max() > 0.01
+    other = StellarPerceptron(dataclasses.replace(model.config, opinion_dense=(4,)), model.vocabulary, seed=9)
+    other.start_from(model)
+    np.testing.assert_allclose(answers(other), answers(silent), atol=2e-3)
+
+
 def test_new_convolutions():
     """Convolutions that the smaller network does not have start with no say."""
     model = tiny_model(norm_first=True)

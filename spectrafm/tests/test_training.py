@@ -29,7 +29,7 @@ from spectrafm.stellarperceptron import (
 )
 from spectrafm.stellarperceptron import trainer as trainer_module
 from spectrafm.stellarperceptron.muon import Muon
-from spectrafm.stellarperceptron.nn_utils import learning_rate_factor, split_by_star
+from spectrafm.stellarperceptron.nn_utils import learning_rate_factor, seeded, split_by_star
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_model, tiny_table
 
 ALL = AugmentationConfig(
@@ -491,7 +491,7 @@ def test_own_generator_is_lent(device, number, monkeypatch):
     gpus = SimpleNamespace(current_device=lambda: 1, default_generators=generators)
     monkeypatch.setattr(torch, "get_device_module", lambda device: gpus)
     before = [generator.get_state() for generator in (torch.default_generator, *generators)]
-    with trainer_module._seeded(7, torch.device(device)):
+    with seeded(7, torch.device(device)):
         expected = torch.rand(3, generator=torch.Generator().manual_seed(7))
         assert torch.equal(torch.rand(3), expected)
         for i, generator in enumerate(generators):

@@ -239,11 +239,22 @@ class Recipe:
         if self.opinion is None:
             return ["opinion_labels of the model need a section [opinion], which is missing"]
         source = self.sources.get(self.opinion.source)
-        stray = [name for name in self.model.opinion_labels if name not in self.labels]
-        problems = [f"opinion_labels names {stray}, which are no labels of the recipe"] if stray else []
         if source is None or source.kind != "table":
-            problems.append(f"opinion: source {self.opinion.source!r} is not a table of the recipe")
+            return [f"opinion: source {self.opinion.source!r} is not a table of the recipe"]
+        stray = [name for name in self.model.opinion_labels if name not in (source.labels or self.labels)]
+        problems = [f"opinion_labels names {stray}, which are no labels of {self.opinion.source!r}"] if stray else []
+        domain = self.domains.get(source.domain)
+        if domain is not None and self.model.opinion_flux != (flux := self.flux[domain.flux_kind]):
+            problems.append(
+                f"opinion_flux is {self.model.opinion_flux!r}, expected {flux!r} as of {self.opinion.source!r}"
+            )
         return problems
+
+    @property
+    def flux(self):
+        """Name of the tokens of each kind of flux that the domains have."""
+        kinds = dict.fromkeys(domain.flux_kind for domain in self.domains.values())
+        return {kind: "flux" if len(kinds) == 1 else kind for kind in kinds}
 
 
 def recipe_names():

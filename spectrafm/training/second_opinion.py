@@ -9,7 +9,7 @@ import torch
 from ..exceptions import TrainingError
 from ..stellarperceptron import StellarPerceptron
 from ..stellarperceptron.config import Config, refuse
-from ..stellarperceptron.nn_utils import robust_mean_squared_error, seeded_generator
+from ..stellarperceptron.nn_utils import robust_mean_squared_error, seeded, seeded_generator
 from ..stellarperceptron.second_opinion import weighed
 from .epochs import train_layers
 from .spectrum_fits import learn_components
@@ -26,6 +26,8 @@ _TYPICAL = 0.95
 _N_COMPONENT, _N_TRUST = 8192, 4000
 # degrees of freedom of the distribution of errors when trust is learnt: some stars have strange labels
 _FREEDOM = 4.0
+# trust, a logarithm, is expected within so much of 0
+_TRUST = 1.0
 _TRUST_STEPS = 60
 
 
@@ -129,7 +131,8 @@ def with_opinion(model, model_config, stars, calibrating, config, seed):
     opinion.train()
     settings = {k: getattr(config, k) for k in ("batch_size", "learning_rate", "weight_decay")}
     layers, order = (*opinion.dense, opinion.out), seeded_generator((_ORDER, seed))
-    loss = train_layers(layers, loss_of, len(inputs), config.epochs, order, warmup=20, **settings)
+    with seeded(seed, model.device):
+        loss = train_layers(layers, loss_of, len(inputs), config.epochs, order, warmup=20, **settings)
     opinion.eval()
     if not torch.isfinite(loss):
         raise TrainingError("opinion: the loss is not finite; lower the learning rate of [opinion]")
@@ -160,12 +163,12 @@ def _learn_components(opinion, stars, seed):
     flux, sigma = [], []
     for batch in _as_they_are(stars, _N_COMPONENT, seed):
         tokens = batch.tokens.to(opinion.mean.device)
-        there = tokens.token == opinion.flux_token
+        there = opinion.sees(tokens)
         flux.append(opinion.knots(tokens.value, tokens.wavelength, there))
         sigma.append(tokens.sigma[there & torch.isfinite(tokens.sigma)])
     flux, sigma = torch.cat(flux), torch.cat(sigma)
     flux = flux[torch.isfinite(flux).any(dim=1)]
-    if len(flux) < 2:
+    if not len(flux):
         raise TrainingError(
             "opinion: the source has no spectra of the kind opinion_flux within opinion_range; mend one of the three"
         )
@@ -176,6 +179,11 @@ def _learn_components(opinion, stars, seed):
     scatter = apart.nanmedian(dim=0).values.clamp(min=1e-6)
     distance = (apart / scatter).square().nanmean(dim=1)
     usual = flux[distance <= distance.quantile(_TYPICAL)]
+    n_component = len(opinion.components)
+    if len(usual) < n_component:
+        raise TrainingError(
+            f"opinion: {len(usual)} usual spectra for {n_component} opinion_components; ask for fewer of these"
+        )
     learn_components(opinion, usual, seeded_generator((_COMPONENTS, seed)))
 
 
@@ -186,7 +194,7 @@ def _seen(opinion, batches, device):
     for batch in batches:
         batch = batch.to(device)
         tokens = batch.tokens
-        there = tokens.token == opinion.flux_token
+        there = opinion.sees(tokens)
         seen = (tokens.value, tokens.sigma, tokens.wavelength, there)
         inputs = opinion.inputs(*opinion.coefficients(*opinion.normal_equations(*seen)))
         labels = (opinion.labels_of(batch.request_token, values) for values in (batch.target, batch.target_sigma))
@@ -224,9 +232,12 @@ def _learn_trust(network, calibrating, seed):
         mean, log_variance = weighed(*both, trust)
         variance = torch.exp(log_variance + factor) + error.nan_to_num() ** 2
         term = torch.log(variance) + (_FREEDOM + 1) * torch.log1p((target - mean) ** 2 / (_FREEDOM * variance))
-        total = torch.where(known, term, 0.0).sum() / known.sum().clamp(min=1)
+        # a few stars are no reason to silence one of the two
+        total = (torch.where(known, term, 0.0).sum() + ((trust**2 + factor**2) / _TRUST**2).sum()) / target.numel()
         total.backward()
         return total
 
     optimizer.step(loss)
+    if not torch.isfinite(trust).all():
+        raise TrainingError("opinion: labels of stars that were set aside are not finite, or absurd; look for those")
     opinion.trust.data.copy_(trust.detach())

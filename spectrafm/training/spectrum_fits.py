@@ -118,7 +118,7 @@ def learn_components(fit, flux, generator):
 
     Parameters
     ----------
-    fit : SpectrumFit
+    fit : SpectrumComponents
         Changed in place.
     flux : torch.Tensor
         ``(n_star, n_knot)`` of stars without noise; NaN where there is no flux.

@@ -127,8 +127,7 @@ def make_vocabulary(recipe):
     -------
     Vocabulary
     """
-    kinds = list(dict.fromkeys(domain.flux_kind for domain in recipe.domains.values()))
-    flux = ["flux"] if len(kinds) == 1 else kinds
+    flux = list(recipe.flux.values())
     names = [*flux, *recipe.labels, *recipe.known]
     if any(source.kind != "table" for source in recipe.sources.values()):
         names.append("ln_resolving_power")
