@@ -108,10 +108,10 @@ class Readout(nn.Module):
             return inside.any(dim=0), None
         fitted = torch.zeros(len(pixel), self.n_fitted, device=pixel.device)
         n_label = len(self.tokens)
+        some = (tokens.value, tokens.sigma, wavelength, pixel)
+        some += tuple(self.in_columns(tokens.token, t) for t in (tokens.value, tokens.sigma))
         for fit, rows in zip(self.fits, inside, strict=True):
             if rows.any():
-                some = (tokens.value, tokens.sigma, tokens.wavelength, pixel)
-                some += tuple(self.in_columns(tokens.token, t) for t in (tokens.value, tokens.sigma))
                 found, log_variance, misfit, line_error = fit(*(t[rows.to(t.device)] for t in some))
                 # what is added to the logarithm of variances
                 doubt = 2 * fit.doubt * line_error**2 / (line_error**2 + _DOUBTFUL**2)

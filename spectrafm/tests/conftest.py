@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2] / "weights"
+WEIGHTS_FOLDER = Path(__file__).parents[2] / "weights"
 
 
 @pytest.fixture(scope="session")
 def synthetic_weights():
     """Return the folder of weights that saw no real star; skip where there are only those of the package."""
-    folder = REPOSITORY / "optical-synthetic"
+    folder = WEIGHTS_FOLDER / "optical-synthetic"
     if not folder.is_dir():
         pytest.skip("needs weights that come with the repository alone")
     return folder

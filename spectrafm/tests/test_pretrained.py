@@ -14,7 +14,7 @@ from spectrafm.benchmarks import mad_std, stars_apart
 from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.foundation_benchmark import SameStars, observed_spectra
-from spectrafm.tests.conftest import REPOSITORY
+from spectrafm.tests.conftest import WEIGHTS_FOLDER
 from spectrafm.training import load_recipe
 from spectrafm.weights_files import PRETRAINED
 
@@ -161,15 +161,15 @@ def test_nothing_to_embed():
 
 def test_size():
     """All weights together stay small, those of the package and those that are only in the repository."""
-    sizes = [sum(path.stat().st_size for path in top.rglob("*.safetensors")) for top in (PRETRAINED, REPOSITORY)]
+    sizes = [sum(path.stat().st_size for path in top.rglob("*.safetensors")) for top in (PRETRAINED, WEIGHTS_FOLDER)]
     assert sizes[0] < 30e6
     assert sum(sizes) < 40e6
 
 
-@pytest.mark.skipif(not (REPOSITORY / "paper").is_dir(), reason="needs weights that come with the repository alone")
+@pytest.mark.skipif(not (WEIGHTS_FOLDER / "paper").is_dir(), reason="needs weights that come with the repository alone")
 def test_few_pixels():
     """Where a tenth of the pixels is left, fits tell labels, and so does the published architecture."""
-    base, paper = SpectraFM.from_pretrained("base"), SpectraFM.from_pretrained(REPOSITORY / "paper")
+    base, paper = SpectraFM.from_pretrained("base"), SpectraFM.from_pretrained(WEIGHTS_FOLDER / "paper")
     assert paper.info.domains[0].in_common.keys() == {"teff", "logg", "o_fe", "mg_fe", "fe_h"}
     stars, rng = SameStars("apogee", 16), np.random.default_rng(5)
 
@@ -195,7 +195,7 @@ def test_few_pixels():
 
 def test_model_cards():
     """Every set of weights has a model card with the facts that a user needs."""
-    for folder in {path.parent for top in (PRETRAINED, REPOSITORY) for path in top.glob("*/spectrafm.json")}:
+    for folder in {path.parent for top in (PRETRAINED, WEIGHTS_FOLDER) for path in top.glob("*/spectrafm.json")}:
         card = (folder / "README.md").read_text()
         for part in ("Training data", "Validation", "License", "Known failures", "spectrafm train"):
             assert part in card
