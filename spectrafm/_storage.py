@@ -23,6 +23,8 @@ __all__ = [
 _LARGEST = 126
 # so many numbers of a row have a scale of their own
 _GROUP = 128
+# variance in directions that do not scatter, in parts of the mean
+_FLOOR = 1e-4
 
 
 def atomic_write(path, write):
@@ -120,15 +122,19 @@ def from_bytes(byte, scale):
     return byte.float() * scale
 
 
-def matrix_to_bytes(values):
+def matrix_to_bytes(values, covariance=None):
     """Return weights of a layer in eight bits.
 
-    Each number is rounded by itself: what layers see is not smooth, as spectra are.
+    Each number is rounded by itself: what layers see is not smooth, as spectra are. Where it is known how it scatters,
+    what rounding takes from a number is made good by those that are not rounded yet, as well as they can
+    (Frantar et al. 2022, arXiv:2210.17323).
 
     Parameters
     ----------
     values : torch.Tensor
         ``(n_out, ...)``, finite.
+    covariance : torch.Tensor, optional
+        ``(n_in, n_in)`` of what they are multiplied with.
 
     Returns
     -------
@@ -149,8 +155,26 @@ def matrix_to_bytes(values):
     scale = (groups.abs().amax(dim=2, keepdim=True) / (_LARGEST + 1) * (1 + 2**-10) + 2**-24).half()
     if not torch.isfinite(scale).all():
         raise InputValueError("weights are not finite, or too large for eight bits; save them without compact=True")
-    byte = (groups / scale.float()).round().to(torch.int8)
-    return byte.view(values.shape), scale.squeeze(2)
+    if covariance is None:
+        byte = (groups / scale.float()).round()
+    else:
+        byte = _compensated(rows, scale.float().expand_as(groups).flatten(1), covariance)
+    return byte.to(torch.int8).view(values.shape), scale.squeeze(2)
+
+
+def _compensated(rows, scale, covariance):
+    """Return multiples of scales near rows ``(n_out, n_in)``, whose products with what scatters so are near, too."""
+    covariance = covariance.double()
+    # directions in which there is nothing must not take up all of the errors
+    covariance = covariance + _FLOOR * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
+    root = torch.linalg.cholesky(torch.linalg.inv(covariance), upper=True)
+    rows, scale = rows.double().clone(), scale.double()
+    byte = torch.zeros_like(rows)
+    for i in range(rows.shape[1]):
+        byte[:, i] = (rows[:, i] / scale[:, i]).round().clamp(-_LARGEST - 1, _LARGEST + 1)
+        left = (rows[:, i] - byte[:, i] * scale[:, i]) / root[i, i]
+        rows[:, i:] -= left[:, None] * root[i, i:]
+    return byte
 
 
 def matrix_from_bytes(byte, scale):

@@ -94,7 +94,7 @@ def save_weights(folder, info, model, density, head=None, lines=None, *, base=No
         Weights on disk that these come from.
     compact : bool, optional
         Store in few bits, see `StellarPerceptron.save`; changes to other weights stay as they are.
-        Distances between embeddings move by half a per cent.
+        Distances between embeddings move by a thousandth.
     """
     network = model.torch_model.state_dict()
     changes = None if base is None else _changes(base.model.torch_model.state_dict(), network)
@@ -183,7 +183,9 @@ def _packed_density(density):
     packed = {}
     for name, tensor in density.items():
         if tensor.ndim == 2:
-            packed[f"{name}_byte"], packed[f"{name}_scale"] = matrix_to_bytes(tensor.T)
+            # columns are eigenvectors over the roots of their variances
+            vectors = (tensor / (tensor**2).sum(dim=0).clamp(min=1e-30)).double()
+            packed[f"{name}_byte"], packed[f"{name}_scale"] = matrix_to_bytes(tensor.T, vectors @ vectors.T)
         else:
             packed[name] = tensor.half()
     return packed
