@@ -448,6 +448,10 @@ def seeded(seed, device):
         The seed.
     device : torch.device
         The device.
+
+    Yields
+    ------
+    None
     """
     generators = [torch.default_generator]
     if device.type == "mps":
