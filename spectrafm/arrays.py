@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, maximum_filter1d
+from scipy.ndimage import gaussian_filter1d, maximum_filter1d, minimum_filter1d
 
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
@@ -17,6 +17,9 @@ _FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _CELLS = 4
 # so many cells from a good pixel are covered by it, at least
 _CLOSE = 2
+
+# steps around one that say how wide it would be without a gap
+_AROUND = 7
 
 _DTYPES = dict.fromkeys(("wavelength", "flux", "sigma"), np.dtype(np.float64)) | {"good": np.dtype(bool)}
 
@@ -159,6 +162,44 @@ class SpectrumArrays:
         SpectrumArrays
         """
         return self if self.n_good <= n_pixel else dataclasses.replace(self, good=evenly(self.good, n_pixel))
+
+    def bridged(self, n_pixel):
+        """Return the same spectrum with its narrowest gaps filled: for pixels finer than what the instrument resolves.
+
+        Parameters
+        ----------
+        n_pixel : int
+            Most pixels that lack in a gap that is filled; none is where 0.
+
+        Returns
+        -------
+        SpectrumArrays
+            Of the good pixels alone, and those that are put between them, evenly: their flux is interpolated, their
+            error is the larger one beside the gap. Bad pixels and those that are not there are the same.
+        """
+        wavelength = self.wavelength[self.good]
+        steps = np.diff(wavelength)
+        if not n_pixel or not len(steps):
+            return self
+        # the smallest one around each step is what it would be without a gap
+        n_lacking = np.round(steps / minimum_filter1d(steps, _AROUND)).astype(int) - 1
+        gaps = np.flatnonzero((n_lacking > 0) & (n_lacking <= n_pixel))
+        if not len(gaps):
+            return self
+        left = np.repeat(gaps, n_lacking[gaps])
+        share = np.concatenate([np.arange(1, n + 1) / (n + 1) for n in n_lacking[gaps]])
+        flux, sigma = self.flux[self.good], self.sigma[self.good]
+
+        def filled(values, between):
+            return np.insert(values, left + 1, between)
+
+        return dataclasses.replace(
+            self,
+            wavelength=filled(wavelength, wavelength[left] + share * steps[left]),
+            flux=filled(flux, flux[left] + share * (flux[left + 1] - flux[left])),
+            sigma=filled(sigma, np.fmax(sigma[left], sigma[left + 1])),
+            good=np.ones(len(wavelength) + len(left), dtype=bool),
+        )
 
     def one_of(self, number, n_set, n_pixel):
         """Return the same spectrum with one of several sets of its good pixels, which lie evenly among each other.

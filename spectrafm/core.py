@@ -683,7 +683,7 @@ class SpectraFM:
         """
         domain = self.info.domains[number]
         most = self.model.most_pixels(len(known or ()))
-        prepared = [a.thinned(most) for a in prepared]
+        prepared = [a.bridged(domain.bridges).thinned(most) for a in prepared]
         settings = {"flux_kind": domain.flux_kind, "smallest_given": domain.smallest_given}
         return spectra_to_tokens(prepared, self.model.vocabulary, known, **settings)
 

@@ -72,6 +72,8 @@ class Domain:
     smallest_given : float
         Smallest error, in standard deviations of the quantity, that known quantities were given with in
         training; smaller ones count as none. Infinite where they never had any.
+    bridges : int
+        Most pixels that lack in a gap that the model sees filled, see `SpectrumArrays.bridged`.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Domain:
     expected: dict = field(default_factory=dict)
     predicts_flux: bool = False
     smallest_given: float = 0.0
+    bridges: int = 0
 
     def __post_init__(self):
         """Check the names, and turn lists of JSON into tuples."""

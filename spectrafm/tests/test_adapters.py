@@ -942,3 +942,26 @@ def test_real_apogee_files(shared_data):
         assert arrays.sigma[arrays.good].max() < 1e10
         assert arrays.counts["n_nonfinite_flux"] > 700
         assert arrays.snr > 100
+
+
+def test_bridged():
+    """Gaps of so many pixels are filled by straight lines, with the larger error; wider ones, and even steps, stay."""
+    wavelength = np.array([10.0, 11, 12, 14, 15, 16, 19, 20, 21, 25, 26, 27])
+    flux, sigma = 2.0 * wavelength, np.where(wavelength == 12, 0.5, 0.1)
+    good = wavelength != 11
+    star = SpectrumArrays(wavelength, flux, sigma, np.ones(12, dtype=bool))
+    full = star.bridged(2)
+    np.testing.assert_allclose(full.wavelength, [*range(10, 22), 25, 26, 27])
+    np.testing.assert_allclose(full.flux, 2 * full.wavelength)
+    assert full.sigma[3] == 0.5
+    assert full.good.all()
+    np.testing.assert_allclose(star.bridged(3).wavelength, np.arange(10, 28))
+    assert star.bridged(0) is star
+    # bad pixels are as if they were not there; no errors stay none
+    np.testing.assert_allclose(replace(star, good=good).bridged(2).wavelength, full.wavelength)
+    assert np.isnan(replace(star, sigma=np.full(12, np.nan)).bridged(2).sigma).all()
+    even = SpectrumArrays(wavelength[:3], flux[:3], sigma[:3], np.ones(3, dtype=bool))
+    assert even.bridged(4) is even
+    smooth = np.geomspace(10, 11, 50)
+    alike = SpectrumArrays(smooth, smooth, np.ones(50), np.ones(50, dtype=bool))
+    assert alike.bridged(4) is alike

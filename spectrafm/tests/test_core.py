@@ -254,6 +254,26 @@ def test_density_of_any_domain(fm, name, compact, tmp_path):
     np.testing.assert_allclose(SpectraFM.load(tmp_path).distances(perception, name), expected, rtol=0.01)
 
 
+def test_bridged_gaps(fm):
+    """Where a domain says so, narrow gaps are bridged, masked or not there; what was measured is counted, and shown."""
+    bridging, lacking = changed(fm, bridges=2), np.zeros(60, dtype=bool)
+    lacking[[7, 30, 31]] = True
+    star = list(from_arrays(WAVELENGTH, TABLE.flux[:1], TABLE.sigma[:1]))[0]
+    holes = replace(star, good=~lacking)
+    cut = list(from_arrays(WAVELENGTH[~lacking], TABLE.flux[:1, ~lacking], TABLE.sigma[:1, ~lacking]))[0]
+    tables = [bridging.infer([one]) for one in (star, holes, cut)]
+    assert [int(t["n_pixels_used"][0]) for t in tables] == [60, 57, 57]
+    np.testing.assert_array_equal(numbers(tables[1]), numbers(tables[2]))
+    away = [np.abs(numbers(weights.infer([holes])) - numbers(weights.infer([star]))) for weights in (bridging, fm)]
+    assert (away[0] < away[1]).mean() > 0.5
+    seen = bridging.tokens([bridging.prepare(holes, 0)], 0)
+    assert seen.token.shape[1] == 60
+    np.testing.assert_allclose(np.sort(seen.wavelength[0].numpy()), WAVELENGTH)
+    # all of them have a sensitivity
+    assert len(bridging.sensitivity(holes, "teff")) == 60
+    assert len(fm.sensitivity(holes, "teff")) == 57
+
+
 def test_known(fm):
     """Known quantities are inputs: as number, array, Quantity, column; NaN and masked are not known."""
     spectra = [spectrum(0), spectrum(1)]

@@ -65,6 +65,17 @@ def recipe():
     )
 
 
+def test_bridges(recipe, monkeypatch, tmp_path):
+    """What a domain says of gaps is in the weights, and has to be a number of pixels."""
+    with pytest.raises(ConfigError, match="bridges must be an integer, 0 or more, not -1"):
+        DomainConfig(bridges=-1)
+    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
+    short = dataclasses.replace(
+        recipe, domains={"tiny": DomainConfig(bridges=3)}, fit=FitConfig(steps=2, batch_size=16, warmup_steps=1)
+    )
+    assert train_recipe(short, "nowhere", tmp_path).info.domains[0].bridges == 3
+
+
 def test_packaged_recipes():
     """Every packaged recipe is consistent, and settings can be replaced by section."""
     assert "gaia_xp" in recipe_names()

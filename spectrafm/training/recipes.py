@@ -30,14 +30,20 @@ class DomainConfig(Config):
         Settings of the normaliser.
     flux_kind : {"relative_sed", "continuum_normalized"}
         Kind of flux.
+    bridges : int
+        Most pixels that lack in a gap that the model sees filled, once it is trained, see
+        `~spectrafm.arrays.SpectrumArrays.bridged`: for pixels finer than the instrument resolves.
     """
 
     normalizer: dict = dataclasses.field(default_factory=lambda: {"name": "median"})
     flux_kind: str = "relative_sed"
+    bridges: int = 0
 
     def __post_init__(self):
         """Check the settings."""
         normalizer_from_dict(self.normalizer)
+        if not isinstance(self.bridges, int) or self.bridges < 0:
+            raise ConfigError(f"DomainConfig: bridges must be an integer, 0 or more, not {self.bridges!r}")
         if self.flux_kind not in ("relative_sed", "continuum_normalized"):
             raise ConfigError(
                 f"DomainConfig: flux_kind must be 'relative_sed' or 'continuum_normalized', not {self.flux_kind!r}"

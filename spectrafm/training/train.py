@@ -481,6 +481,7 @@ def _describe_domain(name, recipe, calibration):
         label_ranges={k: [float(q) for q in np.quantile(v, (0.001, 0.999))] for k, v in samples.items()},
         predicts_flux=any(e["predicts_flux"] for e in extents),
         smallest_given=max(e["smallest_given"] for e in extents),
+        bridges=recipe.domains[name].bridges,
     )
 
 
