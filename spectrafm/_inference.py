@@ -50,6 +50,15 @@ def infer_stars(
     usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
     used = set(domains[usable])
     labels = wanted_labels(fm, labels, known, used)
+    told = {name for number in used for name in fm.info.domains[number].labels}
+    if used and (untold := [name for name in labels if name not in told]):
+        kinds = ", ".join(fm.info.domains[number].name for number in sorted(used))
+        warnings.warn(
+            f"labels: spectra of {kinds} do not tell {', '.join(untold)}; what is asked of them is masked. They tell "
+            f"{', '.join(name for name in fm.labels if name in told)}",
+            SpectraFMWarning,
+            stacklevel=3,
+        )
     values, errors = np.full((2, n_star, len(labels)), np.nan)
     flag, n_used = np.zeros((2, n_star), dtype=np.int64)
     snr = np.full(n_star, np.nan)
@@ -67,7 +76,8 @@ def infer_stars(
     masked = (flag & MASKING_FLAGS) != 0
     values[masked], errors[masked] = np.nan, np.nan
     if masked.any():
-        problems = [f"row {i}: {arrays[i].problem}" for i in np.flatnonzero(masked) if arrays[i].problem]
+        reasons = [(i, arrays[i].problem or _elsewhere(arrays[i], flag[i])) for i in np.flatnonzero(masked)]
+        problems = [f"row {i}: {reason}" for i, reason in reasons if reason]
         warnings.warn(
             f"{masked.sum()} of {n_star} rows are masked, see their flags" + "".join(f"; {p}" for p in problems[:3]),
             SpectraFMWarning,
@@ -81,6 +91,14 @@ def infer_stars(
         meta["unproven"] = ", ".join(name for name in labels if name in unproven)
     columns = {"flag": flag, "n_pixels_used": n_used, "snr": snr, "identifier": [a.identifier for a in arrays]}
     return label_table(labels, values, errors, **columns, meta=meta), diagnoses
+
+
+def _elsewhere(star, flag):
+    """Return in words where the pixels of a star are that no domain covers, or nothing."""
+    if not flag & Flag.NO_OVERLAP or not star.n_good:
+        return ""
+    low, high = star.wavelength[star.good][[0, -1]]
+    return f"pixels from {low:.5g} to {high:.5g} Angstrom, where these weights see nothing; plain numbers are Angstrom"
 
 
 def wanted_labels(fm, labels, known, domains):

@@ -182,9 +182,11 @@ def _domain_for(fm, wavelength, name):
         number = fm.info.domain_of(wanted)
     domain = domains[number]
     if not domain.inside(wavelength).all():
-        low, high = domain.wavelength_range
+        kinds = [d for d in domains if d.predicts_flux] if name is None and able else [domain]
+        covered = ["{} covers {:.0f} to {:.0f} Angstrom".format(d.name, *d.wavelength_range) for d in kinds]
+        others = [d.name for d in domains if not d.predicts_flux and d not in kinds]
         raise InputValueError(
-            f"spectral_axis: from {wavelength.min():.0f} to {wavelength.max():.0f} Angstrom; "
-            f"{domain.name} covers {low:.0f} to {high:.0f} Angstrom"
+            f"spectral_axis: from {wavelength.min():.0f} to {wavelength.max():.0f} Angstrom; {', '.join(covered)}"
+            + (f"; no flux of {', '.join(others)} is predicted" if others else "")
         )
     return number

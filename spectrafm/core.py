@@ -279,7 +279,7 @@ class SpectraFM:
         Warns
         -----
         SpectraFMWarning
-            Some rows are masked.
+            Some rows are masked, or labels that none of these spectra tell.
         """
         door = _door(medium, radial_velocity, resolving_power, mask_policy)
         table, _ = infer_stars(self, spectra, labels, known, batch_size=batch_size, progress=progress, **door)

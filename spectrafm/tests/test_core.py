@@ -254,6 +254,24 @@ def test_density_of_any_domain(fm, name, compact, tmp_path):
     np.testing.assert_allclose(SpectraFM.load(tmp_path).distances(perception, name), expected, rtol=0.01)
 
 
+def test_labels_that_spectra_do_not_tell(fm):
+    """What is asked of spectra that cannot tell it is masked, and said."""
+    poor = changed(fm, labels=("teff",))
+    rich = replace(fm.info.domains[0], name="rich", wavelength_range=(3950.0, 5000.0), labels=("logg",))
+    both = SpectraFM(fm.model, replace(fm.info, domains=(poor.info.domains[0], rich)))
+    with pytest.warns(SpectraFMWarning, match="labels: spectra of tiny do not tell logg; .* masked. They tell teff"):
+        table = both.infer(spectrum(), labels=["teff", "logg"])
+    assert bool(table["logg"].mask[0])
+    assert not bool(table["teff"].mask[0])
+
+
+def test_wavelengths_in_another_unit(fm):
+    """Where pixels lie where nothing is seen, the warning says where that is."""
+    with pytest.warns(SpectraFMWarning, match="row 0: pixels from 400 to 900 Angstrom, .* plain numbers are Angstrom"):
+        table = fm.infer(from_arrays(WAVELENGTH / 10, TABLE.flux[0], TABLE.sigma[0]))
+    assert table["flag"][0] & Flag.NO_OVERLAP
+
+
 def test_bridged_gaps(fm):
     """Where a domain says so, narrow gaps are bridged, masked or not there; what was measured is counted, and shown."""
     bridging, lacking = changed(fm, bridges=2), np.zeros(60, dtype=bool)

@@ -126,7 +126,7 @@ def test_predict_coarse_spectrum():
     assert spectrum.meta["domain"] == "optical"
     assert (np.abs(spectrum.flux.value - 1) < 0.5).all()
     assert (spectrum.uncertainty.array < 0.1).all()
-    with pytest.raises(InputValueError, match="optical covers 3549 to 7450 Angstrom"):
+    with pytest.raises(InputValueError, match="optical covers 3549 to 7450 Angstrom; no flux of gaia_xp is predicted"):
         fm.predict_spectrum(labels, axis + 300 * u.AA, resolving_power=2000)
     for changes, message in (
         ({"labels": labels | {"vsini": 0.0}}, r"labels\['vsini'\]: 0 in row 0, expected positive"),
