@@ -50,7 +50,7 @@ def infer_stars(
     usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
     used = set(domains[usable])
     labels = wanted_labels(fm, labels, known, used)
-    told = {name for number in used for name in fm.info.domains[number].labels}
+    told = _told_by(fm, used)
     if used and (untold := [name for name in labels if name not in told]):
         kinds = ", ".join(fm.info.domains[number].name for number in sorted(used))
         warnings.warn(
@@ -127,8 +127,7 @@ def wanted_labels(fm, labels, known, domains):
     """
     if labels is None:
         # where no star can be used, nothing is left out
-        kinds = [fm.info.domains[number] for number in domains] or fm.info.domains
-        told = {name for kind in kinds for name in kind.labels}
+        told = _told_by(fm, domains or range(len(fm.info.domains)))
         return tuple(name for name in fm.labels if name in told and name not in known)
     if not isinstance(labels, Iterable):
         raise InputTypeError(f"labels: {labels!r}, expected names such as ['teff', 'logg']")
@@ -140,6 +139,11 @@ def wanted_labels(fm, labels, known, domains):
     if both:
         raise InputValueError(f"labels: {both} asked for and given in known; leave them out of one of the two")
     return labels
+
+
+def _told_by(fm, domains):
+    """Return the labels that spectra of some domains, given by their numbers, tell."""
+    return {name for number in domains for name in fm.info.domains[number].labels}
 
 
 def provenance(fm, spectra):

@@ -45,6 +45,43 @@ def not_fractions(config, names):
     return [f"{name} must be in [0, 1], not {value!r}" for name, value in values.items() if not 0 <= value <= 1]
 
 
+def not_counts(config, names):
+    """Return what is wrong with settings that must be positive integers, as `not_fractions`.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+    names : sequence of str
+        Names of the settings.
+
+    Returns
+    -------
+    list of str
+    """
+    values = {name: getattr(config, name) for name in names}
+    wrong = {name: value for name, value in values.items() if not isinstance(value, int) or value < 1}
+    return [f"{name} must be a positive integer, not {value!r}" for name, value in wrong.items()]
+
+
+def negative(config, names):
+    """Return what is wrong with settings that must not be negative, as `not_fractions`.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+    names : sequence of str
+        Names of the settings.
+
+    Returns
+    -------
+    list of str
+    """
+    values = {name: getattr(config, name) for name in names}
+    return [f"{name} must not be negative, not {value!r}" for name, value in values.items() if not value >= 0]
+
+
 class Config:
     """Conversion to and from plain dictionaries, shared by all configurations."""
 
@@ -240,8 +277,7 @@ class ModelConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
-        problems = []
-        for name in (
+        names = (
             "context_length",
             "embedding_dim",
             "patch_size",
@@ -251,10 +287,8 @@ class ModelConfig(Config):
             "readout_dense",
             "opinion_knots",
             "opinion_components",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                problems.append(f"{name} must be a positive integer, not {value!r}")
+        )
+        problems = not_counts(self, names)
         for part in ("encoder", "decoder"):
             heads, dense = getattr(self, f"{part}_heads"), getattr(self, f"{part}_dense")
             if not heads or len(heads) != len(dense):
@@ -424,11 +458,7 @@ class AugmentationConfig(Config):
         """Refuse contradictions, all in one error."""
         fractions = ("noise_probability", "withhold_sigma", "drop_pixels", "window", "give_quantity")
         problems = not_fractions(self, fractions)
-        problems += [
-            f"{name} must not be negative, not {getattr(self, name)!r}"
-            for name in ("noise", "noise_correlation", "flux_requests", "flux_weight")
-            if getattr(self, name) < 0
-        ]
+        problems += negative(self, ("noise", "noise_correlation", "flux_requests", "flux_weight"))
         if not 0 <= self.quantities_only <= self.give_quantity:
             problems.append(
                 f"quantities_only must be in [0, give_quantity = {self.give_quantity!r}], not {self.quantities_only!r}"
@@ -507,11 +537,7 @@ class FitConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
-        problems = [
-            f"{name} must be a positive integer, not {getattr(self, name)!r}"
-            for name in ("steps", "batch_size", "validation_every", "checkpoint_every", "log_every")
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1
-        ]
+        problems = not_counts(self, ("steps", "batch_size", "validation_every", "checkpoint_every", "log_every"))
         if not self.learning_rate > 0 or not self.clip_norm > 0:
             problems.append("learning_rate and clip_norm must be positive")
         if not 0 <= self.beta <= 1 or not self.source_clip_norm >= 0:

@@ -65,14 +65,11 @@ class SecondOpinion(SpectrumComponents):
             Values and logarithms of their variances ``(n_star, n_label)``, standardised, 0 where there is no opinion,
             and which stars there is one of ``(n_star,)``; None where there is none of any.
         """
-        pixel = self.sees(tokens)
-        there = pixel.any(dim=1)
-        if not bool(there.any()):
+        if not bool(self.sees(tokens).any()):
             return None
         with _without_autocast(tokens.value):
-            some = (tokens.value.float(), tokens.sigma.float(), tokens.wavelength, pixel)
-            seen = self.coefficients(*self.normal_equations(*(t[there.to(t.device)] for t in some)))
-            told = self(self.inputs(*seen))
+            inputs, there = self.inputs(tokens)
+            told = self(inputs)
         empty = told[0].new_zeros(len(there), told[0].shape[1])
         return *(empty.masked_scatter(there[:, None], t) for t in told), there
 
@@ -93,22 +90,27 @@ class SecondOpinion(SpectrumComponents):
         inside = (tokens.wavelength >= low) & (tokens.wavelength <= high)
         return (tokens.token == self.flux_token) & inside.to(tokens.token.device)
 
-    @staticmethod
-    def inputs(coefficient, variance):
-        """Return what the layers see, not yet standardised.
+    def inputs(self, tokens):
+        """Return what the layers see of stars, not yet standardised.
 
         Parameters
         ----------
-        coefficient, variance : torch.Tensor
-            ``(n_star, n_component)``, from `coefficients`.
+        tokens : Tokens
+            A padded batch.
 
         Returns
         -------
-        torch.Tensor
-            ``(n_star, 2 * n_component)``.
+        inputs : torch.Tensor
+            ``(n_seen, 2 * n_component)`` of stars with pixels that it sees.
+        there : torch.Tensor
+            ``(n_star,)`` bool, which stars these are.
         """
+        pixel = self.sees(tokens)
+        there = pixel.any(dim=1)
+        star = (tokens.value.float(), tokens.sigma.float(), tokens.wavelength, pixel)
+        coefficient, variance = self.coefficients(*self.normal_equations(*(t[there.to(t.device)] for t in star)))
         # stars far from all others have coefficients of hundreds
-        return torch.cat((torch.asinh(coefficient), torch.log(variance.clamp(min=_NOTHING))), dim=1)
+        return torch.cat((torch.asinh(coefficient), torch.log(variance.clamp(min=_NOTHING))), dim=1), there
 
     def forward(self, inputs):
         """Tell labels.
@@ -116,7 +118,7 @@ class SecondOpinion(SpectrumComponents):
         Parameters
         ----------
         inputs : torch.Tensor
-            ``(n_star, 2 * n_component)``, from `inputs`.
+            ``(n_star, 2 * n_component)``, see the method of this name.
 
         Returns
         -------

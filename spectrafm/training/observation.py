@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..stellarperceptron.config import Config, not_fractions, refuse
+from ..stellarperceptron.config import Config, negative, not_fractions, refuse
 
 __all__ = ["Observation", "ObservationConfig", "disturb_lines", "draw_observation", "joined"]
 
@@ -106,11 +106,7 @@ class ObservationConfig(Config):
             for name in ("resolving_power", "max_pixels", "narrowest")
             if not getattr(self, name) > 0
         ]
-        problems += [
-            f"{name} must not be negative, not {getattr(self, name)!r}"
-            for name in ("uneven_noise", "tilt", "velocity", "largest_velocity", "line_error", "veil")
-            if not getattr(self, name) >= 0
-        ]
+        problems += negative(self, ("uneven_noise", "tilt", "velocity", "largest_velocity", "line_error", "veil"))
         refuse("ObservationConfig", problems)
 
     def undisturbed(self, **changes):

@@ -9,7 +9,7 @@ import torch
 
 from ..exceptions import TrainingError
 from ..stellarperceptron import StellarPerceptron
-from ..stellarperceptron.config import Config, refuse
+from ..stellarperceptron.config import Config, negative, not_counts, refuse
 from ..stellarperceptron.nn_utils import robust_mean_squared_error, seeded_generator
 from .epochs import train_layers
 from .spectrum_fits import learn_fits
@@ -74,16 +74,8 @@ class ReadoutConfig(Config):
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
         problems = [] if self.sources else ["sources must name some of the sources of the recipe"]
-        problems += [
-            f"{name} must be a positive integer, not {getattr(self, name)!r}"
-            for name in ("n_star", "batch_size", "epochs", "n_fit", "fit_epochs")
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1
-        ]
-        problems += [
-            f"{name} must not be negative, not {getattr(self, name)!r}"
-            for name in ("learning_rate", "weight_decay", "beta")
-            if not getattr(self, name) >= 0
-        ]
+        problems += not_counts(self, ("n_star", "batch_size", "epochs", "n_fit", "fit_epochs"))
+        problems += negative(self, ("learning_rate", "weight_decay", "beta"))
         if not all(factor >= 1 for factor in self.doubt):
             problems.append(f"doubt must be factors of 1 or more, not {self.doubt!r}")
         refuse("ReadoutConfig", problems)

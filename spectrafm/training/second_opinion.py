@@ -8,7 +8,7 @@ import torch
 
 from ..exceptions import TrainingError
 from ..stellarperceptron import StellarPerceptron
-from ..stellarperceptron.config import Config, refuse
+from ..stellarperceptron.config import Config, negative, not_counts, refuse
 from ..stellarperceptron.nn_utils import robust_mean_squared_error, seeded, seeded_generator
 from ..stellarperceptron.second_opinion import weighed
 from .epochs import train_layers
@@ -68,16 +68,8 @@ class OpinionConfig(Config):
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
         problems = [] if self.source else ["source must name a table of the recipe"]
-        problems += [
-            f"{name} must be a positive integer, not {getattr(self, name)!r}"
-            for name in ("n_star", "batch_size", "epochs")
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1
-        ]
-        problems += [
-            f"{name} must not be negative, not {getattr(self, name)!r}"
-            for name in ("learning_rate", "weight_decay", "beta")
-            if not getattr(self, name) >= 0
-        ]
+        problems += not_counts(self, ("n_star", "batch_size", "epochs"))
+        problems += negative(self, ("learning_rate", "weight_decay", "beta"))
         refuse("OpinionConfig", problems)
 
 
@@ -193,14 +185,14 @@ def _seen(opinion, batches, device):
     columns = []
     for batch in batches:
         batch = batch.to(device)
-        tokens = batch.tokens
-        there = opinion.sees(tokens)
-        seen = (tokens.value, tokens.sigma, tokens.wavelength, there)
-        inputs = opinion.inputs(*opinion.coefficients(*opinion.normal_equations(*seen)))
-        labels = (opinion.labels_of(batch.request_token, values) for values in (batch.target, batch.target_sigma))
-        rows = there.any(dim=1)
-        columns.append([values[rows] for values in (inputs, *labels)])
+        inputs, there = opinion.inputs(batch.tokens)
+        columns.append([inputs, *(labels[there] for labels in _labels(opinion, batch))])
     return [torch.cat(parts) for parts in zip(*columns, strict=True)]
+
+
+def _labels(opinion, batch):
+    """Return the labels of the stars of a batch and the errors of these, ``(n_star, n_label)`` each."""
+    return [opinion.labels_of(batch.request_token, values) for values in (batch.target, batch.target_sigma)]
 
 
 def _learn_trust(network, calibrating, seed):
@@ -214,9 +206,8 @@ def _learn_trust(network, calibrating, seed):
                 continue
             token, nowhere = opinion.tokens.expand(len(batch.target), -1), batch.request_wavelength.new_zeros(())
             alone = network.decode(replace(memory, opinion=None), token, nowhere.expand(token.shape))[:2]
-            labels = (opinion.labels_of(batch.request_token, values) for values in (batch.target, batch.target_sigma))
             rows = memory.opinion[2]
-            columns.append([values[rows] for values in (*alone, *memory.opinion[:2], *labels)])
+            columns.append([values[rows] for values in (*alone, *memory.opinion[:2], *_labels(opinion, batch))])
     if not columns:
         opinion.trust.data.zero_()
         return
