@@ -423,6 +423,10 @@ class AugmentationConfig(Config):
         Fraction of stars that get extra noise.
     noise_correlation : float
         Largest correlation length of the extra noise in pixels.
+    reddening : float
+        Most dust that is put in front of a star, beside that in front of it, as A(V) [mag], even from none at all.
+    reddening_probability : float
+        Fraction of stars that get such dust; those that are given photometry do not.
     withhold_sigma : float
         Fraction of stars whose flux errors are withheld.
     drop_pixels : float
@@ -446,6 +450,8 @@ class AugmentationConfig(Config):
     noise: float = 0.0
     noise_probability: float = 0.5
     noise_correlation: float = 0.0
+    reddening: float = 0.0
+    reddening_probability: float = 0.5
     withhold_sigma: float = 0.0
     drop_pixels: float = 0.0
     window: float = 0.0
@@ -456,9 +462,9 @@ class AugmentationConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
-        fractions = ("noise_probability", "withhold_sigma", "drop_pixels", "window", "give_quantity")
-        problems = not_fractions(self, fractions)
-        problems += negative(self, ("noise", "noise_correlation", "flux_requests", "flux_weight"))
+        chances = ("noise_probability", "reddening_probability")
+        problems = not_fractions(self, (*chances, "withhold_sigma", "drop_pixels", "window", "give_quantity"))
+        problems += negative(self, ("noise", "noise_correlation", "reddening", "flux_requests", "flux_weight"))
         if not 0 <= self.quantities_only <= self.give_quantity:
             problems.append(
                 f"quantities_only must be in [0, give_quantity = {self.give_quantity!r}], not {self.quantities_only!r}"

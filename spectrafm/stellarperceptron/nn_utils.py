@@ -211,6 +211,8 @@ class TrainingGenerator:
             raise InputValueError(f"targets: {missing} not in the table; it has {', '.join(table.names)}")
         self.batch_size, self.context_length, self.patch_size = batch_size, context_length, patch_size
         self.augmentation = augmentation or AugmentationConfig()
+        if self.augmentation.reddening and table.extinction is None:
+            raise InputValueError("augmentation: reddening needs the extinction of the table, which has none")
         self.divisor, self.seed, self.rank, self.world_size = divisor, seed, rank, world_size
         self.pixel_token = vocabulary.tokens(np.broadcast_to(table.flux_name, np.shape(table.flux)[1]), "flux_name")
         known = [name in vocabulary for name in table.names]
@@ -275,10 +277,13 @@ class TrainingGenerator:
         wavelength = as_native(table.wavelength, np.float64)
         wavelength = np.broadcast_to(wavelength if wavelength.ndim == 1 else wavelength[stars], flux.shape)
         there = np.isfinite(flux)
-        clean, clean_sigma, good = flux, sigma, there
         values = as_native(table.values[stars], np.float64)
         errors = np.full_like(values, np.nan) if table.errors is None else as_native(table.errors[stars], np.float64)
         given, only = self._draw_given(np.isfinite(values[:, self.given_columns]), rng)
+        if rng is not None and self.augmentation.reddening:
+            passed = self._draw_dust(stars, given, rng)
+            flux, sigma = flux * passed, sigma * passed
+        clean, clean_sigma, good = flux, sigma, there
         if rng is not None:
             flux, sigma = self._add_noise(flux, sigma, rng)
             sigma = np.where(rng.random((n_star, 1)) < self.augmentation.withhold_sigma, np.nan, sigma)
@@ -324,6 +329,18 @@ class TrainingGenerator:
         amount = np.where(np.isfinite(sigma), amount, 0.0).astype(np.float32)
         extra = amount * np.nan_to_num(sigma, nan=0.0)
         return flux + extra * noise, sigma * np.sqrt(1 + amount**2)
+
+    def _draw_dust(self, stars, given, rng):
+        """Return the part of the flux that more dust lets through, ``(n_star, n_pixel)`` float32."""
+        settings, n_star = self.augmentation, len(given)
+        hit = rng.random((n_star, 1)) < settings.reddening_probability
+        # magnitudes and extinctions in the table are those behind the dust that there is
+        beside = ~np.isin(self.given_columns, self.target_columns)
+        hit &= ~(given & beside).any(axis=1, keepdims=True)
+        curve = self.table.extinction
+        curve = as_native(curve if np.ndim(curve) == 1 else curve[stars], np.float64)
+        dust = np.where(hit, rng.uniform(0, settings.reddening, (n_star, 1)), 0.0)
+        return (10 ** (-0.4 * dust * curve)).astype(np.float32)
 
     def _draw_pixels(self, n_star, n_pixel, rng):
         settings = self.augmentation

@@ -179,6 +179,8 @@ class TokenTable:
         Names of the quantities.
     flux_name : str or sequence of str
         Name of the flux token, one for all pixels or one a pixel (paper).
+    extinction : array_like or None
+        A(wavelength) / A(V) at the wavelengths, in their shape; needed where training reddens stars.
 
     Raises
     ------
@@ -193,6 +195,7 @@ class TokenTable:
     errors: np.ndarray | None
     names: tuple
     flux_name: str | tuple = "flux"
+    extinction: np.ndarray | None = None
 
     def __post_init__(self):
         """Check the shapes against each other."""
@@ -203,10 +206,11 @@ class TokenTable:
             "sigma": ((n_star, n_pixel),),
             "values": ((n_star, len(self.names)),),
             "errors": ((n_star, len(self.names)),),
+            "extinction": (np.shape(self.wavelength),),
         }
         for name, shapes in expected.items():
             array = getattr(self, name)
-            if array is None and name in ("sigma", "errors"):
+            if array is None and name in ("sigma", "errors", "extinction"):
                 continue
             if np.shape(array) not in shapes:
                 raise InputValueError(

@@ -215,6 +215,44 @@ def test_noise_level():
     np.testing.assert_allclose(np.std(value / np.maximum(added, 1e-4)), 1, atol=0.05)
 
 
+def test_reddening():
+    """Some stars are seen through more dust, flux and errors alike; those that are given photometry are not."""
+    table = tiny_table(2000)
+    table.flux[:] = 1.0
+    curve = np.linspace(2.0, 0.5, len(WAVELENGTH))
+    settings = AugmentationConfig(reddening=3.0, reddening_probability=0.4)
+    vocabulary = Vocabulary(["flux", *QUANTITIES], flux=["flux"])
+    rows = np.broadcast_to(WAVELENGTH, table.flux.shape)
+    curves = curve * np.array([[1.0], [2.0]]).repeat(1000, axis=0)
+    for dusty, stars in (
+        (replace(table, extinction=curve), 1.0),
+        (replace(table, wavelength=rows, extinction=curves), 2.0),
+    ):
+        drawn = TrainingGenerator(dusty, vocabulary, ["teff", "logg"], batch_size=2000, augmentation=settings, patch_size=2)
+        batch = drawn.draw(np.arange(2000), np.random.default_rng(1))
+        magnitudes = -2.5 * np.log10(batch.tokens.value[:, :60].numpy() + 1e-12)
+        dust = magnitudes[:, :1] / curve[0]
+        dust[1000:] /= stars
+        np.testing.assert_allclose(np.mean(dust > 1e-3), 0.4, atol=0.04)
+        assert 2.9 < dust.max() < 3.0
+        np.testing.assert_allclose(magnitudes[:1000], dust[:1000] * curve, atol=1e-5)
+        np.testing.assert_allclose(magnitudes[1000:], dust[1000:] * stars * curve, atol=1e-5)
+        np.testing.assert_allclose(batch.tokens.sigma[:, :60], 0.01 * 10 ** (-0.4 * magnitudes), rtol=1e-4)
+    settings = replace(settings, reddening_probability=1.0, give_quantity=0.6, flux_requests=3)
+    drawn = TrainingGenerator(dusty, vocabulary, ["teff", "logg"], batch_size=2000, augmentation=settings, patch_size=2)
+    batch = drawn.draw(np.arange(2000), np.random.default_rng(4))
+    given = (batch.tokens.token == vocabulary.tokens(["k_mag"])[0]).any(dim=1)
+    bright = (batch.tokens.value[:, :60] == 1).all(dim=1)
+    assert 0 < given.float().mean() < 0.5
+    assert torch.equal(given, bright)
+    # the fluxes that are asked for are those behind the dust, too
+    assert torch.equal(given, (batch.target[:, 2:] == 1).all(dim=1))
+    with pytest.raises(InputValueError, match="reddening needs the extinction of the table, which has none"):
+        TrainingGenerator(table, vocabulary, ["teff"], augmentation=settings)
+    with pytest.raises(InputValueError, match=r"extinction: shape \(3,\), expected \(60,\)"):
+        replace(table, extinction=np.ones(3))
+
+
 def test_withheld_sigma_and_windows():
     """The wanted fractions of stars lose their errors and their pixels."""
     table = tiny_table(2000)

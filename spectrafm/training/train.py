@@ -23,6 +23,7 @@ from ..stellarperceptron.trainer import process_group, processes
 from ..tokens import flux_name
 from ..weights_info import LARGE_ERROR, Domain, WeightsInfo
 from .ahead import AheadStream
+from .dust import extinction
 from .observed import ObservedSource
 from .readout import set_doubt, with_readout
 from .recipes import load_recipe
@@ -192,6 +193,8 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
                 moved = observed(MovedLibrarySource(data, rows[0], names, **known))
         else:
             table = token_table(data, names, flux_name(vocabulary, domain.flux_kind))
+            if source.augmentation.reddening:
+                table = replace(table, extinction=extinction(table.wavelength))
             share = source.share / sum(s.share for s in recipe.sources.values())
             generator = TrainingGenerator(
                 table,
