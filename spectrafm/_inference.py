@@ -14,7 +14,7 @@ from .known import known_quantities
 from .results import label_table
 from .tokens import star_batches
 
-__all__ = ["infer_stars", "provenance", "wanted_labels"]
+__all__ = ["elsewhere", "infer_stars", "provenance", "told_by", "wanted_labels"]
 
 
 def infer_stars(
@@ -50,7 +50,7 @@ def infer_stars(
     usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
     used = set(domains[usable])
     labels = wanted_labels(fm, labels, known, used)
-    told = _told_by(fm, used)
+    told = told_by(fm, used)
     if used and (untold := [name for name in labels if name not in told]):
         kinds = ", ".join(fm.info.domains[number].name for number in sorted(used))
         warnings.warn(
@@ -76,7 +76,7 @@ def infer_stars(
     masked = (flag & MASKING_FLAGS) != 0
     values[masked], errors[masked] = np.nan, np.nan
     if masked.any():
-        reasons = [(i, arrays[i].problem or _elsewhere(arrays[i], flag[i])) for i in np.flatnonzero(masked)]
+        reasons = [(i, arrays[i].problem or elsewhere(arrays[i], flag[i])) for i in np.flatnonzero(masked)]
         problems = [f"row {i}: {reason}" for i, reason in reasons if reason]
         warnings.warn(
             f"{masked.sum()} of {n_star} rows are masked, see their flags" + "".join(f"; {p}" for p in problems[:3]),
@@ -85,16 +85,29 @@ def infer_stars(
         )
     unproven = {k for number in used for k in fm.info.domains[number].unproven}
     meta = provenance(fm, given)
-    if known:
-        meta["known"] = ", ".join(known)
+    if given_names := [name for name, (its, _) in known.items() if np.isfinite(its).any()]:
+        meta["known"] = ", ".join(given_names)
     if unproven & set(labels):
         meta["unproven"] = ", ".join(name for name in labels if name in unproven)
     columns = {"flag": flag, "n_pixels_used": n_used, "snr": snr, "identifier": [a.identifier for a in arrays]}
     return label_table(labels, values, errors, **columns, meta=meta), diagnoses
 
 
-def _elsewhere(star, flag):
-    """Return in words where the pixels of a star are that no domain covers, or nothing."""
+def elsewhere(star, flag):
+    """Say where the pixels of a star are that no domain covers.
+
+    Parameters
+    ----------
+    star : SpectrumArrays
+        Its spectrum.
+    flag : int
+        Its flags.
+
+    Returns
+    -------
+    str
+        "" where a domain covers them.
+    """
     if not flag & Flag.NO_OVERLAP or not star.n_good:
         return ""
     low, high = star.wavelength[star.good][[0, -1]]
@@ -110,39 +123,53 @@ def wanted_labels(fm, labels, known, domains):
         Weights.
     labels : str or sequence of str or None
         As for `SpectraFM.infer`.
-    known : dict
-        By name, what is given.
+    known : dict of str to (numpy.ndarray, numpy.ndarray)
+        What is given, as `~spectrafm.known.known_quantities` returns it.
     domains : set of int
         Numbers of the domains of the stars that can be used.
 
     Returns
     -------
     tuple of str
-        Those asked for, or, when left out, all that such stars tell and that are not given.
+        Those asked for, or, when left out, all that such stars tell and that are not given for all of them.
 
     Raises
     ------
     InputTypeError, InputValueError
-        No names; none, one that these weights do not know, or one that is given.
+        No names; none, one that these weights do not know, or one that is given for all stars.
     """
+    given = [name for name, (values, _) in known.items() if np.isfinite(values).all()]
     if labels is None:
         # where no star can be used, nothing is left out
-        told = _told_by(fm, domains or range(len(fm.info.domains)))
-        return tuple(name for name in fm.labels if name in told and name not in known)
+        told = told_by(fm, domains or range(len(fm.info.domains)))
+        return tuple(name for name in fm.labels if name in told and name not in given)
     if not isinstance(labels, Iterable):
         raise InputTypeError(f"labels: {labels!r}, expected names such as ['teff', 'logg']")
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
     unknown = [name for name in labels if name not in fm.labels]
     if unknown or not labels:
         raise InputValueError(f"labels: {unknown or 'none'} asked for; these weights know {', '.join(fm.labels)}")
-    both = [name for name in labels if name in known]
+    both = [name for name in labels if name in given]
     if both:
-        raise InputValueError(f"labels: {both} asked for and given in known; leave them out of one of the two")
+        raise InputValueError(f"labels: {both} asked for and given in known for all; leave them out of one of the two")
     return labels
 
 
-def _told_by(fm, domains):
-    """Return the labels that spectra of some domains, given by their numbers, tell."""
+def told_by(fm, domains):
+    """Return the labels that spectra of some domains tell.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    domains : iterable of int
+        Numbers of the domains.
+
+    Returns
+    -------
+    set of str
+        Labels that one of them tells.
+    """
     return {name for number in domains for name in fm.info.domains[number].labels}
 
 
@@ -178,7 +205,7 @@ def provenance(fm, spectra):
 
 
 def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole):
-    """Return values and errors ``(n_star, n_label)``, NaN where the domain does not tell, flags, and a diagnosis.
+    """Return values and errors ``(n_star, n_label)``, NaN where not told or given, flags, and a diagnosis.
 
     The diagnosis is None where nobody needs it.
     """
@@ -195,10 +222,14 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
         names, has_sigma = [labels[column] for column in told], np.array([a.has_sigma for a in prepared])
         most = fm.model.most_pixels(len(known)) if whole else np.inf
         if all(a.n_good <= most for a in prepared):
-            found, predicted = fm._tell(fm.perceive(prepared, number, known) if known else spectrum_only, names)
+            found, predicted = fm.tell(fm.perceive(prepared, number, known) if known else spectrum_only, names)
         else:
             found, predicted = _told_by_sets(fm, number, prepared, known, names, most)
-        values[:, told], errors[:, told] = found, domain.calibrated_errors(names, found, predicted, has_sigma)
+        # what is given of some stars is told of the others
+        unknown = np.full(n_star, np.nan)
+        given = np.isfinite([known[name][0] if name in known else unknown for name in names]).T
+        found, predicted = (np.where(given, np.nan, array) for array in (found, predicted))
+        values[:, told], errors[:, told] = found, domain.calibrated_errors(names, predicted, has_sigma)
         more |= _label_flags(domain, fm.model.vocabulary.log, names, found, predicted)
     diagnosis = None
     if statistics or domain.thresholds:
@@ -224,7 +255,7 @@ def _told_by_sets(fm, number, prepared, known, labels, most):
         rows = np.flatnonzero(n_set > i)
         some = [prepared[row].one_of(i, n_set[row], most) for row in rows]
         its = {name: (given[rows], error[rows]) for name, (given, error) in known.items()}
-        values[i, rows], errors[i, rows] = fm._tell(fm.perceive(some, number, its), labels)
+        values[i, rows], errors[i, rows] = fm.tell(fm.perceive(some, number, its), labels)
     # what is modelled by its logarithm is averaged there: linear errors grow with values
     log = np.array([name in fm.model.vocabulary.log for name in labels])
     errors[..., log] /= values[..., log]
@@ -267,8 +298,12 @@ def _spectrum_flags(arrays, domain):
         flags |= Flag.FEW_PIXELS
     if arrays.snr < domain.min_snr:
         flags |= Flag.LOW_SNR
+    if arrays.snr > domain.largest_snr:
+        flags |= Flag.HIGH_SNR
     typical = arrays.spacing
-    if not domain.spacing_range[0] <= typical <= domain.spacing_range[1]:
+    # numbers for the same instrument differ by some per cent
+    blunt = arrays.resolving_power < 0.95 * domain.lowest_power
+    if blunt or not domain.spacing_range[0] <= typical <= domain.spacing_range[1]:
         flags |= Flag.SAMPLING_MISMATCH
     spacing = np.diff(np.log(arrays.wavelength[arrays.good]))
     covered = np.minimum(spacing, 4 * typical).sum() + typical

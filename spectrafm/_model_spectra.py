@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 from astropy import units as u
 from astropy.nddata import StdDevUncertainty
+from astropy.table import Row
 
 from .adapters import from_arrays, resolving_powers
 from .arrays import SpectrumArrays
 from .exceptions import InputValueError, SpectraFMWarning
-from .known import known_quantities, table_columns
+from .known import known_quantities, label_columns
 from .spectral_units import check_spectral_axis
 
 __all__ = ["expected_flux", "reconstructed_spectra", "spectra_of_labels"]
@@ -29,13 +30,13 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
     Returns
     -------
     `~specutils.Spectrum`
-        Flux ``(n_pixel,)``, or ``(n_star, n_pixel)`` where a label is an array.
+        Flux ``(n_pixel,)``, or ``(n_star, n_pixel)`` where a label is an array or a column.
     """
     from specutils import Spectrum
 
     wavelength = check_spectral_axis(spectral_axis)
     number = _domain_for(fm, wavelength, domain)
-    columns = table_columns(labels, "labels")
+    columns = label_columns(labels, "labels")
     lengths = {len(v) for v in columns.values() if np.ndim(v)}
     n_star = max(lengths, default=1)
     if not n_star:
@@ -53,7 +54,7 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
     if (power <= 0).any():
         raise InputValueError(f"resolving_power: {power.min():g}; expected positive numbers, or NaN where not known")
     values, errors = _as_observed(fm, wavelength, *expected_flux(fm, known, number, wavelength, power))
-    one = not lengths
+    one = not lengths or isinstance(labels, Row)
     return Spectrum(
         flux=(values[0] if one else values) * u.one,
         spectral_axis=_plain_axis(spectral_axis),
@@ -168,13 +169,10 @@ def _as_observed(fm, wavelength, values, errors):
 def _domain_for(fm, wavelength, name):
     """Return the number of the domain for wavelengths that are wanted."""
     domains = fm.info.domains
-    names = [domain.name for domain in domains]
-    if name is not None and name not in names:
-        raise InputValueError(f"domain: unknown {name!r}; these weights know {', '.join(names)}")
     wanted = from_arrays(np.sort(wavelength), np.ones_like(wavelength))[0]
     able = [i for i, d in enumerate(domains) if d.predicts_flux and d.inside(wavelength).any()]
     if name is not None:
-        number = names.index(name)
+        number = fm.info.number_of(name)
     elif able:
         # the range decides, as fluxes may be asked for on pixels as coarse as those of another domain
         number = max(able, key=lambda i: domains[i].fits(wanted)[::-1])

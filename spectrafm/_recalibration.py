@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ._inference import told_by
 from .calibration import HIGHEST_FACTOR, LOWEST_FACTOR, conformal_factor, temperature
 from .exceptions import InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS
@@ -56,10 +57,19 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
         raise InputValueError(f"labels_table: no column of a label; these weights tell {', '.join(fm.labels)}")
     truth = known_labels(columns, labels, len(spectra), "labels_table", fm.model.vocabulary.log)
     spectra, domains = fm.info.suited(spectra)
+    readable = np.array([star.n_good > 0 for star in spectra], dtype=bool)
+    told = told_by(fm, domains[readable])
+    if readable.any() and not told.intersection(labels):
+        kinds = ", ".join(fm.info.domains[number].name for number in np.unique(domains[readable]))
+        raise InputValueError(
+            f"labels_table: no column of a label that spectra of {kinds} tell; they tell "
+            f"{', '.join(name for name in fm.labels if name in told)}"
+        )
     factors, kept, extreme, unusable = {}, [], [], 0
     for kind, stars, which in with_and_without_errors(spectra):
-        predicted, unusable = _infer_quietly(fm, stars, labels, which)
-        for number in np.unique(domains[which]):
+        its = told_by(fm, domains[which & readable])
+        predicted, unusable = _infer_quietly(fm, stars, [name for name in labels if name in its] or labels, which)
+        for number in np.unique(domains[which & readable]):
             domain = fm.info.domains[number]
             for name in (name for name in labels if name in domain.labels):
                 sample = [np.where(domains == number, array, np.nan) for array in (*predicted[name], *truth[name])]

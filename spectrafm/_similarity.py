@@ -1,11 +1,43 @@
 """Stars of a library whose spectra are most alike, by what the encoder makes of them."""
 
+import warnings
+
 import numpy as np
 from astropy.table import Table
 
-from .exceptions import InputValueError
+from .adapters import to_arrays
+from .exceptions import InputValueError, SpectraFMWarning
+from .tokens import star_batches
 
-__all__ = ["similar_stars"]
+__all__ = ["embedded", "similar_stars"]
+
+
+def embedded(fm, spectra, batch_size=256, **door):
+    """Return the embeddings of stars, and what kind of spectra they were made from.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+    spectra, batch_size
+        As for `SpectraFM.embed`.
+    **door
+        Arguments of `~spectrafm.adapters.to_arrays`.
+
+    Returns
+    -------
+    vectors : numpy.ndarray
+        ``(n_star, embedding_dim)`` float32; NaN for stars that cannot be used.
+    domains : numpy.ndarray
+        ``(n_star,)`` numbers of their domains.
+    """
+    arrays, domains = fm.info.suited(to_arrays(spectra, **door))
+    vectors = np.full((len(arrays), fm.model.config.embedding_dim), np.nan, dtype=np.float32)
+    for number, rows in star_batches(arrays, domains, batch_size):
+        prepared = [fm.prepare(arrays[row], number) for row in rows]
+        readable = [star.n_good > 0 for star in prepared]
+        vectors[rows[readable]] = fm.perceive(prepared, number).pooled[readable]
+    return vectors, domains
 
 
 def similar_stars(fm, spectra, library, n, **options):
@@ -18,7 +50,7 @@ def similar_stars(fm, spectra, library, n, **options):
     spectra, library, n
         As for `SpectraFM.similar`.
     **options
-        For both, as for `SpectraFM.embed`.
+        Keywords of `SpectraFM.embed`, for both.
 
     Returns
     -------
@@ -27,7 +59,7 @@ def similar_stars(fm, spectra, library, n, **options):
     """
     if not isinstance(n, (int, np.integer)) or n < 1:
         raise InputValueError(f"n: {n!r}, expected a positive integer")
-    theirs = library if isinstance(library, np.ndarray) else fm.embed(library, **options)
+    theirs, kinds = (library, None) if isinstance(library, np.ndarray) else embedded(fm, library, **options)
     if theirs.ndim != 2 or theirs.shape[1] != fm.model.config.embedding_dim:
         raise InputValueError(
             f"library: embeddings of shape {theirs.shape}; expected (n_library, {fm.model.config.embedding_dim})"
@@ -37,9 +69,17 @@ def similar_stars(fm, spectra, library, n, **options):
         raise InputValueError(f"library: {len(usable)} stars that can be used; expected two at least")
     scatter = theirs[usable].std(axis=0)
     scale = np.where(scatter > 0, scatter, 1.0)
-    ours = fm.embed(spectra, **options)
+    ours, domains = embedded(fm, spectra, **options)
     rows = []
     for row in np.flatnonzero(np.isfinite(ours).all(axis=1)):
         distance = np.sqrt((((theirs[usable] - ours[row]) / scale) ** 2).mean(axis=1))
         rows += [(row, usable[i], distance[i]) for i in np.argsort(distance, kind="stable")[:n]]
+    pairs = set() if kinds is None else {(domains[row], kinds[match]) for row, match, _ in rows}
+    if mixed := sorted((fm.info.domains[a].name, fm.info.domains[b].name) for a, b in pairs if a != b):
+        texts = ", ".join(f"stars of {ours} with {theirs} of the library" for ours, theirs in mixed)
+        warnings.warn(
+            f"library: matched are {texts}; distances compare spectra of one kind, and across kinds matches are poor",
+            SpectraFMWarning,
+            stacklevel=3,
+        )
     return Table(rows=rows, names=("row", "match", "distance"), dtype=(int, int, float))

@@ -8,6 +8,7 @@ from astropy import units as u
 from astropy.table import Column, MaskedColumn, Table
 
 from .flags import Flag, describe_flags
+from .known import in_unit
 
 __all__ = ["cds_units", "column_values", "mrt_text", "read_votable", "to_votable", "without_mask"]
 
@@ -18,14 +19,18 @@ _MRT_OTHER_DECIMALS = 4
 _PARAM_TYPES = {bool: "boolean", int: "long", float: "double"}
 
 
-def column_values(table, name):
-    """Return a column as plain float64 in its own unit, NaN where masked."""
+def column_values(table, name, unit=None):
+    """Return a column as plain float64, NaN where masked, in its own unit or in one that is given.
+
+    A column without a unit is taken to be in the one that is given.
+    """
     column = table[name]
     if column.dtype.kind in "SU":  # a column of blanks, from a file
         return np.full(len(column), np.nan)
     column = column.astype(np.float64) if column.dtype.kind in "iu" else column
     column = column.filled(np.nan) if hasattr(column, "filled") else column
-    return np.asarray(getattr(column, "value", column), dtype=np.float64)
+    values, own = np.asarray(getattr(column, "value", column), dtype=np.float64), getattr(column, "unit", None)
+    return values if unit is None or own is None else in_unit(f"table[{name!r}]", values, own, unit)
 
 
 def without_mask(column):
@@ -101,16 +106,19 @@ def mrt_text(table):
     return _with_notes(buffer.getvalue(), table)
 
 
+def _indented(text):
+    """Return a note as lines that fit into the table."""
+    return textwrap.wrap(text, 80, break_long_words=False, initial_indent="    ", subsequent_indent="        ")
+
+
 def _with_notes(text, table):
     """Fill the block of notes, which the writer leaves empty."""
     notes = []
     if "flag" in table.colnames:
-        bits = [f"    {bit.value} = {describe_flags(bit)[0]}" for bit in Flag]
-        notes += ["Note (1): flag is 0, or the sum of", *bits]
+        notes += ["Note (1): flag is 0, or the sum of"]
+        notes += [line for bit in Flag for line in _indented(f"{bit.value} = {describe_flags(bit)[0]}")]
     notes += ["Note (2): how the labels were made"] * bool(table.meta)
-    indent = {"initial_indent": "    ", "subsequent_indent": "        "}
-    for key, value in table.meta.items():
-        notes += textwrap.wrap(f"{key} = {value}", 80, break_long_words=False, **indent)
+    notes += [line for key, value in table.meta.items() for line in _indented(f"{key} = {value}")]
     line = "-" * 80
     head, _, data = text.rpartition(f"Notes:\n{line}\n")
     return f"{head}Notes:\n{line}\n" + "".join(f"{note}\n" for note in notes) + f"{line}\n" * bool(notes) + data

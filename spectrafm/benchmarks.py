@@ -11,6 +11,7 @@ from .core import SpectraFM
 from .exceptions import InputValueError, MissingDependencyError
 from .flags import Flag
 from .quantities import get_quantity
+from .results import label_values
 from .synthesis.benchmark import benchmark_synthesis
 from .training.recipes import load_recipe, recipe_names
 from .training.train import read_data, split_stars
@@ -23,6 +24,7 @@ __all__ = [
     "result_header",
     "result_line",
     "run_benchmark",
+    "stars_apart",
 ]
 
 
@@ -248,16 +250,13 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
     yield result_header()
     for method, result in runs.items():
         for label in labels:
-            values = [np.asarray(result[c].filled(np.nan).value) for c in (label, f"e_{label}")]
-            residuals = Residuals(*values, *truth[label])
+            residuals = Residuals(*label_values(result, label), *truth[label])
             for name, stars in groups.items():
                 if name in ("3500 < teff < 7000", "  and not flagged") or method == "spectrafm":
                     yield result_line(method, label, name, residuals.summary(stars))
-    e_given, e_withheld = (
-        np.asarray(runs[k]["e_teff"].filled(np.nan).value) for k in ("spectrafm", "  no errors given")
-    )
+    e_given, e_withheld = (label_values(runs[k], "teff")[1] for k in ("spectrafm", "  no errors given"))
     yield f"median ratio of e_teff without to with flux errors: {np.nanmedian(e_withheld / e_given):.2f}"
-    residual = np.abs(np.asarray(table["teff"].filled(np.nan).value) - teff)
+    residual = np.abs(label_values(table, "teff")[0] - teff)
     worst = middle & (residual > 5 * mad_std(residual[middle]))
     caught = f"{doubtful[worst].mean():.3f} of {worst.sum()} outliers in teff"
     yield f"flagged: {doubtful[middle].mean():.3f} of stars, {caught}"
@@ -289,8 +288,7 @@ def _beside(fm, other, data, labels):
     for weights in (fm, other):
         table = weights.infer(spectra, labels=labels)
         for label in labels:
-            values = [np.asarray(table[c].filled(np.nan).value) for c in (label, f"e_{label}")]
-            residuals = Residuals(*values, data.labels[label][rows], data.label_errors[label][rows])
+            residuals = Residuals(*label_values(table, label), data.labels[label][rows], data.label_errors[label][rows])
             yield result_line(f"  {weights.info.name}", label, "3500 < teff < 7000", residuals.summary(middle))
 
 

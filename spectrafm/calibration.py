@@ -9,6 +9,8 @@ from .known import known_labels, split_mask, table_columns
 from .quantities import get_quantity
 
 __all__ = [
+    "HIGHEST_FACTOR",
+    "LOWEST_FACTOR",
     "calibration_error",
     "calibration_table",
     "conformal_factor",

@@ -15,11 +15,11 @@ from torch import nn
 
 from .exceptions import ConfigError
 from .flags import Flag
+from .spectral_units import FWHM_OVER_SIGMA
 from .stellarperceptron.tokens import as_native
 
 __all__ = ["ContinuumNormalizer", "MedianScaler", "median_scale", "normalizer_from_dict"]
 
-_FWHM_OVER_SIGMA = np.sqrt(8 * np.log(2))
 # bins a standard deviation of the kernel, and where the kernel ends
 _BINS_PER_SIGMA, _KERNEL_END = 8, 4
 # bins that are smoothed in one product of matrices
@@ -256,7 +256,7 @@ class ContinuumNormalizer(_Normalizer):
         scale = torch.where(use, flux.abs(), 0.0).amax(dim=-1, keepdim=True)
         scale = torch.where(scale > 0, scale, 1.0)
         flux = torch.where(use, flux, 0.0) / scale
-        smooth = _Smoother(wavelength.expand_as(flux), use, self.width / _FWHM_OVER_SIGMA, flux.dtype)
+        smooth = _Smoother(wavelength.expand_as(flux), use, self.width / FWHM_OVER_SIGMA, flux.dtype)
         for _ in range(_MAX_ROUNDS):
             continuum = smooth(flux, use)
             if self.clip == np.inf:

@@ -9,15 +9,15 @@ import torch
 
 from ._inference import infer_stars
 from ._model_spectra import reconstructed_spectra, spectra_of_labels
-from ._similarity import similar_stars
+from ._similarity import embedded, similar_stars
 from .adapters import to_arrays
 from .continuum import normalizer_from_dict
 from .diagnostics import diagnosis_table
 from .exceptions import CheckpointError, ConfigError, InputValueError
 from .flags import Flag
 from .quantities import registered_on_success
-from .tokens import flux_name, spectra_to_tokens, star_batches
-from .weights_files import DEFAULT, find_weights, load_weights, save_weights
+from .tokens import flux_name, spectra_to_tokens
+from .weights_files import DEFAULT, check_device, find_weights, load_weights, save_weights
 
 __all__ = ["SpectraFM"]
 
@@ -77,8 +77,13 @@ class SpectraFM:
         Returns
         -------
         ContinuumNormalizer or MedianScaler
+
+        Raises
+        ------
+        InputValueError
+            There is no such domain; the message lists those that there are.
         """
-        return self._normalizers[[d.name for d in self.info.domains].index(domain)]
+        return self._normalizers[self.info.number_of(domain)]
 
     @property
     def weights_hash(self):
@@ -107,11 +112,12 @@ class SpectraFM:
         Parameters
         ----------
         name : str or pathlib.Path, optional
-            Name of packaged weights, a folder, or an ``owner/name`` of the
-            Hugging Face hub (needs ``huggingface_hub``). By default the
-            weights that come with the package; no network is used.
+            Name of packaged weights, a folder, or ``hf://owner/name`` or
+            ``hf://owner/name@revision`` of the Hugging Face hub (needs
+            ``huggingface_hub``). By default the weights that come with the package;
+            no network is used.
         device : str or torch.device, optional
-            Where to run.
+            Where to run: ``"cpu"``, ``"cuda"``, ``"mps"``.
 
         Returns
         -------
@@ -120,7 +126,10 @@ class SpectraFM:
         Raises
         ------
         InputValueError
-            There are no such weights; the message lists the packaged ones.
+            There are no such weights, the message lists the packaged ones; they cannot be
+            fetched; or there is no such device.
+        MissingDependencyError
+            They are on the hub, and its client is not installed.
         CheckpointError
             The files are damaged.
         """
@@ -148,7 +157,10 @@ class SpectraFM:
         ------
         CheckpointError
             Missing or damaged files, or another base.
+        InputValueError
+            There is no such device.
         """
+        check_device(device)
         folder = Path(folder)
         *parts, digest, base = load_weights(folder, device, base, cls.load)
         try:
@@ -224,6 +236,7 @@ class SpectraFM:
         spectra,
         labels=None,
         known=None,
+        *,
         medium=None,
         radial_velocity=None,
         resolving_power=None,
@@ -241,11 +254,12 @@ class SpectraFM:
             `~spectrafm.adapters.SpectrumArrays`.
         labels : str or sequence of str, optional
             Labels wanted; when left out, all that spectra of these kinds tell,
-            less those given in ``known``.
-        known : dict, optional
+            less those given in ``known`` for all stars.
+        known : dict, `~astropy.table.Table` or `~astropy.table.Row`, optional
             What is known already: name -> number, array ``(n_star,)``,
             `~astropy.units.Quantity` or table column; ``e_<name>`` for its
-            error; NaN or masked where not known.
+            error; NaN or masked where not known. Tables and rows that `infer` returned may
+            be given as they are.
         medium : {"vacuum", "air"} or sequence, optional
             What the wavelengths are in, for all or for each star; when left out, what the
             object's own WCS says (air for ``AWAV`` of FITS), and vacuum where it does not say.
@@ -267,7 +281,8 @@ class SpectraFM:
         `~astropy.table.QTable`
             A row a star: ``identifier``, each label with its error ``e_<label>``,
             ``flag`` (see `spectrafm.flags.Flag`), ``n_pixels_used`` and ``snr``.
-            A star that cannot be used is a masked row with its flag. Its ``meta`` says
+            A star that cannot be used is a masked row with its flag; a label that is known
+            of some stars is masked in their rows, without a flag. Its ``meta`` says
             what made it; ``unproven`` there names labels whose errors no real star has
             calibrated.
 
@@ -285,15 +300,25 @@ class SpectraFM:
         table, _ = infer_stars(self, spectra, labels, known, batch_size=batch_size, progress=progress, **door)
         return table
 
-    def diagnose(self, spectra, **options):
+    def diagnose(
+        self,
+        spectra,
+        labels=None,
+        known=None,
+        *,
+        medium=None,
+        radial_velocity=None,
+        resolving_power=None,
+        mask_policy=None,
+        batch_size=256,
+        progress=False,
+    ):
         """Say of each star how far its spectrum can be believed, and why.
 
         Parameters
         ----------
-        spectra : `~specutils.Spectrum` or collection
-            As for `infer`.
-        **options
-            As for `infer`.
+        spectra, labels, known, medium, radial_velocity, resolving_power, mask_policy, batch_size, progress
+            As for `infer`; labels decide which of its flags are there.
 
         Returns
         -------
@@ -312,18 +337,22 @@ class SpectraFM:
         SpectraFMWarning
             As `infer`.
         """
-        table, diagnoses = infer_stars(self, spectra, statistics=True, **options)
+        door = _door(medium, radial_velocity, resolving_power, mask_policy)
+        options = {"batch_size": batch_size, "progress": progress, "statistics": True}
+        table, diagnoses = infer_stars(self, spectra, labels, known, **options, **door)
         return diagnosis_table(diagnoses, table)
 
     def recalibrate(
         self,
         spectra,
         labels_table,
+        *,
         method="temperature",
         medium=None,
         radial_velocity=None,
         resolving_power=None,
         mask_policy=None,
+        name=None,
     ):
         """Return the same weights with errors that hold for held-out stars of yours.
 
@@ -342,6 +371,8 @@ class SpectraFM:
             one standard deviation for stars like these.
         medium, radial_velocity, resolving_power, mask_policy
             As for `infer`.
+        name : str, optional
+            Name of the new weights; that of these with ``-recalibrated`` when left out.
 
         Returns
         -------
@@ -350,7 +381,8 @@ class SpectraFM:
             are multiplied with a factor for each domain these stars are of, for spectra
             with flux errors and without: the latter from all stars, whose flux errors are
             withheld. Labels stay what they are, and so does what is flagged as a large
-            error. Labels that are not in the table keep their factors.
+            error. Labels that are not in the table, or that such spectra do not tell, keep
+            their factors.
 
         Raises
         ------
@@ -369,6 +401,7 @@ class SpectraFM:
         arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         recalibrated = copy.copy(self)
         recalibrated.info = recalibrated_info(self, arrays, labels_table, method)
+        recalibrated.info.name = name or f"{self.info.name}-recalibrated"
         # other errors than those of the files that these weights are from
         recalibrated._hash = ""
         return recalibrated
@@ -449,7 +482,7 @@ class SpectraFM:
             return fine_tune(self, arrays, truth, config, name=name, progress=progress)
 
     def attention(
-        self, spectrum, label, known=None, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None
+        self, spectrum, label, known=None, *, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None
     ):
         """Return where in a spectrum the model looks for a label.
 
@@ -465,11 +498,12 @@ class SpectraFM:
         Returns
         -------
         `~astropy.table.QTable`
-            A row for each pixel that the model sees: ``wavelength`` [Angstrom, vacuum, rest
-            frame], ascending; ``flux``, normalised; ``attention`` of the label's request,
+            A row for each measured pixel that the model sees: ``wavelength`` [Angstrom, vacuum,
+            rest frame], ascending; ``flux``, normalised; ``attention`` of the label's request,
             without unit: the mean over blocks and heads of the decoder, that of a patch shared
-            equally by its pixels. It is only as fine as patches are, and its sum is below 1:
-            the rest went to what else is known of the star, and to nothing in particular.
+            equally by its pixels, and that of a gap that is bridged by those beside it. It is
+            only as fine as patches are, and its sum is below 1: the rest went to what else is
+            known of the star, and to nothing in particular.
 
         Raises
         ------
@@ -483,7 +517,7 @@ class SpectraFM:
         return explain(self, "attention", spectrum, label, known, **door)
 
     def sensitivity(
-        self, spectrum, label, known=None, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None
+        self, spectrum, label, known=None, *, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None
     ):
         """Return how a label would change with the flux of each pixel of a spectrum.
 
@@ -495,10 +529,10 @@ class SpectraFM:
         Returns
         -------
         `~astropy.table.QTable`
-            A row for each pixel that the model sees: ``wavelength`` [Angstrom, vacuum, rest
-            frame], ascending; ``flux``, normalised; ``sensitivity``, the derivative of the
-            label with respect to the normalised flux of the pixel, in units of the label.
-            Finer pixels have less each.
+            A row for each measured pixel that the model sees: ``wavelength`` [Angstrom, vacuum,
+            rest frame], ascending; ``flux``, normalised; ``sensitivity``, the derivative of the
+            label with respect to the normalised flux of the pixel, in units of the label, by
+            way of a gap beside it that is bridged, too. Finer pixels have less each.
 
         Raises
         ------
@@ -515,9 +549,9 @@ class SpectraFM:
 
         Parameters
         ----------
-        labels : dict or `~astropy.table.Table`
+        labels : dict, `~astropy.table.Table` or `~astropy.table.Row`
             What is known of the stars, as ``known`` of `infer`; numbers, or arrays with
-            one value a star.
+            one value a star. Tables and rows that `infer` returned may be given as they are.
         spectral_axis : `~astropy.units.Quantity` or `~astropy.table.Column`
             ``(n_pixel,)`` wavelengths, frequencies, energies or wavenumbers, in vacuum
             and at rest, unless the labels hold an ``rv_offset``.
@@ -530,7 +564,7 @@ class SpectraFM:
         Returns
         -------
         `~specutils.Spectrum`
-            Flux ``(n_pixel,)``, or ``(n_star, n_pixel)`` where a label is an array,
+            Flux ``(n_pixel,)``, or ``(n_star, n_pixel)`` where a label is an array or a column,
             with its standard deviation, normalised as the model sees spectra of this
             domain: divided by their median, or by their smooth local mean.
 
@@ -547,7 +581,7 @@ class SpectraFM:
         """
         return spectra_of_labels(self, labels, spectral_axis, resolving_power, domain)
 
-    def reconstruct(self, spectra, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None):
+    def reconstruct(self, spectra, *, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None):
         """Return the spectra that the model sees behind noise, bad pixels and gaps.
 
         Parameters
@@ -563,13 +597,14 @@ class SpectraFM:
             slope and the scale of the input, per unit of wavelength (what came in Jy is in
             erg / (s cm2 Angstrom)), and standard deviations. A spectrum that is
             smoothed to be read, see `infer`, comes back as smooth, at its new pixels. It is masked
-            within gaps so wide that no continuum is known. A star that cannot be used, or
-            whose flux these weights do not tell, has no pixels, and ``meta["problem"]`` says why.
+            within gaps so wide that no continuum is known. A star that cannot be used, that
+            has no pixel in the range of the weights, or whose flux these weights do not tell,
+            has no pixels, and ``meta["problem"]`` says why.
 
         Raises
         ------
         InputTypeError, InputValueError
-            As `infer`; and weights that tell no flux of any of these stars.
+            As `infer`; and stars that these weights read, but of none of which they tell flux.
         """
         arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
         return reconstructed_spectra(self, arrays)
@@ -577,6 +612,7 @@ class SpectraFM:
     def embed(
         self,
         spectra,
+        *,
         medium=None,
         radial_velocity=None,
         resolving_power=None,
@@ -600,21 +636,26 @@ class SpectraFM:
         InputTypeError, InputValueError
             As `infer`.
         """
-        arrays, domains = self.info.suited(
-            to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
-        )
-        vectors = np.full((len(arrays), self.model.config.embedding_dim), np.nan, dtype=np.float32)
-        for number, rows in star_batches(arrays, domains, batch_size):
-            prepared = [self.prepare(arrays[row], number) for row in rows]
-            readable = [star.n_good > 0 for star in prepared]
-            vectors[rows[readable]] = self.perceive(prepared, number).pooled[readable]
-        return vectors
+        door = _door(medium, radial_velocity, resolving_power, mask_policy)
+        return embedded(self, spectra, batch_size, **door)[0]
 
-    def similar(self, spectra, library, n=5, **options):
+    def similar(
+        self,
+        spectra,
+        library,
+        n=5,
+        *,
+        medium=None,
+        radial_velocity=None,
+        resolving_power=None,
+        mask_policy=None,
+        batch_size=256,
+    ):
         """Find the stars of a library whose spectra are most alike.
 
-        Alike is what the encoder makes of them: it does not depend on the instrument
-        alone, nor on noise and gaps as the spectra themselves do.
+        Alike is what the encoder makes of them, which depends on noise and gaps less than
+        the spectra themselves do. Distances compare spectra of one kind, those that the same
+        domain of the weights reads: across domains, matches are poor.
 
         Parameters
         ----------
@@ -622,11 +663,12 @@ class SpectraFM:
             As for `infer`.
         library : `~specutils.Spectrum` or collection, or numpy.ndarray
             Spectra to search, or their embeddings ``(n_library, embedding_dim)`` from
-            `embed`, which need not be made again for each search.
+            `embed`, which need not be made again for each search; nobody can see of what
+            kind of spectra those are.
         n : int, optional
             Number of stars to find.
-        **options
-            For both, as for `embed`.
+        medium, radial_velocity, resolving_power, mask_policy, batch_size
+            As for `infer`, for both.
 
         Returns
         -------
@@ -640,8 +682,14 @@ class SpectraFM:
         InputValueError
             A library with fewer than two stars that can be used, embeddings of
             another length, or a number of stars that is not positive.
+
+        Warns
+        -----
+        SpectraFMWarning
+            Stars matched with spectra of another domain, where the library is one of spectra.
         """
-        return similar_stars(self, spectra, library, n, **options)
+        door = _door(medium, radial_velocity, resolving_power, mask_policy)
+        return similar_stars(self, spectra, library, n, batch_size=batch_size, **door)
 
     def prepare(self, arrays, number):
         """Cut a spectrum to the range of a domain, and normalise it as in training.
@@ -683,7 +731,7 @@ class SpectraFM:
         """
         domain = self.info.domains[number]
         most = self.model.most_pixels(len(known or ()))
-        prepared = [a.bridged(domain.bridges).thinned(most) for a in prepared]
+        prepared = [domain.seen(star, most) for star in prepared]
         settings = {"flux_kind": domain.flux_kind, "smallest_given": domain.smallest_given}
         return spectra_to_tokens(prepared, self.model.vocabulary, known, **settings)
 
@@ -702,8 +750,21 @@ class SpectraFM:
         """
         return self.model.perceive_tokens(self.tokens(prepared, number, known))
 
-    def _tell(self, perception, labels):
-        """Return values and errors of labels, ``(n_star, n_label)`` each, errors not yet calibrated."""
+    def tell(self, perception, labels):
+        """Ask for labels, of the network or of the head that tells them in its stead.
+
+        Parameters
+        ----------
+        perception : Perception
+            From `perceive`.
+        labels : sequence of str
+            Labels that such spectra tell.
+
+        Returns
+        -------
+        values, errors : numpy.ndarray
+            ``(n_star, n_label)`` in the units of the registry, errors not yet calibrated.
+        """
         if self._head is None:
             return self.model.request(perception, labels)
         return self._head(self.model, perception, labels)
@@ -744,7 +805,7 @@ class SpectraFM:
         Parameters
         ----------
         perception : Perception
-            From ``model.perceive``, of spectra without anything else known.
+            From `perceive`, of spectra without anything else known.
         domain : str
             Name of the domain of these spectra.
 

@@ -9,6 +9,7 @@ from astropy.table import MaskedColumn, Table
 
 from .flags import Flag
 from .spectral_units import SPEED_OF_LIGHT, air_to_vacuum
+from .stellarperceptron.tokens import evenly
 from .tokens import flux_name, star_batches
 
 __all__ = ["STATISTICS", "Diagnosis", "adapt_thresholds", "diagnose_batch", "diagnosis_table", "set_thresholds"]
@@ -211,8 +212,8 @@ def diagnose_batch(fm, number, arrays, prepared, perception):
     velocity, velocity_error = nothing, nothing
     # labels cost time: not where nothing is made of them
     if "rv_offset" in labels or domain.expected:
-        values, errors = fm._tell(perception, labels) if labels else np.empty((2, n_star, 0))
-        errors = domain.calibrated_errors(labels, values, errors, np.array([a.has_sigma for a in prepared]))
+        values, errors = fm.tell(perception, labels) if labels else np.empty((2, n_star, 0))
+        errors = domain.calibrated_errors(labels, errors, np.array([a.has_sigma for a in prepared]))
         for name, value, error in zip(labels, values.T, errors.T, strict=True):
             if name == "rv_offset":
                 velocity, velocity_error = value, error
@@ -338,9 +339,8 @@ def _reduced_chi2(fm, domain, prepared, perception, noise):
     wavelength = np.full(shape, np.mean(domain.wavelength_range))
     flux, sigma = np.full((2, *shape), np.nan)
     for row, star in enumerate(prepared):
-        good = np.flatnonzero(star.good)
-        if len(good):
-            chosen = good[np.round(np.linspace(0, len(good) - 1, min(len(good), _N_PIXEL))).astype(int)]
+        chosen = np.flatnonzero(evenly(star.good, _N_PIXEL))
+        if len(chosen):
             here = row, slice(0, len(chosen))
             wavelength[here], flux[here], sigma[here] = star.wavelength[chosen], star.flux[chosen], star.sigma[chosen]
     names = np.full(_N_PIXEL, flux_name(fm.model.vocabulary, domain.flux_kind))

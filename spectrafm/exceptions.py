@@ -4,7 +4,11 @@ Every error derives from `SpectraFMError` and from the builtin that fits it, so
 ``except ValueError`` keeps working.
 """
 
-from astropy.utils.exceptions import AstropyUserWarning
+try:
+    from astropy.utils.exceptions import AstropyUserWarning
+except ImportError:
+    # the model raises these errors too, and needs nothing of astropy
+    AstropyUserWarning = UserWarning
 
 __all__ = [
     "CheckpointError",

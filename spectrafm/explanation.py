@@ -14,7 +14,7 @@ from .known import known_quantities
 from .quantities import get_quantity
 from .stellarperceptron.patches import assign_patches
 
-__all__ = ["Enrichment", "line_enrichment", "label_attention", "label_sensitivity"]
+__all__ = ["Enrichment", "explain", "label_attention", "label_sensitivity", "line_enrichment"]
 
 _DESCRIPTIONS = {
     "wavelength": "Wavelength in vacuum, in the rest frame",
@@ -45,7 +45,12 @@ def explain(fm, column, spectrum, label, known, **door):
     Returns
     -------
     `~astropy.table.QTable`
-        A row a pixel that the model sees: ``wavelength``, ``flux`` and the column.
+        A row a measured pixel that the model sees: ``wavelength``, ``flux`` and the column.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `SpectraFM.attention`.
     """
     prepared, number, known = _one_star(fm, spectrum, label, known, door)
     look = {"attention": label_attention, "sensitivity": label_sensitivity}[column]
@@ -110,23 +115,26 @@ def label_attention(fm, prepared, number, labels, known=None):
     Returns
     -------
     list of (numpy.ndarray, numpy.ndarray, numpy.ndarray)
-        A star each: wavelengths ``(n_pixel,)`` [Angstrom, vacuum, rest frame] of the pixels
-        that the model sees, their normalised flux ``(n_pixel,)``, and attention ``(n_label,
+        A star each: wavelengths ``(n_pixel,)`` [Angstrom, vacuum, rest frame] of the measured
+        pixels that the model sees, their normalised flux ``(n_pixel,)``, and attention ``(n_label,
         n_pixel)``, the mean over blocks and heads of the decoder. A patch shares its
-        attention equally among its pixels. What is lacking to a sum of 1 went to what
+        attention equally among its pixels, and a pixel that was put into a gap between those
+        beside it, see `SpectrumArrays.bridged`. What is lacking to a sum of 1 went to what
         else is known of the star, and to the extra key that is always there.
     """
     tokens = fm.tokens(prepared, number, known)
     weights = fm.model.request_attention(fm.model.perceive_tokens(tokens), labels).mean(axis=0)
     stars = []
-    for (seen, wavelength, flux), weight in zip(_pixels(fm.model, tokens), weights, strict=True):
+    n_bridge = fm.info.domains[number].bridges
+    for star, (seen, wavelength, _), weight in zip(prepared, _pixels(fm.model, tokens), weights, strict=True):
         if fm.model.config.patch_size == 1:
-            stars.append((wavelength, flux, weight[:, seen]))
+            weight = weight[:, seen]
         else:
             patch = _patches(fm.model.config, wavelength)
             n_pixel = np.bincount(patch)
             # what is known besides follows the patches, of which a star may have fewer than its mates
-            stars.append((wavelength, flux, (weight[:, : len(n_pixel)] / n_pixel)[:, patch]))
+            weight = (weight[:, : len(n_pixel)] / n_pixel)[:, patch]
+        stars.append(_on_measured(star, n_bridge, wavelength, weight))
     return stars
 
 
@@ -149,10 +157,11 @@ def label_sensitivity(fm, prepared, number, labels, known=None):
     Returns
     -------
     list of (numpy.ndarray, numpy.ndarray, numpy.ndarray)
-        A star each: wavelengths ``(n_pixel,)`` [Angstrom, vacuum, rest frame] of the pixels
-        that the model sees, their normalised flux ``(n_pixel,)``, and gradients ``(n_label,
-        n_pixel)`` in units of the label. The normaliser is taken as it is: its own
-        response to the pixel is not in the gradient.
+        A star each: wavelengths ``(n_pixel,)`` [Angstrom, vacuum, rest frame] of the measured
+        pixels that the model sees, their normalised flux ``(n_pixel,)``, and gradients ``(n_label,
+        n_pixel)`` in units of the label, by way of pixels that were put into gaps, too, see
+        `SpectrumArrays.bridged`. The normaliser is taken as it is: its own response to the
+        pixel is not in the gradient.
     """
     model, vocabulary = fm.model, fm.model.vocabulary
     row = vocabulary.tokens(labels, "labels")
@@ -171,11 +180,12 @@ def label_sensitivity(fm, prepared, number, labels, known=None):
     value, _ = vocabulary.destandardize(np.broadcast_to(row, answer.shape), answer, np.zeros_like(answer))
     # for a label modelled by its logarithm, from the slope of the logarithm to that of the label
     scale = vocabulary.std[row] * np.where(vocabulary.is_log[row], value, 1.0)  # (n_star, n_label)
-    stars = []
-    for star, (seen, wavelength, flux) in enumerate(_pixels(model, tokens)):
-        kind = tokens.token[star].cpu().numpy()[seen]
+    stars, n_bridge = [], fm.info.domains[number].bridges
+    for row, (seen, wavelength, flux) in enumerate(_pixels(model, tokens)):
+        kind = tokens.token[row].cpu().numpy()[seen]
         per_flux = vocabulary.std[kind] * np.where(vocabulary.is_log[kind], flux, 1.0)
-        stars.append((wavelength, flux, slopes[star][:, seen] * scale[star][:, None] / per_flux))
+        slope = slopes[row][:, seen] * scale[row][:, None] / per_flux
+        stars.append(_on_measured(prepared[row], n_bridge, wavelength, slope))
     return stars
 
 
@@ -186,6 +196,23 @@ def _pixels(model, tokens):
     flux, _ = model.vocabulary.destandardize(token, value, np.zeros_like(value))
     for star, seen in enumerate(pixel):
         yield seen, wavelength[star, seen], flux[star, seen]
+
+
+def _on_measured(star, n_bridge, wavelength, found):
+    """Return what was found at the pixels that the model sees as that of the pixels which they are made of.
+
+    A star as `label_attention` returns it, from ``found`` ``(n_label, n_seen)`` at wavelengths ``(n_seen,)``.
+    """
+    at = star.bridged(n_bridge)
+    at = at.wavelength[at.good]
+    # those nearest, as the context may hold only some of them
+    seen = np.searchsorted((at[1:] + at[:-1]) / 2, wavelength)
+    before, after, share = (array[seen] for array in star.made_of(n_bridge))
+    on, reached = np.zeros((len(found), star.n_good)), np.zeros(star.n_good, dtype=bool)
+    for pixel, part in ((before, 1 - share), (after, share)):
+        np.add.at(on, (slice(None), pixel), part * found)
+        reached[pixel] = True
+    return star.wavelength[star.good][reached], star.flux[star.good][reached], on[:, reached]
 
 
 def _patches(config, wavelength):

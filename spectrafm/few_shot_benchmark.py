@@ -2,22 +2,25 @@
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from .adapters import from_arrays
 from .core import SpectraFM
-from .exceptions import MissingDependencyError
+from .exceptions import InputValueError, MissingDependencyError
 from .fine_tuning import FineTuneConfig
 from .foundation_benchmark import SameStars, label_columns, observed_spectra
 from .stellarperceptron import AugmentationConfig, FitConfig, ModelConfig, StellarPerceptron, TokenTable, Vocabulary
+from .stellarperceptron.tokens import evenly
 from .stellarperceptron.trainer import TableStream
 from .training.train import read_data
 
 __all__ = ["benchmark_few_shot"]
 
 _LABELS = ("teff", "logg", "fe_h")
-_SYNTHETIC = "weights/optical-synthetic"
+# in a checkout, beside the package
+_SYNTHETIC = Path(__file__).parents[1] / "weights" / "optical-synthetic"
 # vacuum [Angstrom]; where the base is fine-tuned, and where the few stars are
 _FIRST_RANGE, _SECOND_RANGE = (3_540.0, 5_400.0), (5_600.0, 7_400.0)
 _TEFF_RANGE, _IRON_RICH = (3_800.0, 7_500.0), -1.0
@@ -69,8 +72,8 @@ def benchmark_few_shot(data_folder, model=None, rivals=True, n_draw=_N_DRAW):
     data_folder : str or pathlib.Path
         Holds the folder ``miles``.
     model : str or pathlib.Path, optional
-        Weights that never saw a star of MILES; those of the repository, where the command is run there, when
-        left out.
+        Weights that never saw a star of MILES; those in the folder ``weights`` of the checkout that this package is
+        in when left out.
     rivals : bool, optional
         Train others on the same stars.
     n_draw : int, optional
@@ -80,8 +83,18 @@ def benchmark_few_shot(data_folder, model=None, rivals=True, n_draw=_N_DRAW):
     ------
     str
         Lines of the report.
+
+    Raises
+    ------
+    InputValueError
+        ``model`` is left out, and the package is not in a checkout.
     """
-    base = SpectraFM.from_pretrained(model or _SYNTHETIC)
+    if model is None and not _SYNTHETIC.is_dir():
+        raise InputValueError(
+            f"model: none is given, and there is no folder {_SYNTHETIC}; expected weights that never saw a star of "
+            "MILES; give their folder, such as weights/optical-synthetic of a checkout of the repository"
+        )
+    base = SpectraFM.from_pretrained(_SYNTHETIC if model is None else model)
     yield f"{base!r}, {base.model.n_parameter:,} parameters"
     yield from _miles(base, read_data("miles", data_folder), rivals, n_draw)
     yield from _other_world(SpectraFM.from_pretrained(), rivals)
@@ -274,7 +287,7 @@ def _network(config, few, rest):
     model.fit(stream, config=fit)
     flux, at = rest.flux, wavelength
     if config.patch_size == 1:
-        chosen = np.round(np.linspace(0, len(at) - 1, config.context_length)).astype(int)
+        chosen = evenly(np.ones(len(at), dtype=bool), config.context_length)
         flux, at = flux[:, chosen], at[chosen]
     perception = model.perceive(flux, ["flux"] * len(at), at)
     found, sigmas = model.request(perception, _LABELS)

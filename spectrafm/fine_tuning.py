@@ -9,21 +9,22 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ._inference import infer_stars
 from ._model_spectra import expected_flux
 from .calibration import error_factor
 from .diagnostics import adapt_thresholds
 from .exceptions import InputValueError, SpectraFMWarning
+from .flags import Flag
 from .known import known_labels, table_columns
 from .line_correction import LineCorrection, depth_ratio
-from .quantities import QUANTITIES, Quantity, register_quantity
+from .quantities import OTHER_COLUMNS, QUANTITIES, Quantity, register_quantity
 from .residual_head import fit_residual_head
-from .results import OTHER_COLUMNS
 from .stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron, TokenTable, Vocabulary
-from .stellarperceptron.config import Config, refuse
+from .stellarperceptron.config import Config, negative, not_counts, refuse
 from .stellarperceptron.nn_utils import seeded_generator
 from .stellarperceptron.trainer import TableStream, Trainer
-from .tokens import flux_name, spectra_to_tokens
-from .weights_info import LARGE_ERROR
+from .tokens import FLUX_KINDS, flux_name, spectra_to_tokens
+from .weights_info import LARGE_ERROR, Domain
 
 __all__ = ["METHODS", "FineTuneConfig", "fine_tune", "label_truth"]
 
@@ -36,6 +37,8 @@ _FEWEST = 10
 _SPLIT, _NEW_ROW = 21, 22
 # by how much the depths of lines are corrected, in per cent
 _STRENGTHS = (0, 50, 100)
+# 0 is the score of the mean of the labels; those of labels in a wrong order scatter about it
+_GUESSED = -0.05
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,14 @@ class FineTuneConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
+        super().__post_init__()
         problems = []
         if self.method not in ("auto", *METHODS):
             problems.append(f"method must be 'auto' or one of {', '.join(METHODS)}, not {self.method!r}")
-        problems += [
-            f"{name} must be an integer of {least} or more, not {getattr(self, name)!r}"
-            for name, least in (("n_fold", 2), ("steps", 1), ("batch_size", 1), ("rank", 1))
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least
-        ]
-        if not self.learning_rate >= 0:
-            problems.append(f"learning_rate must not be negative, not {self.learning_rate!r}")
+        problems += not_counts(self, ("n_fold",), least=2)
+        problems += not_counts(self, ("steps", "batch_size", "rank"))
+        problems += not_counts(self, ("seed",), least=0)
+        problems += negative(self, ("learning_rate",))
         refuse("fine_tune", problems)
 
 
@@ -100,7 +101,7 @@ class _Stars:
     prepared: list
     table: TokenTable
     truth: dict
-    flux_kind: str
+    domain: Domain
     normalizer: object
     # where lines are corrected, (n_pixel,); fluxes there, (n_star, n_pixel), NaN where there is none; and what the
     # model expects of stars with their labels. None where lines are not corrected
@@ -121,8 +122,8 @@ class _Stars:
     def perceive(self, model, rows, correction=None):
         stars = [self.prepared[row] for row in rows]
         stars = stars if correction is None else [correction(star) for star in stars]
-        stars = [star.thinned(model.most_pixels()) for star in stars]
-        return model.perceive_tokens(spectra_to_tokens(stars, model.vocabulary, None, self.flux_kind))
+        stars = [self.domain.seen(star, model.most_pixels()) for star in stars]
+        return model.perceive_tokens(spectra_to_tokens(stars, model.vocabulary, None, self.domain.flux_kind))
 
 
 @dataclass
@@ -131,6 +132,7 @@ class _Trial:
 
     method: str
     score: float
+    by_label: dict
     values: dict
     errors: dict
     step: int  # of training; for a head, the strength of the correction of lines [per cent]
@@ -162,8 +164,8 @@ def label_truth(labels_table, n_star, labels=None, positive=()):
     Raises
     ------
     InputTypeError, InputValueError
-        Not a table, another number of rows, no label, units that do not fit, numbers that a
-        label cannot have.
+        Not a table, another number of rows, no label, names that mean something else, units that do not fit,
+        numbers that a label cannot have.
     """
     columns = table_columns(labels_table, "labels_table")
     if labels is None:
@@ -180,6 +182,7 @@ def label_truth(labels_table, n_star, labels=None, positive=()):
         raise InputValueError(
             f"labels: {taken} are names that tables of results have for something else; rename these columns"
         )
+    _refuse_inputs(labels, ("flux", *FLUX_KINDS))
     for name in labels:
         if name not in QUANTITIES:
             column = columns[name]
@@ -188,6 +191,17 @@ def label_truth(labels_table, n_star, labels=None, positive=()):
             # errors of magnitudes and of logarithms are differences: they have no zero point
             register_quantity(Quantity(name, str(unit), str(getattr(unit, "function_unit", unit)), "", text))
     return known_labels(columns, labels, n_star, "labels_table", positive)
+
+
+def _refuse_inputs(labels, fluxes):
+    """Refuse labels with the names of what spectra come with: fluxes, and properties of an observation."""
+    observed = [name for name, quantity in QUANTITIES.items() if quantity.kind == "observation"]
+    taken = [name for name in labels if name in (*fluxes, *observed)]
+    if taken:
+        raise InputValueError(
+            f"labels: {taken} are names of fluxes or of properties of an observation; expected labels of stars; "
+            "rename these columns, or leave them out"
+        )
 
 
 def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
@@ -211,7 +225,13 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
     Returns
     -------
     SpectraFM
+
+    Raises
+    ------
+    InputValueError
+        Names that are no labels, too few stars, spectra of several kinds, or a method that the base does not allow.
     """
+    _refuse_inputs(truth, fm.model.vocabulary.flux)
     before = fm.head
     if before is not None and config.method not in ("auto", "head"):
         raise InputValueError(
@@ -220,6 +240,7 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
         )
     methods = (config.method,) if config.method != "auto" else _AUTO if before is None else ("head",)
     usable, number, domain, given = _domain(fm, arrays, truth)
+    _warn_of_motion(fm, number, domain, given)
     vocabulary = _vocabulary(fm.model.vocabulary, truth, usable)
     model = _copy(fm.model, vocabulary, config.seed)
     base = fm.adapted(model, domain, lines=fm.lines)
@@ -238,6 +259,7 @@ def fine_tune(fm, arrays, truth, config, *, name=None, progress=False):
     else:
         model, _ = _train(best.method, model, stars, rows, config, stop=best.step, progress=progress)
     _describe(domain, stars, best, vocabulary.log)
+    _warn_of_guesses(best)
     history = [entry for trial in trials for entry in trial.history]
     record = {
         "base": fm.info.name,
@@ -314,7 +336,41 @@ def _domain(fm, arrays, truth):
         min(before.spacing_range[0], 0.7 * min(spacings)),
         max(before.spacing_range[1], 1.4 * max(spacings)),
     )
-    return usable, number, replace(domain, spacing_range=(finest, coarsest)), stars
+    ends = {
+        "spacing_range": (finest, coarsest),
+        "lowest_power": min([before.lowest_power, *(p for s in stars if np.isfinite(p := s.resolving_power))]),
+        "largest_snr": max([before.largest_snr, *(snr for star in stars if np.isfinite(snr := star.snr))]),
+    }
+    return usable, number, replace(domain, **ends), stars
+
+
+def _warn_of_motion(fm, number, domain, stars):
+    """Warn where the base finds that most stars are not at rest: what is fine-tuned would take that for granted."""
+    before = fm.info.domains[number]
+    if "rv_significance" not in before.thresholds or domain.name != before.name:
+        return
+    table, _ = infer_stars(fm, stars, before.labels[:1], whole=False)
+    moving = int(((table["flag"] & Flag.WRONG_VELOCITY) != 0).sum())
+    if moving > len(stars) / 2:
+        medium = (table["flag"] & Flag.WRONG_MEDIUM) != 0
+        remedy = "medium='air' or 'vacuum'" if medium.sum() > moving / 2 else "radial_velocity= or medium="
+        warnings.warn(
+            f"spectra: {fm.info.name} finds that {moving} of {len(stars)} are not at rest (WRONG_VELOCITY); unless the "
+            f"new weights are to read such spectra, give {remedy}",
+            SpectraFMWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_of_guesses(trial):
+    """Warn of labels that are told hardly better than by their mean."""
+    if guessed := [name for name, score in trial.by_label.items() if score > _GUESSED]:
+        warnings.warn(
+            f"labels_table: {', '.join(guessed)} of stars set aside were told hardly better than by their mean; see "
+            "whether its rows are in the order of the spectra, and whether these stars differ in them",
+            SpectraFMWarning,
+            stacklevel=4,
+        )
 
 
 def _check_count(truth, usable):
@@ -362,15 +418,15 @@ def _copy(model, vocabulary, seed):
 def _stars(fm, arrays, truth, correct_lines):
     """Lay stars out for inference and for training."""
     domain = fm.info.domains[0]
-    n_pixel = max(len(star.wavelength) for star in arrays)
+    bridged = [domain.cut(star).bridged(domain.bridges) for star in arrays]
+    n_pixel = max(len(star.wavelength) for star in bridged)
     flux, sigma = np.full((2, len(arrays), n_pixel), np.nan)
     wavelength = np.empty((len(arrays), n_pixel))
-    for row, star in enumerate(arrays):
+    for row, star in enumerate(bridged):
         here = slice(0, len(star.wavelength))
-        good = domain.cut(star).good
         # close to 1, so that single precision holds any unit
-        scale = np.median(np.abs(star.flux[good])) or 1.0
-        flux[row, here] = np.where(good, star.flux / scale, np.nan)
+        scale = np.median(np.abs(star.flux[star.good])) or 1.0
+        flux[row, here] = np.where(star.good, star.flux / scale, np.nan)
         sigma[row, here] = star.sigma / scale
         wavelength[row, here], wavelength[row, here.stop :] = star.wavelength, star.wavelength[-1]
     names = tuple(truth)
@@ -382,7 +438,7 @@ def _stars(fm, arrays, truth, correct_lines):
         prepared,
         table,
         truth,
-        domain.flux_kind,
+        domain,
         fm.normalizer_of(domain.name),
         *_expected(fm, prepared, truth, correct_lines),
     )
@@ -445,16 +501,17 @@ def _try(method, model, stars, inputs, config, before, progress):
             all_values, all_errors = found.setdefault(step, np.full((2, n_star, len(labels)), np.nan))
             all_values[held_out], all_errors[held_out] = values, errors
     # the folds of a step make one score: of stars that are told by what never saw them
-    scores = {step: _score(values, stars.truth, model.vocabulary.log) for step, (values, _) in found.items()}
+    by_label = {step: _scores(values, stars.truth, model.vocabulary.log) for step, (values, _) in found.items()}
+    scores = {step: float(np.mean(list(its.values()))) for step, its in by_label.items()}
     history = [{"method": method, "step": step, "score": score} for step, score in scores.items()]
     step = min(scores, key=scores.get)
     values, errors = ({k: array[:, i] for i, k in enumerate(labels)} for array in found[step])
-    return _Trial(method, scores[step], values, errors, step, history)
+    return _Trial(method, scores[step], by_label[step], values, errors, step, history)
 
 
-def _score(values, truth, log):
-    """Return the mean over labels of ln(error / scatter): of the root mean square and the median alike."""
-    scores = []
+def _scores(values, truth, log):
+    """Return ln(error / scatter) by label: of the root mean square and the median alike."""
+    scores = {}
     for column, (name, (true, _)) in enumerate(truth.items()):
         found = values[:, column]
         if name in log:
@@ -462,8 +519,8 @@ def _score(values, truth, log):
         known = np.isfinite(true)
         residual, scatter = (found - true)[known], np.std(true[known]) or 1.0
         typical = np.sqrt(np.mean(residual**2)), 1.4826 * np.median(np.abs(residual))
-        scores.append(np.mean([math.log(max(size / scatter, 1e-9)) for size in typical]))
-    return float(np.mean(scores))
+        scores[name] = float(np.mean([math.log(max(size / scatter, 1e-9)) for size in typical]))
+    return scores
 
 
 def _train(method, base, stars, rows, config, *, held_out=None, stop=None, progress=False):

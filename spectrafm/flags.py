@@ -5,6 +5,10 @@ One integer bitmask a star. Zero means that nothing was found wrong.
 
 from enum import IntFlag
 
+import numpy as np
+
+from .exceptions import InputTypeError
+
 __all__ = ["MASKING_FLAGS", "Flag", "describe_flags"]
 
 
@@ -27,6 +31,7 @@ class Flag(IntFlag):
     WRONG_MEDIUM = 8192
     EMISSION_OR_SPIKES = 16384
     SATURATED = 32768
+    HIGH_SNR = 65536
 
 
 #: Flags whose rows carry no labels: their values are masked.
@@ -43,12 +48,13 @@ _MEANING = {
     Flag.OUTSIDE_LABEL_RANGE: "a label, predicted or given, is beyond those of the training stars",
     Flag.LARGE_UNCERTAINTY: "a predicted error is more than five times that of usual stars",
     Flag.UNUSUAL_SPECTRUM: "the spectrum is unlike the training spectra",
-    Flag.SAMPLING_MISMATCH: "pixel spacing far from that of the training spectra",
+    Flag.SAMPLING_MISMATCH: "pixel spacing, or resolving power, far from that of the training spectra",
     Flag.POOR_RECONSTRUCTION: "the model's own spectrum does not fit the data",
     Flag.WRONG_VELOCITY: "the spectrum is not at rest; give its radial velocity",
     Flag.WRONG_MEDIUM: "its velocity is that of air taken for vacuum, or the reverse",
     Flag.EMISSION_OR_SPIKES: "pixels far above the continuum: emission, cosmic rays",
     Flag.SATURATED: "plateaus of pixels at the same largest value",
+    Flag.HIGH_SNR: "flux uncertainties smaller than those of the training stars; they were raised to these",
 }
 
 
@@ -57,12 +63,22 @@ def describe_flags(flag):
 
     Parameters
     ----------
-    flag : int
-        A value of the ``flag`` column.
+    flag : int or array_like of int
+        A value of the ``flag`` column, or the column.
 
     Returns
     -------
-    list of str
-        ``"NAME: meaning"`` for each bit that is set, lowest bit first.
+    list of str, or list of lists of str
+        ``"NAME: meaning"`` for each bit that is set, lowest bit first; of a column, a list for each row.
+
+    Raises
+    ------
+    InputTypeError
+        These are no integers.
     """
-    return [f"{bit.name}: {_MEANING[bit]}" for bit in Flag if int(flag) & bit]
+    given = np.asarray(flag)
+    if given.dtype.kind not in "iu" and given.size:
+        raise InputTypeError(f"flag: {flag!r}, expected an integer, or the column 'flag' of a table of labels")
+    if given.ndim:
+        return [describe_flags(one) for one in given]
+    return [f"{bit.name}: {_MEANING[bit]}" for bit in Flag if int(given) & bit]

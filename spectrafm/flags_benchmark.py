@@ -13,7 +13,7 @@ from .core import SpectraFM
 from .diagnostics import STATISTICS
 from .exceptions import InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag
-from .spectral_units import SPEED_OF_LIGHT, air_to_vacuum, doppler_factor
+from .spectral_units import FWHM_OVER_SIGMA, RYDBERG, SPEED_OF_LIGHT, air_to_vacuum, doppler_factor
 from .synthesis.benchmark import read_apstar
 from .training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig
 from .training.train import read_data
@@ -28,8 +28,6 @@ _STRANGE = Flag.WRONG_MEDIUM
 for _bit in STATISTICS.values():
     _STRANGE |= _bit
 _HOT, _COOL = 9000.0, 3300.0
-_RYDBERG = 1.0967758e-3  # of hydrogen [1 / Angstrom]
-_FWHM_OVER_SIGMA = 2.3548
 # real stars are observed as they are, with this signal-to-noise ratio where none is told
 _REAL_SNR = (30.0, 100.0)
 
@@ -77,7 +75,7 @@ def _quasar(star, other, normalizer, rng):
     place = place - place.mean()
     flux = np.exp(rng.uniform(-2.5, 0.0) * place)
     for _ in range(max(2, round(20 * np.ptp(place)))):
-        width = rng.uniform(1500, 6000) / SPEED_OF_LIGHT / _FWHM_OVER_SIGMA
+        width = rng.uniform(1500, 6000) / SPEED_OF_LIGHT / FWHM_OVER_SIGMA
         away = (place - rng.uniform(place.min(), place.max())) / width
         flux = flux * (1 + rng.uniform(0.3, 2.0) * np.exp(-0.5 * away**2))
     return _instead(star, flux, rng)
@@ -90,7 +88,7 @@ def _hot(star, other, normalizer, rng):
     flux = flux / np.median(flux)
     for lower in (2, 3, 4):
         for upper in range(lower + 1, 26):
-            at = 1 / (_RYDBERG * (lower**-2 - upper**-2))
+            at = 1 / (RYDBERG * (lower**-2 - upper**-2))
             if wavelength[0] - 50 < at < wavelength[-1] + 50:
                 away = np.log(wavelength / at) * SPEED_OF_LIGHT / rng.uniform(400, 1500)
                 flux = flux * (1 - rng.uniform(0.05, 0.35) / (1 + away**2))
@@ -149,7 +147,7 @@ def _emission(star, other, normalizer, rng):
     """Return a weak star under narrow emission lines."""
     place = np.log(star.wavelength)
     power = star.resolving_power if np.isfinite(star.resolving_power) else np.inf
-    width = max(1 / power, 2.4 * star.spacing) / _FWHM_OVER_SIGMA
+    width = max(1 / power, 2.4 * star.spacing) / FWHM_OVER_SIGMA
     flux = 0.3 * star.flux / _level(star)
     for _ in range(rng.integers(6, 20)):
         away = (place - rng.uniform(place[0], place[-1])) / width
@@ -203,7 +201,7 @@ def benchmark_flags(data_folder, model=None, rivals=True, n_star=_N_STAR):
     for name in _POWER:
         if name not in names:
             continue
-        if not fm.info.domains[names.index(name)].thresholds:
+        if not fm.info.domains[fm.info.number_of(name)].thresholds:
             yield f"{name}: these weights have no thresholds; see spectrafm.diagnostics.set_thresholds"
         stars = _synthetic(fm, name, n_star)
         yield f"{name}: {len(stars)} synthetic stars"

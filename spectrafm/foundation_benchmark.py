@@ -12,6 +12,7 @@ from .adapters import from_arrays
 from .benchmarks import Residuals, mad_std, result_header, result_line, stars_apart
 from .core import SpectraFM
 from .exceptions import InputValueError, MissingDependencyError
+from .results import label_values
 from .rivals import train_rival
 from .stellarperceptron import FitConfig
 from .synthesis import cramer_rao_bound, fit_labels, load_emulator
@@ -259,7 +260,8 @@ def label_columns(table, labels):
     values, errors : dict of str to numpy.ndarray
         ``(n_star,)`` by label, NaN where masked.
     """
-    return tuple({k: np.asarray(table[f"{e}{k}"].filled(np.nan).value) for k in labels} for e in ("", "e_"))
+    found = {name: label_values(table, name) for name in labels}
+    return tuple({name: both[i] for name, both in found.items()} for i in (0, 1))
 
 
 def _synthetic(fm, stars, views, name, power):

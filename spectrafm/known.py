@@ -2,15 +2,18 @@
 
 import numpy as np
 from astropy import units as u
-from astropy.table import Row
+from astropy.table import Row, Table
 
 from .exceptions import InputTypeError, InputValueError
-from .quantities import get_quantity
+from .quantities import OTHER_COLUMNS, get_quantity
 
 # nothing has a larger logarithm or magnitude, but what stands for "not known" often has
 _LARGEST = {"dex": 90.0, "mag": 90.0}
 
-__all__ = ["known_labels", "known_quantities", "split_mask", "table_columns"]
+# what tables of results hold beside labels, that of the command line its files, too
+_NOT_LABELS = (*OTHER_COLUMNS, "file")
+
+__all__ = ["in_unit", "known_labels", "known_quantities", "label_columns", "split_mask", "table_columns"]
 
 
 def table_columns(table, argument):
@@ -18,7 +21,7 @@ def table_columns(table, argument):
 
     Parameters
     ----------
-    table : `~astropy.table.Table`, `~astropy.table.Row` or dict
+    table : `~astropy.table.Table`, `~astropy.table.Row`, dict or data frame of pandas
         The table. A row of one has no units of its own: they are those of the table.
     argument : str
         Name of the user's argument, for the error message.
@@ -31,16 +34,47 @@ def table_columns(table, argument):
     Raises
     ------
     InputTypeError
-        It is neither.
+        It is none of them.
     """
+    if _is_data_frame(table):
+        table = Table.from_pandas(table)
     if not hasattr(table, "colnames") and not isinstance(table, dict):
         raise InputTypeError(
             f"{argument}: {type(table).__name__}, expected a dictionary or an astropy Table with columns such as "
-            "teff and e_teff"
+            "teff and e_teff, or a data frame of pandas"
         )
     if isinstance(table, Row):
         table = table.table[table.index : table.index + 1]
     return {name: table[name] for name in getattr(table, "colnames", table)}
+
+
+def _is_data_frame(table):
+    """Tell whether this is a data frame of pandas, which need not be installed."""
+    return type(table).__module__.partition(".")[0] == "pandas" and hasattr(table, "columns")
+
+
+def label_columns(table, argument):
+    """Return the columns of a table by name, less those that tables of results have beside labels.
+
+    Parameters
+    ----------
+    table, argument
+        As for `table_columns`. All of a dictionary is returned.
+
+    Returns
+    -------
+    dict
+        A new one.
+
+    Raises
+    ------
+    InputTypeError
+        As from `table_columns`.
+    """
+    columns = table_columns(table, argument)
+    if isinstance(table, dict):
+        return columns
+    return {name: column for name, column in columns.items() if name not in _NOT_LABELS}
 
 
 def known_labels(columns, labels, n_star, argument, positive=()):
@@ -84,9 +118,10 @@ def known_quantities(known, n_star, allowed, argument="known", positive=()):
 
     Parameters
     ----------
-    known : dict or `~astropy.table.Table`, `~astropy.table.Row` or None
+    known : dict, `~astropy.table.Table`, `~astropy.table.Row`, data frame of pandas or None
         Name -> number, array ``(n_star,)``, `~astropy.units.Quantity`, or
-        (masked) table column; ``e_<name>`` for its error.
+        (masked) table column; ``e_<name>`` for its error. What a table of results
+        has beside labels does not matter.
     n_star : int
         Number of stars.
     allowed : sequence of str
@@ -105,14 +140,21 @@ def known_quantities(known, n_star, allowed, argument="known", positive=()):
     Raises
     ------
     InputTypeError
-        ``known`` is not a dictionary or a table.
+        ``known`` is not a dictionary or a table, or holds something else than numbers.
     InputValueError
-        A name, unit or length that cannot be used; a number that the quantity cannot have.
+        An error of what is not given; a name, unit or length that cannot be used; a number
+        that the quantity cannot have.
     """
     if known is None:
         return {}
-    known = table_columns(known, argument)
+    known = label_columns(known, argument)
     names = [name for name in known if name in allowed]
+    lonely = [name for name in allowed if f"e_{name}" in known and name not in known]
+    if lonely:
+        raise InputValueError(
+            f"{argument}: {', '.join(f'e_{name}' for name in lonely)} without {', '.join(lonely)}; give the value, "
+            "too, or leave its error out"
+        )
     strange = [name for name in known if name not in names and name.removeprefix("e_") not in names]
     if strange:
         raise InputValueError(
@@ -130,6 +172,7 @@ def known_quantities(known, n_star, allowed, argument="known", positive=()):
         if name in positive:
             hint = ", and a small number for next to nothing"
             _refuse(f"{argument}[{name!r}]", values, values <= 0, "positive numbers", hint)
+        _refuse(f"{argument}[{name!r}]", values, np.isinf(values), "finite numbers")
         largest = _LARGEST.get(quantity.error_unit, np.inf)
         _refuse(f"{argument}[{name!r}]", values, np.abs(values) > largest, f"numbers within +-{largest:g}")
         _refuse(f"{argument}['e_{name}']", errors, errors < 0, "standard deviations")
@@ -176,8 +219,10 @@ def _column(name, given, unit, n_star):
     """Return one column as plain float64 in our unit, NaN where masked."""
     given, mask = split_mask(given)
     if (own := getattr(given, "unit", None)) is not None:
-        given = _in_unit(name, getattr(given, "value", given), own, unit)
+        given = in_unit(name, getattr(given, "value", given), own, unit)
     try:
+        if np.asarray(given).dtype.kind == "b":
+            raise TypeError
         values = np.where(mask, np.nan, np.asarray(given, dtype=np.float64))
     except (TypeError, ValueError):
         raise InputTypeError(f"{name}: {given!r}, expected a number or an array of numbers") from None
@@ -186,12 +231,37 @@ def _column(name, given, unit, n_star):
     return np.broadcast_to(values, (n_star,)).copy()
 
 
-def _in_unit(name, value, own, unit):
+def in_unit(name, value, own, unit):
+    """Return numbers in another unit.
+
+    Parameters
+    ----------
+    name : str
+        What they are, for the error message.
+    value : array_like
+        Numbers; what is under a mask is converted, too.
+    own : `~astropy.units.UnitBase`
+        Their unit.
+    unit : str or `~astropy.units.UnitBase`
+        The one wanted.
+
+    Returns
+    -------
+    array_like
+        Plain numbers.
+
+    Raises
+    ------
+    InputValueError
+        They cannot be converted.
+    """
     wanted = u.Unit(unit)
     # a logarithm in plain dex is a common spelling of the same number
     if own == u.dex and isinstance(wanted, u.function.logarithmic.DexUnit):
         return value
     try:
         return u.Quantity(np.ma.getdata(value), own, subok=True).to_value(wanted)
-    except (u.UnitConversionError, u.UnitTypeError, TypeError):
-        raise InputValueError(f"{name}: unit {own}, expected {unit or 'none'}") from None
+    except (ValueError, TypeError):
+        raise InputValueError(
+            f"{name}: unit {own}, expected {unit or 'none'}; convert it, or give plain numbers in that"
+        ) from None

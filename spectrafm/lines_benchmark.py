@@ -3,15 +3,15 @@
 import numpy as np
 import torch
 
+from ._table_formats import column_values
 from .adapters import from_arrays
 from .benchmarks import mad_std
 from .core import SpectraFM
 from .explanation import label_attention, label_sensitivity, line_enrichment
 from .lines import LINES, element_lines
-from .results import column_values
 from .synthesis import load_emulator
 
-__all__ = ["benchmark_lines"]
+__all__ = ["benchmark_lines", "synthetic_stars"]
 
 # resolving power and range of the spectra of each kind, well inside of the emulator's
 _VIEWS = {"apogee": (22_500.0, 15_150.0, 16_950.0), "optical": (2000.0, 3620.0, 7430.0)}
@@ -91,7 +91,7 @@ def benchmark_lines(data_folder, model=None, rivals=True, n_star=_N_STAR, domain
 
 def _domain(fm, name, n_star):
     power, low, high = _VIEWS[name]
-    number = [domain.name for domain in fm.info.domains].index(name)
+    number = fm.info.number_of(name)
     emulator = load_emulator(name)
     wavelength = np.exp(np.arange(np.log(low), np.log(high), 1 / (_PIXELS * power)))
     stars = synthetic_stars(emulator, n_star)

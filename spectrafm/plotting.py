@@ -5,10 +5,11 @@ import textwrap
 import numpy as np
 from astropy.table import Row
 
+from ._table_formats import column_values
 from .exceptions import InputTypeError, InputValueError
 from .flags import describe_flags
-from .quantities import QUANTITIES
-from .results import column_values, label_names, round_to_error
+from .quantities import QUANTITIES, column_unit
+from .results import check_row, label_names, label_values, round_to_error
 
 __all__ = [
     "plot_coverage",
@@ -71,10 +72,11 @@ def _check_table(table):
         raise InputTypeError(f"table: a Row, expected the whole Table; give its number as row={table.index}")
 
 
-def _column(table, name, argument, optional=False):
+def _column(table, name, argument, optional=False, unit=None):
+    """Return a column in the unit that axes name, or in one that is given."""
     _check_table(table)
     if name in table.colnames:
-        return column_values(table, name)
+        return column_values(table, name, column_unit(name) if unit is None else unit)
     if optional:
         return np.zeros(len(table))
     raise InputValueError(f"{argument}: no column {name!r}; the table has {', '.join(table.colnames)}")
@@ -92,7 +94,8 @@ def plot_labels(table, x="teff", y="logg", color="fe_h", ax=None):
     Parameters
     ----------
     table : `~astropy.table.Table`
-        As `~spectrafm.SpectraFM.infer` returns it, with units or without.
+        As `~spectrafm.SpectraFM.infer` returns it, with units or without. Labels are drawn
+        in the units of the registry.
     x, y : str, optional
         Columns of the two axes. Axes of ``teff``, ``logg`` and magnitudes run
         backwards, as usual.
@@ -112,7 +115,7 @@ def plot_labels(table, x="teff", y="logg", color="fe_h", ax=None):
     Raises
     ------
     InputValueError
-        The table has no such column.
+        The table has no such column, or has it in a unit that does not fit.
     InputTypeError
         This is not a table.
     """
@@ -254,7 +257,8 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
     if not stars:
         raise InputValueError("spectrum: an empty list; expected at least one spectrum")
     if table is not None:
-        _check_row(row, table)
+        _check_table(table)
+        check_row(table, row)
     star = stars[0]
     if len(stars) > 1:
         if not -len(stars) <= row < len(stars):
@@ -316,12 +320,6 @@ def spectrum_size(table=None, row=0):
     return 9.0, max(3.6, 1.6 + 0.25 * labels.count("\n") + 0.2 * flags.count("\n"))
 
 
-def _check_row(row, table):
-    _check_table(table)
-    if not -len(table) <= row < len(table):
-        raise InputValueError(f"row: {row}; the table has {len(table)} rows")
-
-
 def _flux_limits(flux):
     """Return limits that show the spectrum, spikes being allowed to leave."""
     low, high = np.percentile(flux, (0.5, 99.5))
@@ -351,7 +349,7 @@ def _in_words(table, row):
     """Return labels and flags of a row as text, and the color of the flags."""
     lines = []
     for name in label_names(table):
-        value, error = round_to_error(column_values(table, name)[row], column_values(table, f"e_{name}")[row])
+        value, error = round_to_error(*(column[row] for column in label_values(table, name)))
         if value == "--":
             lines.append(f"{_symbol(name)}  no value")
             continue
@@ -521,13 +519,13 @@ def plot_sensitivity(table, lines=(), ax=None):
     Raises
     ------
     InputValueError
-        The table has no such column, or ``lines`` are no lengths.
+        The table has no such column, or ``lines`` or wavelengths are no lengths.
     InputTypeError
         This is not a table.
     """
     from astropy import units as u
 
-    wavelength = _column(table, "wavelength", "table")
+    wavelength = _column(table, "wavelength", "table", unit=u.AA)
     name = "attention" if "attention" in table.colnames else "sensitivity"
     values = _column(table, name, "table")
     try:

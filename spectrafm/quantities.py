@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 from .exceptions import InputValueError
 
-__all__ = ["QUANTITIES", "Quantity", "get_quantity", "register_quantity", "registered_on_success"]
+__all__ = [
+    "OTHER_COLUMNS",
+    "QUANTITIES",
+    "Quantity",
+    "column_unit",
+    "get_quantity",
+    "register_quantity",
+    "registered_on_success",
+]
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,14 @@ QUANTITIES = {
     )
 }
 
+#: Columns beside those of labels: name -> UCD, description.
+OTHER_COLUMNS = {
+    "identifier": ("meta.id;meta.main", "Name of the star or row of the input"),
+    "flag": ("meta.code.qual", "Quality flags, 0 when nothing was found wrong"),
+    "n_pixels_used": ("meta.number", "Number of good pixels"),
+    "snr": ("stat.snr", "Median signal-to-noise ratio of the good pixels"),
+}
+
 
 def get_quantity(name, argument="labels"):
     """Look a quantity up by name.
@@ -120,6 +136,25 @@ def get_quantity(name, argument="labels"):
     except (KeyError, TypeError):
         known = ", ".join(QUANTITIES)
         raise InputValueError(f"{argument}: unknown quantity {name!r}; known are: {known}") from None
+
+
+def column_unit(name):
+    """Return the unit of a column of a table of labels.
+
+    Parameters
+    ----------
+    name : str
+        ``<label>``, or ``e_<label>`` of its errors.
+
+    Returns
+    -------
+    str or None
+        In astropy's notation; None for columns of another name.
+    """
+    quantity = QUANTITIES.get(name.removeprefix("e_"))
+    if quantity is None:
+        return None
+    return quantity.unit if name == quantity.name else quantity.error_unit
 
 
 def register_quantity(quantity):

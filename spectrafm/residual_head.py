@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .kernels import matern, squared_distance
+
 __all__ = ["ResidualHead", "fit_residual_head"]
 
 # hyperparameters, all logarithms, with mean and standard deviation of their priors: amplitude and lengths of
@@ -73,11 +75,9 @@ class _Process:
 def _kernel(a, b, hyper, n_leading, is_correction):
     """Return the covariance of the functions at two sets of features, ``(n, m)``."""
     a_leading, b_leading, a_other, b_other = a[:, :n_leading], b[:, :n_leading], a[:, n_leading:], b[:, n_leading:]
-    square = _square(a_leading, b_leading) * torch.exp(-2 * hyper["leading_length"])
-    square = square + _square(a_other, b_other) * torch.exp(-2 * hyper["other_length"])
-    # Matern of order 5/2 (Rasmussen & Williams 2006, equation 4.17); the root has no slope at zero
-    r = (5 * square + 1e-12).sqrt()
-    smooth = torch.exp(2 * hyper["amplitude"]) * (1 + r + r**2 / 3) * torch.exp(-r)
+    square = squared_distance(a_leading, b_leading) * torch.exp(-2 * hyper["leading_length"])
+    square = square + squared_distance(a_other, b_other) * torch.exp(-2 * hyper["other_length"])
+    smooth = matern(square, torch.exp(2 * hyper["amplitude"]))
     linear = torch.exp(hyper["leading_slope"]) * a_leading @ b_leading.T
     if not is_correction:
         # a correction must not run away along directions that a hundred stars say little of
@@ -91,10 +91,6 @@ def _variance(a, hyper, n_leading, is_correction):
     if not is_correction:
         linear = linear + torch.exp(hyper["other_slope"]) * (a[:, n_leading:] ** 2).sum(1)
     return torch.exp(2 * hyper["amplitude"]) + linear + torch.exp(hyper["offset"])
-
-
-def _square(a, b):
-    return ((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T).clamp(min=0)
 
 
 def _fit_process(features, target, error, predicted_error, n_leading, is_correction):

@@ -5,35 +5,32 @@ from pathlib import Path
 
 import numpy as np
 from astropy import units as u
-from astropy.table import Column, MaskedColumn, QTable, Table
+from astropy.table import Column, MaskedColumn, QTable, Row, Table
 from astropy.utils.masked import Masked
 
 from ._table_formats import column_values, mrt_text, read_votable, to_votable, without_mask
 from .exceptions import InputTypeError, InputValueError, SpectraFMError
 from .flags import describe_flags
-from .quantities import QUANTITIES, get_quantity
+from .quantities import OTHER_COLUMNS, QUANTITIES, column_unit, get_quantity
 
 __all__ = [
     "EXTENSIONS",
-    "OTHER_COLUMNS",
+    "check_filename",
+    "check_row",
+    "check_texts",
     "describe_row",
+    "label_names",
     "label_table",
+    "label_values",
     "read_labels",
     "round_to_error",
     "to_mrt",
+    "unproven_lines",
     "write_labels",
 ]
 
 #: Formats that `write_labels` knows, by extension of the file.
 EXTENSIONS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".vot": "votable", ".csv": "ascii.csv", ".mrt": "ascii.mrt"}
-
-#: Columns beside those of labels: name -> UCD, description.
-OTHER_COLUMNS = {
-    "identifier": ("meta.id;meta.main", "Name of the star or row of the input"),
-    "flag": ("meta.code.qual", "Quality flags, 0 when nothing was found wrong"),
-    "n_pixels_used": ("meta.number", "Number of good pixels"),
-    "snr": ("stat.snr", "Median signal-to-noise ratio of the good pixels"),
-}
 
 
 def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=None, meta=None):
@@ -62,7 +59,8 @@ def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=
     `~astropy.table.QTable`
         Columns ``identifier`` (if given), ``<label>`` and ``e_<label>`` for each
         label, ``flag``, ``n_pixels_used``, ``snr``, with units, descriptions and
-        UCDs (``table[name].info.meta["ucd"]``).
+        UCDs (``table[name].info.meta["ucd"]``). Columns in which a row is masked are
+        `~astropy.utils.masked.Masked`, all others plain.
 
     Raises
     ------
@@ -97,7 +95,7 @@ def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=
     table["flag"] = Column(_checked("flag", flag, (n_star,), np.int64))
     table["n_pixels_used"] = Column(_checked("n_pixels_used", n_pixels_used, (n_star,), np.int64))
     snr = _checked("snr", snr, (n_star,), np.float64)
-    table["snr"] = MaskedColumn(np.where(np.isfinite(snr), snr, np.nan), mask=~np.isfinite(snr))
+    table["snr"] = _masked_column(np.where(np.isfinite(snr), snr, np.nan))
     _document(table)
     return table
 
@@ -122,8 +120,14 @@ def _flat(meta):
 
 
 def _masked_quantity(values, unit, mask):
-    """Return values in a unit, NaN under the mask so that no forgotten mask shows a number."""
-    return Masked(u.Quantity(np.where(mask, np.nan, values), u.Unit(unit), subok=True), mask)
+    """Return values in a unit, NaN under the mask so that no forgotten mask shows a number; plain without any."""
+    quantity = u.Quantity(np.where(mask, np.nan, values), u.Unit(unit), subok=True)
+    return Masked(quantity, mask) if mask.any() else quantity
+
+
+def _masked_column(values):
+    """Return a column that is masked where there is NaN, and a plain one where there is none."""
+    return without_mask(MaskedColumn(values, mask=np.isnan(values)))
 
 
 def _document(table):
@@ -174,7 +178,42 @@ def round_to_error(value, error):
 
 
 def label_names(table):
+    """Return the labels that a table has with their errors.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        As `label_table` returns it.
+
+    Returns
+    -------
+    list of str
+        In the order of its columns.
+    """
     return [name for name in table.colnames if name in QUANTITIES and f"e_{name}" in table.colnames]
+
+
+def label_values(table, name):
+    """Return a label and its errors as plain numbers.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        As `label_table` returns it; its columns may have other units, or none.
+    name : str
+        The label; the table has ``e_<label>``, too.
+
+    Returns
+    -------
+    values, errors : numpy.ndarray
+        ``(n_star,)`` float64 in the units of the registry, NaN where masked.
+
+    Raises
+    ------
+    InputValueError
+        A column in a unit that does not fit.
+    """
+    return tuple(column_values(table, column, column_unit(column)) for column in (name, f"e_{name}"))
 
 
 def describe_row(table, row=0):
@@ -182,26 +221,54 @@ def describe_row(table, row=0):
 
     Parameters
     ----------
-    table : `~astropy.table.Table`
-        As `label_table` returns it.
+    table : `~astropy.table.Table` or `~astropy.table.Row`
+        As `label_table` returns it, or a row of that.
     row : int, optional
         Number of the row.
 
     Returns
     -------
     list of str
-        A line for each label, with its error and unit, then the flags in words, and, where
-        ``meta`` tells of any, the labels whose errors no real star has calibrated.
+        A line for each label, with its error and unit, that of the registry, then the flags
+        in words, and, where ``meta`` tells of any, the labels whose errors no real star has
+        calibrated.
+
+    Raises
+    ------
+    InputValueError
+        There is no such row, or a label is in a unit that does not fit.
     """
+    if isinstance(table, Row):
+        table = table.table[table.index : table.index + 1]
+    check_row(table, row)
     lines = []
     for name in label_names(table):
-        value, error = round_to_error(column_values(table, name)[row], column_values(table, f"e_{name}")[row])
+        value, error = round_to_error(*(column[row] for column in label_values(table, name)))
         quantity = QUANTITIES[name]
         lines.append(f"{name:<8} {value:>8} +- {error:<6} {quantity.unit:<12} {quantity.description}".rstrip())
     if "flag" in table.colnames:
         flag = int(table["flag"][row])
         lines += [f"flag {flag}: {'nothing was found wrong' if not flag else '; '.join(describe_flags(flag))}"]
     return lines + unproven_lines(table)
+
+
+def check_row(table, row):
+    """Refuse the number of a row that a table does not have.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        The table.
+    row : int
+        Number of a row; from the end where it is negative.
+
+    Raises
+    ------
+    InputValueError
+        There is no such row.
+    """
+    if not -len(table) <= row < len(table):
+        raise InputValueError(f"row: {row}; the table has {len(table)} rows")
 
 
 def unproven_lines(table):
@@ -236,8 +303,8 @@ def write_labels(table, filename, overwrite=False):
     Raises
     ------
     InputValueError
-        Another extension, a file that is there already, or text that the
-        format cannot hold.
+        Another extension, a file that is there already, text that the format
+        cannot hold, or, in CSV, a label in a unit that does not fit.
 
     See Also
     --------
@@ -249,7 +316,8 @@ def write_labels(table, filename, overwrite=False):
     units of ``dex`` and no UCDs, which FITS cannot write. VOTables are written
     in version 1.3 with units as VizieR has them (``[cm.s-2]``, ``[-]``), since
     later versions know no ``dex``, and with ``meta`` as INFO and PARAM. CSV
-    keeps numbers and names only; for machine-readable tables see `to_mrt`.
+    keeps numbers, of labels in the units of the registry, and names only; for
+    machine-readable tables see `to_mrt`.
     """
     path = Path(filename)
     extension = check_filename(path, overwrite)
@@ -273,7 +341,7 @@ def write_labels(table, filename, overwrite=False):
                     )
                 to_votable(table).to_xml(str(path))
             elif extension == ".csv":
-                Table(table).write(path, format="ascii.csv", overwrite=overwrite)
+                _in_registry_units(table).write(path, format="ascii.csv", overwrite=overwrite)
             else:
                 table.write(path, format=EXTENSIONS[extension], overwrite=overwrite)
     except SpectraFMError:
@@ -282,6 +350,17 @@ def write_labels(table, filename, overwrite=False):
         # text in meta or in columns of the user, which FITS does not hold
         remedy = "write .ecsv, which holds any text"
         raise InputValueError(f"filename: cannot write {path.name} ({error}); {remedy}") from error
+
+
+def _in_registry_units(table):
+    """Return a plain table whose labels are in the units that they have where none is told."""
+    plain = Table(table)
+    for name in plain.colnames:
+        unit = column_unit(name)
+        if unit is not None and getattr(plain[name], "unit", None) not in (None, u.Unit(unit)):
+            values = column_values(plain, name, unit)
+            plain[name] = MaskedColumn(values, mask=np.isnan(values))
+    return plain
 
 
 def check_texts(filename, texts):
@@ -343,13 +422,15 @@ def read_labels(filename):
     Returns
     -------
     `~astropy.table.QTable`
-        With the columns, units, masks, descriptions and UCDs that it had. Its
-        ``meta`` too, from ECSV, FITS (names in lower case) and VOTable.
+        With the columns, masks, descriptions and UCDs that it had, labels in the units
+        of the registry, and other columns in their own. Its ``meta`` too, from ECSV, FITS
+        (names in lower case) and VOTable.
 
     Raises
     ------
     InputValueError
-        There is no such file, or it has another extension.
+        There is no such file, it has another extension, or a label is in a unit that
+        does not fit.
     """
     path = Path(filename)
     if path.suffix.lower() not in EXTENSIONS:
@@ -369,15 +450,12 @@ def read_labels(filename):
         raw = Table.read(path, format=file_format, **names)
     table = QTable(meta=raw.meta if meta is None else meta)
     for name in raw.colnames:
-        label = name.removeprefix("e_")
-        if label in QUANTITIES:
-            quantity = QUANTITIES[label]
-            values = column_values(raw, name)
-            unit = quantity.unit if name == label else quantity.error_unit
+        if (unit := column_unit(name)) is not None:
+            values = column_values(raw, name, unit)
             table[name] = _masked_quantity(values, unit, np.isnan(values))
         elif name == "snr":
             values = column_values(raw, name)
-            table[name] = MaskedColumn(values, mask=np.isnan(values))
+            table[name] = _masked_column(values)
         else:
             table[name] = without_mask(QTable([raw[name]], names=[name])[name])
             if name in ("flag", "n_pixels_used", "identifier"):

@@ -4,6 +4,7 @@ Every conversion is reduced to a factor that is worked out once per unit, so
 that thousands of spectra cost no more than their arithmetic.
 """
 
+import math
 from functools import lru_cache
 
 import astropy.units as u
@@ -16,6 +17,8 @@ from .exceptions import InputTypeError, InputValueError
 from .known import split_mask
 
 __all__ = [
+    "FWHM_OVER_SIGMA",
+    "RYDBERG",
     "SPEED_OF_LIGHT",
     "air_to_vacuum",
     "axis_to_angstrom",
@@ -27,6 +30,10 @@ __all__ = [
 
 #: Speed of light in vacuum [km/s].
 SPEED_OF_LIGHT = _LIGHT.to_value(u.km / u.s)
+#: Rydberg constant of hydrogen [1 / Angstrom, vacuum].
+RYDBERG = 1.0967758e-3
+#: Full width at half maximum of a Gaussian, in standard deviations.
+FWHM_OVER_SIGMA = math.sqrt(8 * math.log(2))
 
 # shorter wavelengths are quoted in vacuum by everyone, and Morton (2000) does not hold there
 _SHORTEST_AIR = 2000.0

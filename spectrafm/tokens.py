@@ -4,8 +4,10 @@ import numpy as np
 
 from .exceptions import InputValueError
 
-__all__ = ["flux_name", "spectra_to_tokens", "star_batches"]
+__all__ = ["FLUX_KINDS", "GIVEN_ERRORS", "flux_name", "spectra_to_tokens", "star_batches"]
 
+#: Kinds of flux, by which models that know several tell them apart.
+FLUX_KINDS = ("relative_sed", "continuum_normalized")
 #: Smallest and largest error that labels without errors are given with in training, in standard deviations of
 #: the label.
 GIVEN_ERRORS = 0.01, 1.0

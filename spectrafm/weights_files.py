@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from .exceptions import CheckpointError, InputValueError, MissingDependencyError
 from .line_correction import LineCorrection
 from .residual_head import ResidualHead
 from .stellarperceptron import StellarPerceptron
-from .stellarperceptron.model_core import read_config, read_tensors
+from .stellarperceptron.model_core import named_bytes, read_config, read_tensors, split_bytes
 from .weights_info import WeightsInfo
 
-__all__ = ["DEFAULT", "PRETRAINED", "find_weights", "load_weights", "save_weights"]
+__all__ = ["DEFAULT", "PRETRAINED", "check_device", "find_weights", "load_weights", "save_weights"]
 
 #: Folder of the weights in the package, and the name of those that are loaded where none is given.
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -27,6 +28,8 @@ _HASHED = ("config.json", *_WEIGHTS, "head.json", "density.safetensors", "spectr
 # singular values of a change below this, relative to the largest, are rounding
 _ROUNDING = 1e-5
 _LINES = "wavelength", "factor"
+# what says that weights are on the Hugging Face hub, and the names that it has there
+_HUB, _ON_HUB = "hf://", r"(?P<repo_id>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?"
 
 
 def find_weights(name):
@@ -45,32 +48,77 @@ def find_weights(name):
     Raises
     ------
     InputValueError
-        There are no such weights.
+        There are no such weights, or they cannot be fetched.
     MissingDependencyError
-        They can only be on the hub, and its client is not installed.
+        They are on the hub, and its client is not installed.
     """
+    if str(name).startswith(_HUB):
+        return _fetched(str(name))
     packaged = _packaged()
     if str(name) in packaged:
         return PRETRAINED / str(name)
     if Path(name).is_dir():
         return Path(name)
-    if isinstance(name, str) and name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        try:
-            from huggingface_hub import snapshot_download
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"name: {name!r} is neither packaged nor a folder; to look for it on the hub, "
-                "pip install huggingface_hub"
-            ) from error
-        return Path(snapshot_download(name))
+    on_hub = f"'{_HUB}{name}'" if re.fullmatch(_ON_HUB, str(name)) else f"'{_HUB}owner/name'"
     raise InputValueError(
-        f"name: no weights {name!r}; expected one of the packaged ({', '.join(packaged)}), a folder written by "
-        "SpectraFM.save, such as those in the folder weights of the repository, or an 'owner/name' of the hub"
+        f"name: no weights {str(name)!r}; expected one of the packaged ({', '.join(packaged)}), a folder written by "
+        "SpectraFM.save, such as those in the folder weights of the repository, or, for weights of the Hugging Face "
+        f"hub, {on_hub}"
     )
 
 
 def _packaged():
     return sorted(path.parent.name for path in PRETRAINED.glob("*/spectrafm.json"))
+
+
+def _fetched(name):
+    """Return the folder of weights of the hub, fetched where they are not there yet."""
+    parts = re.fullmatch(_ON_HUB, name.removeprefix(_HUB))
+    if parts is None:
+        raise InputValueError(f"name: {name!r}, expected '{_HUB}owner/name' or '{_HUB}owner/name@revision'")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"name: {name!r} is on the Hugging Face hub, whose client is not installed; pip install huggingface_hub"
+        ) from error
+    try:
+        return Path(snapshot_download(**parts.groupdict(), allow_patterns=list(_HASHED)))
+    # the client raises what it and its own clients run into
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or "no reason is given"
+        raise InputValueError(
+            f"name: {name!r} cannot be fetched ({type(error).__name__}: {reason}); check the name and the network, or "
+            "give a folder that holds these weights"
+        ) from error
+
+
+def check_device(device, argument="device"):
+    """Refuse a device that is not there.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        Where to run.
+    argument : str, optional
+        Name of the user's argument, for the error message.
+
+    Raises
+    ------
+    InputValueError
+        It is no device, or this machine has no such one.
+    """
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputValueError(f"{argument}: {device!r}, expected 'cpu', 'cuda', 'cuda:1' or 'mps'") from None
+    # counted and not tried: of processes side by side, each is to touch its own alone
+    n_device = {"cuda": torch.cuda.device_count, "mps": torch.backends.mps.is_available}.get(wanted.type, lambda: 1)()
+    if (wanted.index or 0) >= n_device:
+        raise InputValueError(
+            f"{argument}: {str(device)!r}, but PyTorch finds {int(n_device)} devices of kind {wanted.type} here; "
+            "expected one that is there, for example 'cpu'"
+        )
 
 
 def save_weights(folder, info, model, density, head=None, lines=None, *, base=None, compact=False):
@@ -185,7 +233,7 @@ def _packed_density(density):
         if tensor.ndim == 2:
             # columns are eigenvectors over the roots of their variances
             vectors = (tensor / (tensor**2).sum(dim=0).clamp(min=1e-30)).double()
-            packed[f"{name}_byte"], packed[f"{name}_scale"] = matrix_to_bytes(tensor.T, vectors @ vectors.T)
+            packed |= named_bytes(name, *matrix_to_bytes(tensor.T, vectors @ vectors.T))
         else:
             packed[name] = tensor.half()
     return packed
@@ -193,13 +241,14 @@ def _packed_density(density):
 
 def _unpacked_density(tensors):
     """Return what `_packed_density` made, or what was not packed, in single precision."""
-    density = {k: v.float() for k, v in tensors.items()}
-    # a domain may be called anything
-    for name in [k.removesuffix("_byte") for k in tensors if k.endswith("_byte")]:
-        if f"{name}_scale" in tensors and name not in tensors:
-            byte, scale = (tensors[f"{name}_{part}"] for part in ("byte", "scale"))
-            density[name] = matrix_from_bytes(byte, scale).T
-            del density[f"{name}_byte"], density[f"{name}_scale"]
+    rest, in_bytes = split_bytes(tensors)
+    density = {k: v.float() for k, v in rest.items()}
+    for name, (byte, scale) in in_bytes.items():
+        # a domain may be called anything
+        is_name = name in rest
+        density |= (
+            named_bytes(name, byte.float(), scale.float()) if is_name else {name: matrix_from_bytes(byte, scale).T}
+        )
     return density
 
 

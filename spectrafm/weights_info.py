@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ._storage import write_json
-from .exceptions import CheckpointError
+from .exceptions import CheckpointError, InputTypeError, InputValueError
 from .quantities import Quantity, get_quantity, register_quantity
 
-__all__ = ["Domain", "WeightsInfo"]
+__all__ = ["LARGE_ERROR", "Domain", "WeightsInfo"]
 
 #: Errors this many times the median of usual stars are flagged as large.
 LARGE_ERROR = 5.0
@@ -39,12 +39,16 @@ class Domain:
     highest_power : float
         Largest resolving power of the training spectra, of the real ones where there are
         any; infinite where it does not matter. Finer spectra are smoothed, see `suited`.
+    lowest_power : float
+        Smallest resolving power of the training spectra; lower ones are flagged where they are told.
     min_pixels : int
         Fewer good pixels than this are flagged.
     min_coverage : float
         A smaller share of the wavelength range than this is flagged.
     min_snr : float
         Signal-to-noise ratio per pixel below which a spectrum is flagged.
+    largest_snr : float
+        Signal-to-noise ratio per pixel above which errors are smaller than those of training spectra, see `believed`.
     label_ranges : dict
         Range of each training label; predictions outside are flagged.
     usual_errors : dict
@@ -83,9 +87,11 @@ class Domain:
     wavelength_range: tuple = (0.0, float("inf"))
     spacing_range: tuple = (0.0, float("inf"))
     highest_power: float = float("inf")
+    lowest_power: float = 0.0
     min_pixels: int = 1
     min_coverage: float = 0.9
     min_snr: float = 0.0
+    largest_snr: float = float("inf")
     label_ranges: dict = field(default_factory=dict)
     usual_errors: dict = field(default_factory=dict)
     calibration: dict = field(default_factory=dict)
@@ -150,6 +156,42 @@ class Domain:
             return arrays
         return arrays.smoothed(arrays.resolving_power if arrays.resolving_power < power else power)
 
+    def believed(self, arrays):
+        """Return a spectrum with errors that are no smaller than those of the training spectra.
+
+        Parameters
+        ----------
+        arrays : SpectrumArrays
+            The spectrum.
+
+        Returns
+        -------
+        SpectrumArrays
+            The same, or, where its signal-to-noise ratio is larger than ``largest_snr``, with all errors multiplied so
+            that it is as large.
+        """
+        snr = arrays.snr
+        if not snr > self.largest_snr:
+            return arrays
+        return dataclasses.replace(arrays, sigma=arrays.sigma * (snr / self.largest_snr))
+
+    def seen(self, arrays, most):
+        """Return what a model sees of a spectrum.
+
+        Parameters
+        ----------
+        arrays : SpectrumArrays
+            The spectrum, cut and normalised.
+        most : int or float
+            Most pixels that it sees at once.
+
+        Returns
+        -------
+        SpectrumArrays
+            With errors that are `believed`, narrow gaps bridged, and some of the pixels where they are more.
+        """
+        return self.believed(arrays).bridged(self.bridges).thinned(most)
+
     def cut(self, arrays):
         """Return a spectrum in which only pixels in the range are good.
 
@@ -213,14 +255,14 @@ class Domain:
         """
         return {"with_sigma": 1.0, "without_sigma": 1.0} | self.calibration.get(label, {})
 
-    def calibrated_errors(self, labels, values, errors, has_sigma):
+    def calibrated_errors(self, labels, errors, has_sigma):
         """Return predicted errors with what held-out stars say of them.
 
         Parameters
         ----------
         labels : sequence of str
             Names of the labels; one without an entry in ``calibration`` keeps its errors.
-        values, errors : numpy.ndarray
+        errors : numpy.ndarray
             ``(n_star, n_label)`` as predicted, in the units of the registry.
         has_sigma : numpy.ndarray
             ``(n_star,)`` bool, whether the spectra came with flux errors.
@@ -249,8 +291,10 @@ class WeightsInfo:
         Kinds of spectra that they read.
     known : tuple of str
         Quantities that may be given.
-    training_data, license, citation, package_version : str
+    training_data, license, citation : str
         Provenance.
+    package_version : str
+        Version of spectrafm that made them.
     fine_tuning : dict
         Of fine-tuned weights: their base, method, settings, scores and history.
     quantities : tuple of Quantity
@@ -270,10 +314,10 @@ class WeightsInfo:
     def __post_init__(self):
         """Check the names."""
         self.known = tuple(self.known)
-        self.quantities = tuple(Quantity(**q) if isinstance(q, dict) else q for q in self.quantities)
+        self.quantities = _made("quantities", Quantity, self.quantities)
         for quantity in self.quantities:
             register_quantity(quantity)
-        self.domains = tuple(Domain(**d) if isinstance(d, dict) else d for d in self.domains)
+        self.domains = _made("domains", Domain, self.domains)
         for name in self.known:
             get_quantity(name, "known")
 
@@ -287,6 +331,28 @@ class WeightsInfo:
     def labels(self):
         """Labels of all domains, in their order."""
         return tuple(dict.fromkeys(name for domain in self.domains for name in domain.labels))
+
+    def number_of(self, name):
+        """Return the number of the domain of a name.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        InputValueError
+            There is no such domain; the message lists those that there are.
+        """
+        names = [domain.name for domain in self.domains]
+        if name not in names:
+            raise InputValueError(f"domain: unknown {name!r}; these weights know {', '.join(names)}")
+        return names.index(name)
 
     def domain_of(self, arrays):
         """Return the number of the domain that a spectrum is of.
@@ -359,6 +425,8 @@ class WeightsInfo:
                 for name in domain.labels
             ]
         lines += [f"  trained on: {self.training_data}", f"  license: {self.license}", f"  cite: {self.citation}"]
+        if self.package_version:
+            lines += [f"  made by spectrafm {self.package_version}"]
         return "\n".join(lines)
 
     def write(self, path):
@@ -395,6 +463,15 @@ class WeightsInfo:
             raise CheckpointError(f"folder: {path} not found; expected weights saved by SpectraFM.save") from error
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"folder: {path} is damaged or of another version ({error})") from error
+
+
+def _made(name, kind, given):
+    """Return objects of a kind, from such or from dictionaries of their fields."""
+    made = tuple(kind(**one) if isinstance(one, dict) else one for one in given)
+    strange = [one for one in made if not isinstance(one, kind)]
+    if strange:
+        raise InputTypeError(f"{name}: {strange[0]!r}, expected each a {kind.__name__}, or a dictionary of its fields")
+    return made
 
 
 def _everywhere(value, change):

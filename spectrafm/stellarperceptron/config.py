@@ -5,11 +5,26 @@ problems and reports them in one error.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from ..exceptions import ConfigError
 
-__all__ = ["AugmentationConfig", "FitConfig", "ModelConfig"]
+__all__ = [
+    "OPINION_SETTINGS",
+    "READOUT_SETTINGS",
+    "AugmentationConfig",
+    "Config",
+    "FitConfig",
+    "ModelConfig",
+    "negative",
+    "not_counts",
+    "not_fractions",
+    "not_positive",
+    "not_widths",
+    "refuse",
+]
 
 
 def refuse(name, problems):
@@ -45,8 +60,30 @@ def not_fractions(config, names):
     return [f"{name} must be in [0, 1], not {value!r}" for name, value in values.items() if not 0 <= value <= 1]
 
 
-def not_counts(config, names):
+def not_counts(config, names, least=1):
     """Return what is wrong with settings that must be positive integers, as `not_fractions`.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+    names : sequence of str
+        Names of the settings.
+    least : int, optional
+        Smallest of these integers that is allowed.
+
+    Returns
+    -------
+    list of str
+    """
+    values = {name: getattr(config, name) for name in names}
+    wrong = {name: value for name, value in values.items() if not isinstance(value, Integral) or value < least}
+    what = "a positive integer" if least == 1 else f"an integer of {least} or more"
+    return [f"{name} must be {what}, not {value!r}" for name, value in wrong.items()]
+
+
+def not_positive(config, names):
+    """Return what is wrong with settings that must be positive numbers, as `not_fractions`.
 
     Parameters
     ----------
@@ -60,8 +97,26 @@ def not_counts(config, names):
     list of str
     """
     values = {name: getattr(config, name) for name in names}
-    wrong = {name: value for name, value in values.items() if not isinstance(value, int) or value < 1}
-    return [f"{name} must be a positive integer, not {value!r}" for name, value in wrong.items()]
+    return [f"{name} must be positive and finite, not {v!r}" for name, v in values.items() if not 0 < v < math.inf]
+
+
+def not_widths(config, names):
+    """Return what is wrong with settings that must be tuples of positive integers, as `not_fractions`.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+    names : sequence of str
+        Names of the settings.
+
+    Returns
+    -------
+    list of str
+    """
+    values = {name: getattr(config, name) for name in names}
+    wrong = {k: v for k, v in values.items() if any(not isinstance(n, Integral) or n < 1 for n in v)}
+    return [f"{name} must be a tuple of positive integers, not {value!r}" for name, value in wrong.items()]
 
 
 def negative(config, names):
@@ -79,11 +134,33 @@ def negative(config, names):
     list of str
     """
     values = {name: getattr(config, name) for name in names}
-    return [f"{name} must not be negative, not {value!r}" for name, value in values.items() if not value >= 0]
+    wrong = {name: value for name, value in values.items() if not 0 <= value < math.inf}
+    return [f"{name} must not be negative or infinite, not {value!r}" for name, value in wrong.items()]
+
+
+#: What settings of a type may be, and how that is called.
+_TYPES = {float: (Real, "a number"), int: (Integral, "an integer"), str: (str, "a text"), tuple: (tuple, "a tuple")}
+_TYPES[bool] = bool, "True or False"
 
 
 class Config:
-    """Conversion to and from plain dictionaries, shared by all configurations."""
+    """Types of settings, and conversion to and from plain dictionaries, shared by all configurations.
+
+    Raises
+    ------
+    ConfigError
+        Listing all settings that are of another type.
+    """
+
+    def __post_init__(self):
+        """Refuse settings of wrong types before their values are looked at."""
+        problems = []
+        for field in dataclasses.fields(self):
+            value, (kind, what) = getattr(self, field.name), _TYPES.get(field.type, (object, ""))
+            # True and False are integers to Python
+            if not isinstance(value, kind) or (isinstance(value, bool) and field.type in (int, float)):
+                problems.append(f"{field.name} must be {what}, not {value!r}")
+        refuse(type(self).__name__, problems)
 
     def to_dict(self):
         """Return the settings as plain JSON types.
@@ -277,6 +354,7 @@ class ModelConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
+        super().__post_init__()
         names = (
             "context_length",
             "embedding_dim",
@@ -289,6 +367,7 @@ class ModelConfig(Config):
             "opinion_components",
         )
         problems = not_counts(self, names)
+        problems += not_widths(self, ("encoder_dense", "decoder_dense", "head_dense", "patch_convolutions"))
         for part in ("encoder", "decoder"):
             heads, dense = getattr(self, f"{part}_heads"), getattr(self, f"{part}_dense")
             if not heads or len(heads) != len(dense):
@@ -298,7 +377,7 @@ class ModelConfig(Config):
             problems += [
                 f"embedding_dim {self.embedding_dim} must be a multiple of each of {part}_heads {heads}"
                 for h in heads
-                if h < 1 or self.embedding_dim % h
+                if not isinstance(h, int) or h < 1 or self.embedding_dim % h
             ][:1]
         for name in ("dropout", "head_dropout", "opinion_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -321,17 +400,13 @@ class ModelConfig(Config):
             )
         if not 0 < self.min_period < self.max_period:
             problems.append(f"0 < min_period < max_period is needed, not {self.min_period} and {self.max_period}")
-        for name in ("patch_width", "patch_anchor", "wavelength_scale", "asinh_softening"):
-            if not getattr(self, name) > 0:
-                problems.append(f"{name} must be positive, not {getattr(self, name)!r}")
+        problems += not_positive(self, ("patch_width", "patch_anchor", "wavelength_scale", "asinh_softening"))
         if not problems and self.patch_size > 1 and self.patch_components > 5 * self.patch_size:
             problems.append(
                 f"patch_components {self.patch_components} exceed 5 channels x patch_size {self.patch_size}"
             )
         channels = self.patch_convolutions
-        if not isinstance(channels, tuple) or any(not isinstance(n, int) or n < 1 for n in channels):
-            problems.append(f"patch_convolutions must be a tuple of positive integers, not {channels!r}")
-        elif channels and not problems and self.patch_size % 2 ** (len(channels) + 1):
+        if channels and not problems and self.patch_size % 2 ** (len(channels) + 1):
             problems.append(f"patch_size {self.patch_size} cannot be halved {len(channels) + 1} times by convolutions")
         ends = self.readout_ranges
         if len(ends) % 2 or any(not 0 < low < high for low, high in zip(ends[::2], ends[1::2], strict=False)):
@@ -462,6 +537,7 @@ class AugmentationConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
+        super().__post_init__()
         chances = ("noise_probability", "reddening_probability")
         problems = not_fractions(self, (*chances, "withhold_sigma", "drop_pixels", "window", "give_quantity"))
         problems += negative(self, ("noise", "noise_correlation", "reddening", "flux_requests", "flux_weight"))
@@ -507,7 +583,8 @@ class FitConfig(Config):
     validation_fraction : float
         Fraction of stars set aside for validation, drawn by star.
     validation_every, checkpoint_every, log_every : int
-        Steps between validations, checkpoints and lines of the log.
+        Steps between validations, checkpoints and lines of the log, which also has one at each validation. The last
+        step has all three.
     precision : {"float32", "bfloat16", "auto"}
         bfloat16 uses autocast; wavelengths and the loss stay in float32. ``"auto"`` is
         bfloat16 on GPUs and on processors that multiply in it, float32 elsewhere.
@@ -543,15 +620,14 @@ class FitConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
+        super().__post_init__()
         problems = not_counts(self, ("steps", "batch_size", "validation_every", "checkpoint_every", "log_every"))
-        if not self.learning_rate > 0 or not self.clip_norm > 0:
-            problems.append("learning_rate and clip_norm must be positive")
-        if not 0 <= self.beta <= 1 or not self.source_clip_norm >= 0:
-            problems.append("beta must be in [0, 1] and source_clip_norm must not be negative")
+        problems += not_counts(self, ("seed",), least=0)
+        problems += not_positive(self, ("learning_rate", "clip_norm"))
+        problems += not_fractions(self, ("beta", "final_learning_rate"))
+        problems += negative(self, ("source_clip_norm", "weight_decay"))
         if not 0 <= self.validation_fraction < 1 or not 0 <= self.ema_decay < 1:
             problems.append("validation_fraction and ema_decay must be in [0, 1)")
-        if not 0 <= self.final_learning_rate <= 1 or self.weight_decay < 0:
-            problems.append("final_learning_rate must be in [0, 1] and weight_decay must not be negative")
         if not 0 <= self.warmup_steps <= self.steps:
             problems.append(f"warmup_steps {self.warmup_steps} must be between 0 and steps {self.steps}")
         if self.optimizer not in ("adamw", "muon"):

@@ -5,20 +5,14 @@ import math
 import torch
 from torch import nn
 
+from .precision import float64
+
 __all__ = [
     "LogFourierEncoding",
     "NonLinearEmbedding",
     "SinusoidalEncoding",
+    "error_features",
 ]
-
-
-def _without_autocast(tensor):
-    return torch.autocast(tensor.device.type, enabled=False)
-
-
-def _float64(tensor):
-    """Return a tensor in float64, on the CPU where its device has none."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 class SinusoidalEncoding(nn.Module):
@@ -92,7 +86,7 @@ class LogFourierEncoding(nn.Module):
             ``(..., embedding_dim)`` float32, whatever the autocast.
         """
         device = wavelength.device
-        wavelength = _float64(wavelength)
+        wavelength = float64(wavelength)
         n_period = self.embedding_dim // 2
         step = torch.arange(n_period, dtype=torch.float64, device=wavelength.device) / max(n_period - 1, 1)
         period = self.max_period * (self.min_period / self.max_period) ** step
@@ -106,8 +100,19 @@ def _interleave(phase, wavelength):
     return torch.where(wavelength[..., None] > 0, encoding, 0.0).to(torch.float32)
 
 
-def _error_features(sigma):
-    """Return (how small the error is, whether it is known), each 0 where it is not."""
+def error_features(sigma):
+    """Return how small errors are, and whether they are known.
+
+    Parameters
+    ----------
+    sigma : torch.Tensor
+        Standard deviations of standardised values, of any shape; NaN where not known.
+
+    Returns
+    -------
+    precision, known : torch.Tensor
+        Of the same shape, each 0 where they are not known.
+    """
     known = torch.isfinite(sigma)
     # about -1.5 .. 1.5 for relative errors between 1e-4 and 1
     precision = (-torch.log(torch.where(known, sigma, 1.0).clamp(1e-4, 10.0)) - 4.0) / 3.0
@@ -160,7 +165,7 @@ class NonLinearEmbedding(nn.Module):
         scale, offset = (nn.functional.embedding(row, table) for table in (self.embeddings, self.bias))
         x = scale * value[..., None] + offset  # (n_star, n_token, embedding_dim)
         if self.error is not None and sigma is not None:
-            precision, known = _error_features(sigma)
+            precision, known = error_features(sigma)
             x = x + torch.stack((precision, known), dim=-1).to(x.dtype) @ self.error
         return torch.where(row[..., None] > 0, nn.functional.gelu(x), 0.0)
 

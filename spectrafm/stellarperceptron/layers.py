@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from .embedding import LogFourierEncoding, NonLinearEmbedding, SinusoidalEncoding, _without_autocast
+from .embedding import LogFourierEncoding, NonLinearEmbedding, SinusoidalEncoding
 from .patches import PatchEmbedding
+from .precision import without_autocast
 from .readout import Readout
 from .second_opinion import SecondOpinion
 from .tokens import places_among
@@ -352,7 +353,7 @@ class StellarPerceptronDecoder(nn.Module):
         for name in self.dense_names:
             x = self.dropout(nn.functional.gelu(getattr(self, name)(x)))
         # labels are told to better than the three digits of bfloat16
-        with _without_autocast(x):
+        with without_autocast(x):
             x = x.to(self.decoder_out.weight.dtype)
             prediction = self.decoder_out(x).squeeze(-1).float()
             log_variance = self.decoder_logvar_out(x).squeeze(-1).float()

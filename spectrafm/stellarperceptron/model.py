@@ -9,6 +9,7 @@ from ..exceptions import InputValueError
 from .config import FitConfig
 from .layers import Memory
 from .model_core import StellarPerceptronCore
+from .precision import float64_device
 from .reference import read_reference
 from .tokens import TokenTable
 from .trainer import TableStream, Trainer
@@ -217,8 +218,7 @@ class StellarPerceptron(StellarPerceptronCore):
     def _decode(self, perception, token, wavelength, need_weights):
         n_star = len(perception)
         token = torch.from_numpy(token).to(self.device).expand(n_star, -1)
-        wavelength = torch.from_numpy(wavelength)
-        wavelength = (wavelength if self.device.type == "mps" else wavelength.to(self.device)).expand(n_star, -1)
+        wavelength = torch.from_numpy(wavelength).to(float64_device(self.device)).expand(n_star, -1)
         n_together = max(_MOST_REQUESTS // max(n_star, 1), 1)
         answers = []
         with torch.inference_mode():

@@ -17,7 +17,7 @@ from .nn_utils import initial_weights
 from .tokens import as_native
 from .vocabulary import Vocabulary
 
-__all__ = ["StellarPerceptronCore", "read_config", "read_tensors"]
+__all__ = ["StellarPerceptronCore", "named_bytes", "read_config", "read_tensors", "split_bytes"]
 
 # format of what is written; in the first two, all parameters are in one precision, in the first what whitens is, too
 _FORMAT = 3
@@ -360,6 +360,45 @@ def read_tensors(path):
         raise CheckpointError(f"folder: {path} is damaged ({error}); get the files again") from error
 
 
+def named_bytes(name, byte, scale):
+    """Return a tensor in bytes as it is named in a file.
+
+    Parameters
+    ----------
+    name : str
+        Name of the tensor.
+    byte, scale : torch.Tensor
+        What stands for it.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        Both, by the names that `split_bytes` knows.
+    """
+    return {f"{name}_byte": byte, f"{name}_scale": scale}
+
+
+def split_bytes(tensors):
+    """Tell tensors in bytes from others, by their names.
+
+    Parameters
+    ----------
+    tensors : dict of str to torch.Tensor
+        Of a file, some of them from `named_bytes`.
+
+    Returns
+    -------
+    rest : dict of str to torch.Tensor
+        The others.
+    in_bytes : dict of str to (torch.Tensor, torch.Tensor)
+        By the name of the tensor, what `named_bytes` was given.
+    """
+    names = [k.removesuffix("_byte") for k in tensors if k.endswith("_byte")]
+    in_bytes = {k: (tensors[f"{k}_byte"], tensors[f"{k}_scale"]) for k in names if f"{k}_scale" in tensors}
+    taken = {key for name, pair in in_bytes.items() for key in named_bytes(name, *pair)}
+    return {k: v for k, v in tensors.items() if k not in taken}, in_bytes
+
+
 def _pack(network):
     """Return the weights of a network in few bits, each tensor in the form that its module names in ``stored``.
 
@@ -374,11 +413,11 @@ def _pack(network):
         if form == "levels":
             packed[name] = (tensor if tensor.ndim == 2 else tensor[:1]).half()
             if tensor.ndim == 3:
-                packed[f"{name}_byte"], packed[f"{name}_scale"] = to_bytes(tensor[1:], dim=1)
+                packed |= named_bytes(name, *to_bytes(tensor[1:], dim=1))
         elif form == "smooth":
-            packed[f"{name}_byte"], packed[f"{name}_scale"] = to_bytes(tensor, dim=1)
+            packed |= named_bytes(name, *to_bytes(tensor, dim=1))
         elif form == "matrix":
-            packed[f"{name}_byte"], packed[f"{name}_scale"] = matrix_to_bytes(tensor)
+            packed |= named_bytes(name, *matrix_to_bytes(tensor))
         else:
             packed[name] = tensor.half() if form == "half" else tensor
     return packed
@@ -386,9 +425,8 @@ def _pack(network):
 
 def _unpack(state):
     """Return what `_pack` made, in the form that it had."""
-    whole = dict(state)
-    for name in [k.removesuffix("_byte") for k in state if k.endswith("_byte")]:
-        byte, scale = (whole.pop(f"{name}_{part}") for part in ("byte", "scale"))
+    whole, in_bytes = split_bytes(state)
+    for name, (byte, scale) in in_bytes.items():
         if name in whole:
             # the levels that are not in bytes
             whole[name] = torch.cat((whole[name].float(), from_bytes(byte, scale)))

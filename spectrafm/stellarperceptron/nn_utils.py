@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..arrays import evenly
 from ..exceptions import InputValueError
 from .config import AugmentationConfig
-from .tokens import Tokens, as_native
+from .precision import float64_device
+from .tokens import Tokens, as_native, evenly
 
 __all__ = [
     "TrainingBatch",
@@ -20,6 +20,7 @@ __all__ = [
     "robust_mean_squared_error",
     "seeded",
     "seeded_generator",
+    "split_by_star",
 ]
 
 # first entry of the seed of each kind of draw, so that no two share a stream
@@ -144,9 +145,7 @@ class TrainingBatch:
         -------
         TrainingBatch
         """
-        wavelength = self.request_wavelength
-        if torch.device(device).type != "mps":
-            wavelength = wavelength.to(device)
+        wavelength = self.request_wavelength.to(float64_device(device))
         rest = (t.to(device) for t in (self.target, self.target_sigma, self.weight))
         return TrainingBatch(self.tokens.to(device), self.request_token.to(device), wavelength, *rest)
 

@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
-from .embedding import _error_features, _float64, _without_autocast
+from .embedding import error_features
+from .precision import float64, without_autocast
 
-__all__ = ["PatchEmbedding", "assign_patches", "interpolation"]
+__all__ = ["PatchEmbedding", "ascending", "assign_patches", "interpolation"]
 
 # over how many median spacings two pixels are still neighbours
 _REACH = 4.0
@@ -142,8 +143,21 @@ def assign_patches(wavelength, good, *, patch_size, patch_width, patch_anchor):
     return patch, knot, weight, center, width[:, None].expand(-1, n_patch)
 
 
-def _ascending(wavelength, good):
-    """Return the order in which good pixels ascend and come first, ``(n_star, n_most_good)``."""
+def ascending(wavelength, good):
+    """Return the order in which good pixels ascend and come first.
+
+    Parameters
+    ----------
+    wavelength : torch.Tensor
+        ``(n_star, n_pixel)``.
+    good : torch.Tensor
+        ``(n_star, n_pixel)`` bool.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n_star, n_most_good)`` int64, numbers of pixels.
+    """
     n_good = good.sum(dim=1, keepdim=True)
     n_most = max(int(n_good.max()), 1)
     highest = torch.where(good, wavelength, -torch.inf).cummax(dim=1).values
@@ -245,8 +259,8 @@ class PatchEmbedding(nn.Module):
             ``(n_star, n_patch)`` float64, see `assign_patches`.
         """
         config, n_knot = self.config, self.config.patch_size
-        wavelength = _float64(wavelength)
-        order = _ascending(wavelength, good.to(wavelength.device))
+        wavelength = float64(wavelength)
+        order = ascending(wavelength, good.to(wavelength.device))
         wavelength, here = torch.gather(wavelength, 1, order), torch.gather(good.to(wavelength.device), 1, order)
         patch, knot, weight, center, width = assign_patches(
             wavelength,
@@ -258,7 +272,7 @@ class PatchEmbedding(nn.Module):
         patch, knot, weight, order = (t.to(value.device) for t in (patch, knot, weight, order))
         value, sigma, good = (torch.gather(t, 1, order) for t in (value, sigma, good))
         value = torch.where(good, value, 0.0)
-        precision, known = _error_features(sigma if config.flux_error_input else torch.full_like(sigma, torch.nan))
+        precision, known = error_features(sigma if config.flux_error_input else torch.full_like(sigma, torch.nan))
         zero = self.flux_zero if kind is None else torch.gather(self.flux_zero[kind], 1, order)
         compressed = torch.asinh((value - zero) / config.asinh_softening) - 3.0
         channels = torch.stack((value, compressed, precision, known, torch.ones_like(value)), dim=1)
@@ -320,7 +334,7 @@ class PatchEmbedding(nn.Module):
         for features, width in batches:
             _, level = self._levels(width.cpu())
             for k in level.unique().tolist():
-                some = _float64(features[(level == k).to(features.device)])
+                some = float64(features[(level == k).to(features.device)])
                 count[k] += len(some)
                 total[k] += some.sum(dim=0).cpu()
                 square[k] += (some.T @ some).cpu()
@@ -364,7 +378,7 @@ class PatchEmbedding(nn.Module):
         pad_mask : torch.Tensor
             ``(n_star, n_patch)`` bool, True where there is no patch.
         """
-        with _without_autocast(value):
+        with without_autocast(value):
             features, center, width = self.features(value.float(), sigma.float(), wavelength, good, kind)
             halved, level = self._levels(width)
             white = self._whiten(features, level)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .embedding import _without_autocast
+from .precision import without_autocast
 from .spectrum_components import FARTHEST
 from .spectrum_fit import SpectrumFit
 from .tokens import in_columns, places_among
@@ -139,7 +139,7 @@ class Readout(nn.Module):
             ``(n_star, n_label)``.
         """
         # the small differences that matter here have more digits than bfloat16
-        with _without_autocast(pooled):
+        with without_autocast(pooled):
             pooled, first = pooled.float(), first.float()
             seen = self.inputs(pooled, first, log_variance, fitted)
             seen = (seen - self.input_mean) / self.input_scale

@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from .embedding import _without_autocast
+from .precision import without_autocast
 from .spectrum_components import FARTHEST, SpectrumComponents
 from .tokens import in_columns, places_among
 
-__all__ = ["SecondOpinion"]
+__all__ = ["SecondOpinion", "weighed"]
 
 # trust of what has not been learnt yet
 _UNHEARD = -10.0
@@ -67,7 +67,7 @@ class SecondOpinion(SpectrumComponents):
         """
         if not bool(self.sees(tokens).any()):
             return None
-        with _without_autocast(tokens.value):
+        with without_autocast(tokens.value):
             inputs, there = self.inputs(tokens)
             told = self(inputs)
         empty = told[0].new_zeros(len(there), told[0].shape[1])

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import nn
 
-from .embedding import _float64
-from .patches import _ascending, interpolation
+from .patches import ascending, interpolation
+from .precision import float64, float64_device
 
-__all__ = ["SpectrumComponents"]
+__all__ = ["FARTHEST", "SpectrumComponents", "identity", "inverse"]
 
 # least variance that is not in a flux error [standardised flux]
 _LEAST = 1e-6
@@ -68,8 +68,8 @@ class SpectrumComponents(nn.Module):
         torch.Tensor
             ``(n_star, n_knot)``, NaN where there is nothing near.
         """
-        wavelength, good = _float64(wavelength), good.to(wavelength.device)
-        order = _ascending(wavelength, good)
+        wavelength, good = float64(wavelength), good.to(wavelength.device)
+        order = ascending(wavelength, good)
         wavelength, here = torch.gather(wavelength, 1, order), torch.gather(good, 1, order)
         place = self.first + self.step * torch.arange(len(self.mean), dtype=torch.float64, device=wavelength.device)
         x = torch.log(torch.where(here, wavelength, self.ends[0]))
@@ -118,7 +118,7 @@ class SpectrumComponents(nn.Module):
     def _between(self, wavelength):
         """Return four knots around each pixel, their weights in cubic interpolation, and where there are any."""
         n_knot = len(self.mean)
-        place = (torch.log(_float64(wavelength).clamp(min=1.0)) - self.first) / self.step
+        place = (torch.log(float64(wavelength).clamp(min=1.0)) - self.first) / self.step
         inside = (place >= 0) & (place <= n_knot - 1)
         left = place.floor().clamp(1, max(n_knot - 3, 1))
         x = (place - left).float().clamp(-1, 2)
@@ -163,17 +163,39 @@ class SpectrumComponents(nn.Module):
         coefficient, variance : torch.Tensor
             ``(n_star, n_component)``.
         """
-        covariance = inverse(_float64(matrix) + identity(matrix))
-        found = (covariance @ _float64(right)[..., None]).squeeze(-1)
+        covariance = inverse(float64(matrix) + identity(matrix))
+        found = (covariance @ float64(right)[..., None]).squeeze(-1)
         return found.to(right), covariance.diagonal(dim1=1, dim2=2).to(right)
 
 
 def identity(matrix):
-    """Return the identity beside matrices."""
-    return torch.eye(matrix.shape[-1], dtype=torch.float64, device=_float64(matrix[:0]).device)
+    """Return the identity beside matrices.
+
+    Parameters
+    ----------
+    matrix : torch.Tensor
+        ``(..., n, n)``; tells the size and the device.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n, n)`` float64, on the CPU where the device has none.
+    """
+    return torch.eye(matrix.shape[-1], dtype=torch.float64, device=float64_device(matrix.device))
 
 
 def inverse(matrix):
-    """Return the inverse of symmetric matrices without negative eigenvalues; 1 where rounding gave them some."""
+    """Return the inverse of symmetric matrices without negative eigenvalues.
+
+    Parameters
+    ----------
+    matrix : torch.Tensor
+        ``(n_star, n, n)`` float64.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n_star, n, n)`` float64, the identity where rounding gave a matrix negative eigenvalues.
+    """
     root, failed = torch.linalg.cholesky_ex(0.5 * (matrix + matrix.mT))
     return torch.cholesky_inverse(torch.where((failed > 0)[..., None, None], identity(matrix), root))

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from .embedding import _float64, _without_autocast
+from .precision import float64, without_autocast
 from .spectrum_components import FARTHEST, SpectrumComponents, identity, inverse
 
 __all__ = ["SpectrumFit"]
@@ -133,7 +133,7 @@ class SpectrumFit(SpectrumComponents):
         line_error : torch.Tensor
             ``(n_star,)`` root mean square deviation of lines [standardised flux], 0 where they may be right.
         """
-        with _without_autocast(value):
+        with without_autocast(value):
             equations = self.normal_equations(value.float(), sigma.float(), wavelength, good)
             return self.fit(*equations, known, known_sigma)
 
@@ -160,8 +160,8 @@ class SpectrumFit(SpectrumComponents):
             parameter, prior = self._with_known(parameter, known, known_sigma)
         parameter = parameter.clamp(self.lowest, self.highest)
         # what the response does not know adds to the variance of each coefficient
-        wide, target = _float64(matrix), _float64(right)
-        root = _float64(self.unexplained)
+        wide, target = float64(matrix), float64(right)
+        root = float64(self.unexplained)
         seen = wide @ root
         lost = seen @ inverse(root.T @ seen + identity(matrix))
         wide, target = _without(wide, target, lost, seen, root)
@@ -195,7 +195,7 @@ class SpectrumFit(SpectrumComponents):
         guess = (guess + _OF_GUESS**2 * pull) / (1 + _OF_GUESS**2 * more)
         precision = self.prior_precision + torch.diag_embed(more)
         pull = pull + self.prior_mean @ self.prior_precision
-        return guess, ((inverse(_float64(precision)).to(pull) @ pull[..., None]).squeeze(-1), precision)
+        return guess, ((inverse(float64(precision)).to(pull) @ pull[..., None]).squeeze(-1), precision)
 
     def _descended(self, parameter, weight, target, prior):
         """Return the best of some steps, and its squared deviation."""
@@ -215,7 +215,7 @@ class SpectrumFit(SpectrumComponents):
     def _with_other_lines(self, best, wide, target, prior):
         """Return parameters, weights, targets and line errors of stars when lines are as wrong as is most likely."""
         with torch.no_grad():
-            root = _float64(self.other_lines)
+            root = float64(self.other_lines)
             seen = wide @ root
             overlap = root.T @ seen
             tried = torch.linspace(*(math.log(x) for x in _LINE_ERRORS), _N_LINE_ERROR, dtype=torch.float64)
@@ -223,7 +223,7 @@ class SpectrumFit(SpectrumComponents):
             step = (tried[:1, 1] - tried[:1, 0]) * torch.tensor((-1.0, 0.0, 1.0), device=wide.device)
         for _ in range(2):
             with torch.no_grad():
-                left = target - (wide @ _float64(self.response(best))[..., None]).squeeze(-1)
+                left = target - (wide @ float64(self.response(best))[..., None]).squeeze(-1)
                 likely = _likeliest(left @ root, overlap, tried)
                 tried = likely[:, None] + step
                 variance = torch.exp(2 * likely)[:, None, None]
@@ -242,7 +242,7 @@ class SpectrumFit(SpectrumComponents):
         mean, precision = prior
         gradient = gradient + (precision @ (mean - parameter)[..., None]).squeeze(-1)
         curvature = weighted @ derivative + precision
-        covariance = inverse(_float64(curvature)).to(parameter)
+        covariance = inverse(float64(curvature)).to(parameter)
         move = (covariance @ gradient[..., None]).squeeze(-1)
         move = move * (_LONGEST / move.abs().amax(dim=1, keepdim=True).clamp(min=_LONGEST))
         return move, covariance, self._deviation(coefficient, parameter, weight, target, prior)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from ..exceptions import InputValueError
+from .precision import float64_device
 
-__all__ = ["TokenTable", "Tokens", "as_native", "in_columns", "places_among"]
+__all__ = ["TokenTable", "Tokens", "as_native", "evenly", "in_columns", "places_among"]
 
 
 def as_native(array, dtype=None):
@@ -32,6 +33,29 @@ def as_native(array, dtype=None):
     """
     array = np.asarray(array)
     return np.asarray(array, dtype=array.dtype.newbyteorder("=") if dtype is None else dtype)
+
+
+def evenly(good, n_pixel):
+    """Return at most so many of the good pixels of a star, evenly chosen.
+
+    Parameters
+    ----------
+    good : numpy.ndarray
+        bool, one a pixel.
+    n_pixel : int
+        Most pixels to keep.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, of the same shape.
+    """
+    place = np.flatnonzero(good)
+    if len(place) > n_pixel:
+        place = place[np.round(np.linspace(0, len(place) - 1, n_pixel)).astype(int)]
+    kept = np.zeros_like(good)
+    kept[place] = True
+    return kept
 
 
 def places_among(tokens, n_token):
@@ -123,8 +147,7 @@ class Tokens:
         -------
         Tokens
         """
-        device = torch.device(device)
-        wavelength = self.wavelength if device.type == "mps" else self.wavelength.to(device)
+        wavelength = self.wavelength.to(float64_device(device))
         return Tokens(self.token.to(device), self.value.to(device), self.sigma.to(device), wavelength)
 
     def compact(self, pad_to=None):

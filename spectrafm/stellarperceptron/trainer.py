@@ -21,7 +21,7 @@ from .config import AugmentationConfig, FitConfig, ModelConfig
 from .muon import Muon, multiplies_bfloat16
 from .nn_utils import TrainingGenerator, learning_rate_factor, robust_mean_squared_error, seeded, split_by_star
 
-__all__ = ["TableStream", "Trainer"]
+__all__ = ["TableStream", "Trainer", "process_group", "processes"]
 
 logger = logging.getLogger("spectrafm")
 
@@ -145,6 +145,10 @@ def process_group(device):
     ----------
     device : str or torch.device
         Where this process trains.
+
+    Yields
+    ------
+    None
     """
     started_here = processes()[1] > 1 and not distributed.is_initialized()
     if started_here:
@@ -223,9 +227,11 @@ class Trainer:
         steps = progress_bar(range(self.step, config.steps), self.progress and self.rank == 0, description="training")
         clock, done = time.perf_counter(), self.step
         for step in steps:
-            # a step that is logged is timed in parts, which makes the device wait
-            logged = (step + 1) % config.log_every == 0 or step + 1 == config.steps
+            last = step + 1 == config.steps
+            validated = last or (step + 1) % config.validation_every == 0
+            logged = validated or (step + 1) % config.log_every == 0
             ended = False
+            # a step that is logged is timed in parts, which makes the device wait
             loss, norm, waited = self._step(network, step, timed=logged)
             self.step = step + 1
             if logged:
@@ -233,12 +239,12 @@ class Trainer:
                 entry = {"step": self.step, "learning_rate": self.optimizers[0].param_groups[0]["lr"], "loss": loss}
                 entry |= {"gradient_norm": norm, "stars_per_second": config.batch_size / seconds}
                 entry |= {"data_share": waited}
-                if self.step % config.validation_every < config.log_every or self.step == config.steps:
+                if validated:
                     entry |= self.validate()
                     ended = self._watched()
                 self._write_log(entry)
                 clock, done = time.perf_counter(), self.step
-            if self.folder is not None and (self.step % config.checkpoint_every == 0 or self.step == config.steps):
+            if self.folder is not None and (last or self.step % config.checkpoint_every == 0):
                 self._save_checkpoint()
             if ended:
                 break

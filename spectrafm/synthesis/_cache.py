@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._storage import atomic_write
 from ..exceptions import InputValueError
 
 __all__ = ["cache_file", "cache_folder", "missing_file", "write_npz"]
@@ -39,10 +40,12 @@ def write_npz(path, arrays):
     """Write arrays so that the file is either whole or not there; return its path."""
     path = cache_file(path) if isinstance(path, str) else Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
+
+    def write(temporary):
+        with temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    atomic_write(path, write)
     return path

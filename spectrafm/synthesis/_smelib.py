@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..exceptions import MissingDependencyError
 
-__all__ = ["load_smelib", "stark_convolution"]
+__all__ = ["load_smelib", "package_folder", "stark_convolution"]
 
 
 def package_folder(name):

@@ -17,10 +17,7 @@ from ._cache import cache_file, missing_file, write_npz
 from ._smelib import package_folder
 from ._unpickle import ArraysOnly
 
-__all__ = ["ALPHA_M_RANGE", "atmosphere_columns", "prepare_atmospheres"]
-
-#: Where the network was trained: [alpha/M] of the atmosphere is clipped to it.
-ALPHA_M_RANGE = (-0.2, 0.6)
+__all__ = ["atmosphere_columns", "prepare_atmospheres"]
 
 _DEEPEST = 68
 _COLUMNS = ("rhox", "temperature", "pressure", "n_electron")

@@ -13,13 +13,13 @@ from astropy.stats import mad_std
 from ..adapters import from_arrays
 from ..datasets import read_miles
 from ..exceptions import CheckpointError, InputValueError
-from ..spectral_units import air_to_vacuum
+from ..spectral_units import FWHM_OVER_SIGMA, air_to_vacuum
 from ._unpickle import ArraysOnly
 from .emulator import load_emulator
 from .fitting import fit_labels
 from .instrument import observe
 
-__all__ = ["NOMINAL_POWER", "benchmark_synthesis", "cannon_spectra", "read_apstar"]
+__all__ = ["NOMINAL_POWER", "benchmark_synthesis", "cannon_spectra", "read_apstar", "read_cannon"]
 
 # synthetic spectra differ from real ones by some per cent, however good the data
 _MODEL_ERROR = 0.02
@@ -169,7 +169,7 @@ def _fit_miles(emulator, folder, n_star):
 def _broaden(wavelength, flux, fwhm, power):
     """Return a spectrum whose lines are ``fwhm`` wide at one resolving power, where it allows for it."""
     extra = np.sqrt(np.clip((wavelength / power) ** 2 - fwhm**2, 0.0, None))
-    sigma = np.maximum(extra / np.sqrt(8 * np.log(2)), 1e-3)[:, None]  # [Angstrom]
+    sigma = np.maximum(extra / FWHM_OVER_SIGMA, 1e-3)[:, None]  # [Angstrom]
     weight = np.exp(-0.5 * ((wavelength - wavelength[:, None]) / sigma) ** 2) * np.isfinite(flux)
     return weight @ np.nan_to_num(flux) / weight.sum(axis=1)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from .._storage import from_bytes, to_bytes, write_json, write_tensors
 from ..exceptions import CheckpointError
 
-__all__ = ["EmulatorInfo", "read_emulator", "stored_precision", "write_emulator"]
+__all__ = ["PROCESS", "EmulatorInfo", "read_emulator", "stored_precision", "write_emulator"]
 
 #: Arrays of the Gaussian process, in the order of its fields.
 PROCESS = ("length", "points", "coefficient", "slope", "offset")

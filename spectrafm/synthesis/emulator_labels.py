@@ -5,12 +5,10 @@ import torch
 
 from ..exceptions import InputTypeError, InputValueError
 from ..quantities import QUANTITIES
-from .labels import complete_labels
+from .labels import SOLAR_C_O, complete_labels
 
 __all__ = ["label_array", "label_inputs", "label_unit", "to_numbers"]
 
-# log N(C) / N(O) of the Sun, Asplund et al. 2009
-_SOLAR_C_O = 8.43 - 8.69
 # energies of dissociation [eV]: Huber & Herzberg 1979, Molecular Spectra and Molecular Structure IV
 _DISSOCIATION = {"CN": 7.8, "OH": 4.4, "TiO": 6.9}
 
@@ -67,7 +65,7 @@ def label_inputs(labels, names):
     if {"c_fe", "n_fe"} <= set(total):
         molecules["CN"] = total["c_fe"] + total["n_fe"]
     if {"c_fe", "o_fe"} <= set(total):
-        ratio = 10.0 ** (total["c_fe"] - total["o_fe"] + _SOLAR_C_O)
+        ratio = 10.0 ** (total["c_fe"] - total["o_fe"] + SOLAR_C_O)
         inputs.append(ratio)
         # a grid has no stars with more carbon than oxygen; whatever is asked for, it stays finite
         molecules["OH"] = total["o_fe"] + torch.log10((1 - ratio).clamp(min=0.03))

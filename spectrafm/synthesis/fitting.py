@@ -1,6 +1,7 @@
 """Labels of an observed spectrum by least squares, with an emulator as the model."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -163,10 +164,17 @@ def fit_labels(
     InputTypeError
         There is not one spectrum, or a parameter is no number.
     InputValueError
-        A name is not known or both known and free, a value is out of range, the
+        A name is not known or both known and free, a value or a setting is out of range, the
         resolving power is not known, or there are too few good pixels in the window of
         the emulator.
     """
+    for name, value, least in (("degree", degree, 0), ("n_start", n_start, 1)):
+        if not isinstance(value, Integral) or value < least:
+            raise InputValueError(f"{name}: {value!r}; expected an integer of {least} or more")
+    if not isinstance(model_error, Real) or not 0 <= model_error < np.inf:
+        raise InputValueError(
+            f"model_error: {model_error!r}; expected a number of 0 or more, in parts of the continuum"
+        )
     names, known = tuple(emulator.label_names), dict(labels or {})
     given = {"resolving_power": resolving_power, "vsini": vsini, "vmacro": vmacro}
     given = {k: to_numbers(k, v, _INSTRUMENT[k]).item() for k, v in given.items() if v is not None}

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..kernels import matern, squared_distance
+
 __all__ = ["GaussianProcess", "fit_gaussian_process"]
 
 # bounds of ln(length) of the inputs, which have unit variance, of ln(amplitude) of the linear part,
@@ -50,22 +52,15 @@ class GaussianProcess:
         torch.Tensor
             ``(n_star, n_output)``.
         """
-        return _matern(x / self.length, self.points) @ self.coefficient + x @ self.slope + self.offset
-
-
-def _matern(a, b):
-    """Return the Matern kernel of order 5/2 (Rasmussen & Williams 2006, equation 4.17), ``(n, m)``."""
-    square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    # the root has no slope at zero
-    r = (5 * square.clamp(min=0) + 1e-12).sqrt()
-    return (1 + r + r**2 / 3) * torch.exp(-r)
+        near = matern(squared_distance(x / self.length, self.points))  # (n_star, n_point)
+        return near @ self.coefficient + x @ self.slope + self.offset
 
 
 def _kernel(x, log):
     """Return the covariance of the points of training, ``(n, n)``."""
     scaled, linear = x / log["length"].exp(), x * log["linear"].exp()
     nugget = log["nugget"].exp() * torch.eye(len(x), dtype=x.dtype)
-    return _matern(scaled, scaled) + nugget + 1 + linear @ linear.T
+    return matern(squared_distance(scaled, scaled)) + nugget + 1 + linear @ linear.T
 
 
 def _leave_one_out(kernel, y, weight):

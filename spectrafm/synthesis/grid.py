@@ -13,6 +13,8 @@ import multiprocessing.connection
 import re
 import signal
 import tomllib
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -154,6 +156,21 @@ def _part_files(path):
     return {int(match[1]): folder / match[0] for match in found if match}
 
 
+@contextlib.contextmanager
+def _opened(path):
+    """Open a file of a grid, and say so where it is none."""
+    try:
+        with open(path, "rb") as file, np.load(file) as stored:
+            yield stored
+    except SpectraFMError:
+        raise
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputValueError(
+            f"path: {path} cannot be read as a grid of spectra ({error}); expected a file that build_grid, or "
+            "spectrafm synthesize, has written"
+        ) from error
+
+
 def build_grid(
     path,
     window,
@@ -223,7 +240,7 @@ def build_grid(
     for first in range(0, n_star, part_size):
         last = min(first + part_size, n_star)
         if first in parts:
-            with np.load(parts[first]) as stored:
+            with _opened(parts[first]) as stored:
                 if str(stored["settings"]) != settings:
                     raise ConfigError(f"{parts[first]} is of another seed or window; remove it to start anew")
                 # the last part of a grid that is extended may be short
@@ -328,13 +345,13 @@ def load_grid(path):
     Raises
     ------
     InputValueError
-        There is neither a file nor parts.
+        There is neither a file nor parts, or what is there is no grid.
     """
     path = Path(path)
     parts = _part_files(path)
     newest = max((file.stat().st_mtime for file in parts.values()), default=0.0)
     if path.is_file() and path.stat().st_mtime >= newest:
-        with np.load(path) as stored:
+        with _opened(path) as stored:
             return Grid(
                 *(stored[name] for name in ("wavelength", "flux", "labels")),
                 tuple(str(name) for name in stored["label_names"]),
@@ -346,7 +363,7 @@ def load_grid(path):
         raise InputValueError(f"path: there is neither {path} nor {_part_folder(path)}; make it with build_grid")
     index, labels, flux, failures, meta = [], [], [], [], None
     for file in parts.values():
-        with np.load(file) as stored:
+        with _opened(file) as stored:
             index.append(stored["index"])
             labels.append(stored["labels"])
             flux.append(stored["flux"])

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from ..exceptions import InputValueError
-from ..spectral_units import SPEED_OF_LIGHT
+from ..spectral_units import FWHM_OVER_SIGMA, SPEED_OF_LIGHT
 
 __all__ = ["gaussian_transfer", "macroturbulence_transfer", "observe", "rotation_transfer"]
 
-_FWHM_OVER_SIGMA = float(np.sqrt(8 * np.log(2)))
 # the table of the transform of rotation: where it ends, and its nodes in a unit
 _ROTATION_END, _ROTATION_NODES = 1024, 16
 # share of the grid that is added so that its ends do not meet
@@ -192,7 +191,7 @@ def observe(
         power = given["resolving_power"]
         most = f"a positive number up to {base_resolving_power:g}, that of the spectra before"
         _refuse(~((power > 0) & (power <= base_resolving_power * (1 + 1e-6))), power, "resolving_power", most)
-        variance = (power**-2 - base_resolving_power**-2) / (_FWHM_OVER_SIGMA * step) ** 2
+        variance = (power**-2 - base_resolving_power**-2) / (FWHM_OVER_SIGMA * step) ** 2
         spectrum = spectrum * gaussian_transfer(frequency, variance)
     if "vsini" in given:
         _refuse(~(given["vsini"] >= 0), given["vsini"], "vsini", "a velocity of 0 km/s or more")

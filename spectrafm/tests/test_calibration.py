@@ -1,6 +1,7 @@
 """Calibration: measures with known answers, factors that mend errors, and weights that carry them."""
 
 import copy
+import warnings
 from dataclasses import asdict, replace
 
 import astropy.units as u
@@ -31,7 +32,7 @@ from spectrafm.calibration import (
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.known import known_quantities
 from spectrafm.plotting import plot_coverage, plot_pit, plot_z_scores
-from spectrafm.results import label_table
+from spectrafm.results import label_table, label_values
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_table
 from spectrafm.weights_info import Domain, WeightsInfo
@@ -267,7 +268,7 @@ def test_calibration_table():
     ]  # fmt: skip
     assert list(found["label"]) == ["teff"]
     assert list(found["unit"]) == ["K"]
-    stars = table["teff"].value.unmasked, table["e_teff"].value.unmasked, teff, e_teff
+    stars = *label_values(table, "teff"), teff, e_teff
     assert found["n"][0] == 300
     np.testing.assert_allclose(found["bias"][0], np.median(stars[0] - teff))
     np.testing.assert_allclose([found["coverage_68"][0], found["coverage_95"][0]], coverage(*stars))
@@ -408,7 +409,7 @@ def test_recalibrate(fm, method, sigma, kind):
     """Errors hold for the held-out stars afterwards, of either kind; labels and flags stay."""
     before = copy.deepcopy(asdict(fm.info))
     spectra, truth = held_out(sigma), truths()
-    fitted = fm.recalibrate(spectra, truth, method)
+    fitted = fm.recalibrate(spectra, truth, method=method)
     assert asdict(fm.info) == before
     assert fitted.model is fm.model
     assert fitted.info.domains[1] == fm.info.domains[1]
@@ -420,8 +421,7 @@ def test_recalibrate(fm, method, sigma, kind):
     observed = calibration_table(new, truth)["coverage_68"]
     np.testing.assert_allclose(observed, 0.6827, atol=2.1 / 60)
     function = {"temperature": temperature, "conformal": conformal_factor}[method]
-    stars = (old[name].filled(np.nan).value for name in ("logg", "e_logg"))
-    factor = function(*stars, truth["logg"], truth["e_logg"])
+    factor = function(*label_values(old, "logg"), truth["logg"], truth["e_logg"])
     was, now = (f.info.domains[0].calibration["logg"][kind] for f in (fm, fitted))
     np.testing.assert_allclose(now / was, factor)
     assert fitted.info.domains[0].usual_errors == fm.info.domains[0].usual_errors
@@ -431,7 +431,7 @@ def test_recalibrate_keeps_large_errors_large(fm):
     """The same stars are flagged as before, with flux errors and without, though their factors differ."""
     domain = replace(fm.info.domains[0], usual_errors={"logg": 0.0})
     bare, told = held_out(None), held_out()
-    own = np.concatenate([fm.infer(stars)["e_logg"].filled(np.nan).value for stars in (bare, told)])
+    own = np.concatenate([label_values(fm.infer(stars), "logg")[1] for stars in (bare, told)])
     domain.usual_errors["logg"] = float(np.median(own / np.repeat([3.0, 1.5], 60)))
     strict = SpectraFM(fm.model, replace(fm.info, domains=(domain,)))
     fitted = strict.recalibrate([*bare[:30], *told[30:]], truths())
@@ -484,6 +484,28 @@ def test_recalibrate_names_labels_with_few_stars(fm):
     assert caught[0].filename == __file__
 
 
+def test_recalibrate_asks_spectra_for_what_they_tell(fm):
+    """A label of another kind of spectrum is left alone, without a word; where there is no other, that is said."""
+    logg = HELD_OUT.values[:, 1]
+    names = ("teff", "logg")
+    near = replace(fm.info.domains[0], labels=names[:1])
+    far = replace(fm.info.domains[1], labels=names[1:], calibration={"logg": {"with_sigma": 2.0}})
+    poor = SpectraFM(fm.model, replace(fm.info, domains=(near, far)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted = poor.recalibrate([*held_out()[:40], *held_out(None)[40:]], truths())
+    assert fitted.info.domains[0].calibration["teff"] != near.calibration["teff"]
+    assert fitted.info.domains[1] == far
+    with pytest.raises(InputValueError, match="no column of a label that spectra of tiny tell; they tell teff"):
+        poor.recalibrate(held_out(), {"logg": logg})
+    # those with errors tell less than those without
+    both = [*held_out()[:30], *from_arrays(2 * WAVELENGTH, HELD_OUT.flux[30:])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted = poor.recalibrate(both, truths())
+    assert fitted.info.domains[1].calibration["logg"]["without_sigma"] != 1
+
+
 def test_recalibrate_tells_of_a_wrong_truth(fm):
     """Factors at the end of the range are a sign of a wrong unit or order."""
     with pytest.warns(SpectraFMWarning, match=r"check units and order of the stars: teff of tiny with_sigma \(10\)"):
@@ -513,8 +535,10 @@ def test_recalibrate_refuses(fm, labels_table, options, error, message):
 
 
 def test_recalibrated_weights_come_back_from_disk(fm, tmp_path):
-    """Saved and loaded, the factors are there."""
+    """Saved and loaded, the factors are there; a name tells such weights and their tables from those they are from."""
+    assert fm.recalibrate(held_out(), truths(), name="mine").info.name == "mine"
     fitted = fm.recalibrate(held_out(), truths())
+    assert fitted.infer(held_out()).meta["model"] == f"{fm.info.name}-recalibrated"
     fitted.save(tmp_path / "weights")
     loaded = SpectraFM.load(tmp_path / "weights")
     assert loaded.info.domains[0].calibration == fitted.info.domains[0].calibration
@@ -549,3 +573,8 @@ def test_known_takes_data_frames():
     values, errors = known_quantities({"teff": pd.Series([5000.0, np.nan])}, 2, ["teff"])["teff"]
     np.testing.assert_array_equal(values, [5000, np.nan])
     assert np.isnan(errors).all()
+    frame = pd.DataFrame({"identifier": ["a", "b"], "teff": pd.array([5000, None], dtype="Int64")})
+    values, _ = known_quantities(frame, 2, ["teff"])["teff"]
+    np.testing.assert_array_equal(values, [5000, np.nan])
+    found = calibration_table({"teff": [5000.0], "e_teff": [50.0]}, frame[["teff"]][:1])
+    assert found["n"][0] == 1

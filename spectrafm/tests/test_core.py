@@ -1,7 +1,11 @@
 """SpectraFM: from spectra to a table, with flags, known quantities and files."""
 
+import json
+import sys
+import types
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import astropy.units as u
 import numpy as np
@@ -15,6 +19,7 @@ from specutils import Spectrum, SpectrumCollection, SpectrumList
 from spectrafm import Flag, SpectraFM, SpectraFMWarning
 from spectrafm.adapters import from_arrays
 from spectrafm.exceptions import CheckpointError, InputTypeError, InputValueError, MissingDependencyError
+from spectrafm.results import label_table, label_values
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_model, tiny_table
 from spectrafm.tokens import star_batches
@@ -58,7 +63,7 @@ def spectrum(row=0, sigma=0.01, **kwargs):
 
 def numbers(table, labels=("teff", "logg")):
     """Return labels and errors as one array."""
-    return np.stack([table[c].filled(np.nan).value for name in labels for c in (name, f"e_{name}")])
+    return np.stack([column for name in labels for column in label_values(table, name)])
 
 
 def test_columns(fm):
@@ -201,6 +206,23 @@ def test_spectrum_flags(fm):
     fine = np.linspace(4000, 9000, 600)
     dense = Spectrum(np.interp(fine, WAVELENGTH, TABLE.flux[0]) * u.one, fine * u.AA)
     assert fm.infer(dense)["flag"][0] & Flag.SAMPLING_MISMATCH
+    blunt = changed(fm, lowest_power=700.0)
+    for power, flagged in ((300.0, True), (690.0, False), (5000.0, False), (None, False)):
+        flag = blunt.infer(spectrum(), resolving_power=power)["flag"][0]
+        assert bool(flag & Flag.SAMPLING_MISMATCH) == flagged
+
+
+def test_errors_that_are_too_small(fm):
+    """Errors below those of training stars count as these, whatever they are, and are flagged."""
+    limited = changed(fm, largest_snr=200.0)
+    tables = [limited.infer(spectrum(sigma=sigma)) for sigma in (0.02, 1e-3, 1e-7)]
+    assert [bool(table["flag"][0] & Flag.HIGH_SNR) for table in tables] == [False, True, True]
+    np.testing.assert_allclose(numbers(tables[1]), numbers(tables[2]), rtol=1e-6)
+    assert tables[1]["snr"][0] > 900
+    scale = np.median(TABLE.flux[0]) / 200
+    np.testing.assert_allclose(numbers(tables[2]), numbers(fm.infer(spectrum(sigma=scale))), rtol=1e-5)
+    np.testing.assert_array_equal(numbers(tables[0]), numbers(fm.infer(spectrum(sigma=0.02))))
+    assert np.abs(numbers(fm.infer(spectrum(sigma=1e-7))) / numbers(tables[2]) - 1).max() > 1e-4
 
 
 def test_label_flags(fm):
@@ -262,7 +284,7 @@ def test_labels_that_spectra_do_not_tell(fm):
     with pytest.warns(SpectraFMWarning, match="labels: spectra of tiny do not tell logg; .* masked. They tell teff"):
         table = both.infer(spectrum(), labels=["teff", "logg"])
     assert bool(table["logg"].mask[0])
-    assert not bool(table["teff"].mask[0])
+    assert not hasattr(table["teff"], "mask")
 
 
 def test_wavelengths_in_another_unit(fm):
@@ -287,9 +309,14 @@ def test_bridged_gaps(fm):
     seen = bridging.tokens([bridging.prepare(holes, 0)], 0)
     assert seen.token.shape[1] == 60
     np.testing.assert_allclose(np.sort(seen.wavelength[0].numpy()), WAVELENGTH)
-    # all of them have a sensitivity
-    assert len(bridging.sensitivity(holes, "teff")) == 60
-    assert len(fm.sensitivity(holes, "teff")) == 57
+    # what nobody measured has no sensitivity
+    for weights in (bridging, fm):
+        np.testing.assert_array_equal(weights.sensitivity(holes, "teff")["wavelength"].value, WAVELENGTH[~lacking])
+    before, after, share = holes.made_of(2)
+    assert before[share > 0].tolist() == [6, 28, 28]
+    assert after[share > 0].tolist() == [7, 29, 29]
+    np.testing.assert_allclose(share[share > 0], [1 / 2, 1 / 3, 2 / 3])
+    assert not holes.made_of(0)[2].any()
 
 
 def test_known(fm):
@@ -312,6 +339,42 @@ def test_known_label(fm):
     assert "logg" not in table.colnames
     with pytest.raises(InputValueError, match=r"labels: \['logg'\] asked for and given in known"):
         fm.infer(spectrum(), labels=["teff", "logg"], known={"logg": 4.4})
+
+
+def test_label_known_of_some_stars(fm):
+    """A label is told where it is not known, masked where it is, without a flag of what was not asked; not more."""
+    spectra = [spectrum(0), spectrum(1), spectrum(2)]
+    strict = changed(fm, usual_errors={"teff": 0.0, "logg": np.inf}, label_ranges={"teff": [1.0, 1.1]})
+    known = {"logg": [4.4, np.nan, np.nan], "teff": np.ma.array([1.05, 1.05, 1.05], mask=[False, False, True])}
+    for labels in (None, ["teff", "logg"]):
+        table = strict.infer(spectra, labels, known)
+        assert table["logg"].mask.tolist() == table["e_logg"].mask.tolist() == [True, False, False]
+        assert table["teff"].mask.tolist() == [True, True, False]
+        large = Flag.LARGE_UNCERTAINTY | Flag.OUTSIDE_LABEL_RANGE
+        assert (table["flag"] & large).tolist() == [0, 0, large]
+        assert table.meta["known"] == "logg, teff"
+    for row in (1, 2):
+        its = {name: column[row] for name, column in known.items() if np.isfinite(np.ma.filled(column, np.nan)[row])}
+        alone = fm.infer(spectra[row], "logg", its)
+        np.testing.assert_allclose(table["logg"][row].value, alone["logg"][0].value, rtol=1e-5)
+    nothing = fm.infer(spectra, known={"logg": np.nan})
+    assert "logg" in nothing.colnames
+    assert "known" not in nothing.meta
+
+
+def test_results_as_known(fm):
+    """Tables and rows of results are taken as they are: what is beside labels does not matter, masked is not known."""
+    given = fm.infer(spectrum(1), known={"teff": 5000.0})
+    given["file"] = ["star.fits"]
+    expected = numbers(fm.infer(spectrum(0), "teff", {k: given[k][0] for k in ("logg", "e_logg")}), ["teff"])
+    nothing = label_table("logg", [[np.nan]], [[np.nan]], flag=[1], n_pixels_used=[0], snr=[np.nan])
+    for known in (given, given[0], Table(given), given.to_pandas()):
+        np.testing.assert_allclose(numbers(fm.infer(spectrum(0), "teff", known), ["teff"]), expected, rtol=1e-6)
+    np.testing.assert_allclose(numbers(fm.infer(spectrum(0), known=nothing)), numbers(fm.infer(spectrum(0))))
+    with pytest.raises(InputValueError, match=r"known: \['ra'\] cannot be given"):
+        fm.infer(spectrum(0), known=Table({"ra": [3.0], "flag": [0]}))
+    with pytest.raises(InputValueError, match=r"known: \['flag'\] cannot be given"):
+        fm.infer(spectrum(0), known={"flag": 0})
 
 
 @pytest.mark.parametrize("kind", [Table, QTable])
@@ -355,6 +418,9 @@ def test_known_exactly(fm, smallest):
         ({"known": 4.4}, InputTypeError, "known: float, expected a dictionary"),
         ({"known": {"k_mag": [1.0, 2.0, 3.0]}}, InputValueError, r"shape \(3,\), expected one number or one a star"),
         ({"known": {"k_mag": "bright"}}, InputTypeError, r"known\['k_mag'\]: 'bright', expected a number"),
+        ({"known": {"teff": True}}, InputTypeError, r"known\['teff'\]: True, expected a number"),
+        ({"known": {"teff": np.inf}}, InputValueError, r"known\['teff'\]: inf in row 0, expected finite numbers; give"),
+        ({"known": {"e_teff": 50}}, InputValueError, "known: e_teff without teff; give the value, too"),
         ({"known": {"teff": 5000 * u.m}}, InputValueError, r"known\['teff'\]: unit m, expected K"),
         ({"known": {"teff": -9999}}, InputValueError, r"known\['teff'\]: -9999 in row 0, expected positive numbers"),
         (
@@ -462,6 +528,9 @@ def test_describe(fm):
     text = fm.describe()
     for part in ("'tiny'", "teff, logg", "3950-9050 Angstrom", "median", "trained on"):
         assert part in text
+    assert "made by" not in text
+    info = replace(fm.info, package_version="0.1")
+    assert SpectraFM(fm.model, info).describe().endswith("made by spectrafm 0.1")
 
 
 def test_from_pretrained_errors(tmp_path, monkeypatch):
@@ -472,17 +541,104 @@ def test_from_pretrained_errors(tmp_path, monkeypatch):
         SpectraFM.from_pretrained(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(MissingDependencyError, match="pip install huggingface_hub"):
-        SpectraFM.from_pretrained("someone/weights")
+        SpectraFM.from_pretrained("hf://someone/weights")
 
 
-def test_from_hub(fm, tmp_path, monkeypatch):
-    """An 'owner/name' is fetched by the hub's client."""
-    import types
+@pytest.fixture
+def asked(fm, tmp_path, monkeypatch):
+    """Return what is asked of a client of the hub that finds these weights, or nothing that is called ``nobody``."""
+    asked = []
+
+    def snapshot_download(repo_id, revision=None, allow_patterns=None):
+        asked.append((repo_id, revision, allow_patterns))
+        if repo_id.startswith("nobody"):
+            raise FileNotFoundError("An error happened while trying to locate the files on the Hub.\nAnd more.")
+        return str(tmp_path / "snapshot")
 
     fm.save(tmp_path / "snapshot")
-    client = types.SimpleNamespace(snapshot_download=lambda name: str(tmp_path / "snapshot"))
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", client)
-    assert SpectraFM.from_pretrained("someone/weights").labels == ("teff", "logg")
+    client = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    return asked
+
+
+def test_from_hub(asked, tmp_path):
+    """What the address says is fetched by the hub's client, and no file but those that are read."""
+    assert SpectraFM.from_pretrained("hf://someone/weights").labels == ("teff", "logg")
+    assert SpectraFM.from_pretrained("hf://someone/weights@v1.0").labels == ("teff", "logg")
+    assert [call[:2] for call in asked] == [("someone/weights", None), ("someone/weights", "v1.0")]
+    assert {path.name for path in (tmp_path / "snapshot").iterdir()} <= set(asked[0][2])
+    assert not any("*" in pattern for pattern in asked[0][2])
+
+
+@pytest.mark.parametrize("name", ["weights/mine", Path("weights/mine")])
+def test_a_folder_that_is_missing_is_not_looked_for_elsewhere(asked, name):
+    """A mistake in the name of a folder brings nobody's files, and the message says how those are asked for."""
+    with pytest.raises(InputValueError, match="no weights 'weights/mine'; .*, for .* hub, 'hf://weights/mine'"):
+        SpectraFM.from_pretrained(name)
+    assert asked == []
+
+
+@pytest.mark.parametrize("name", ["hf://weights", "hf://a/b/c", "hf://a/b@", "hf:///a/b"])
+def test_addresses_that_are_none(asked, name):
+    """What cannot be on the hub is not asked for."""
+    with pytest.raises(InputValueError, match=f"name: '{name}', expected 'hf://owner/name' or"):
+        SpectraFM.from_pretrained(name)
+    assert asked == []
+
+
+def test_what_the_hub_does_not_give(asked):
+    """An error of the client is one of ours, with its first line."""
+    with pytest.raises(
+        InputValueError, match=r"cannot be fetched \(FileNotFoundError: .* the Hub.\); check the name and"
+    ):
+        SpectraFM.from_pretrained("hf://nobody/weights")
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", None])
+def test_devices_that_are_not_there(fm, tmp_path, device):
+    """A device that is none, or that this machine lacks, is refused by name."""
+    fm.save(tmp_path)
+    with pytest.raises(InputValueError, match=f"device: {device!r}, "):
+        SpectraFM.load(tmp_path, device)
+
+
+def test_domains_by_name(fm):
+    """A name that no domain has is answered with those that there are."""
+    assert fm.info.number_of("tiny") == 0
+    for look in (fm.info.number_of, fm.normalizer_of):
+        with pytest.raises(InputValueError, match="domain: unknown 'nope'; these weights know tiny"):
+            look("nope")
+
+
+@pytest.mark.parametrize("field", ["domains", "quantities"])
+def test_facts_of_another_kind(fm, tmp_path, field):
+    """A file whose facts are not what they should be is damaged."""
+    fm.save(tmp_path)
+    facts = json.loads((tmp_path / "spectrafm.json").read_text()) | {field: [3]}
+    (tmp_path / "spectrafm.json").write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match=f"damaged or of another version \\({field}: 3, expected each a"):
+        SpectraFM.load(tmp_path)
+
+
+def test_options_by_name(fm):
+    """What is seldom given is given by name, and a name that is none is refused where it was given."""
+    star, labels = spectrum(), {"teff": [5000.0]}
+    for call in (
+        lambda: fm.infer(star, "teff", None, "air"),
+        lambda: fm.diagnose(star, "teff", None, "air"),
+        lambda: fm.embed(star, "air"),
+        lambda: fm.reconstruct(star, "air"),
+        lambda: fm.recalibrate(star, labels, "conformal"),
+        lambda: fm.attention(star, "teff", None, "air"),
+        lambda: fm.sensitivity(star, "teff", None, "air"),
+        lambda: fm.similar(star, star, 1, "air"),
+    ):
+        with pytest.raises(TypeError, match="positional argument"):
+            call()
+    for call in (lambda **k: fm.diagnose(star, **k), lambda **k: fm.similar(star, [star] * 2, **k)):
+        for name in ("foo", "whole"):
+            with pytest.raises(TypeError, match=f"(diagnose|similar).* unexpected keyword argument '{name}'"):
+                call(**{name: 1})
 
 
 def test_no_stars(fm):

@@ -68,7 +68,7 @@ def columns(table):
 def test_flags_have_meanings():
     """Every bit is described, and no two are the same."""
     assert len(describe_flags(2**16 - 1)) == 16
-    assert [int(flag) for flag in Flag] == [2**k for k in range(16)]
+    assert [int(flag) for flag in Flag] == [2**k for k in range(17)]
 
 
 def test_quantile_is_numpy():

@@ -32,9 +32,9 @@ KINDS = {
 }
 
 
-def tiny(kind):
+def tiny(kind, **changes):
     """Return an untrained SpectraFM whose heads are not the zeros they start from."""
-    model = tiny_model(**KINDS[kind])
+    model = tiny_model(**(KINDS[kind] | changes))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.torch_model.torch_decoder.decoder_out.parameters():
@@ -90,11 +90,57 @@ def test_gradient_is_that_of_finite_differences(fm, label):
         assert np.abs(slope).max() > 0
 
 
+def bridging(kind, **changes):
+    """Return a tiny SpectraFM that bridges gaps, and a star with some, one of them too wide."""
+    fm = tiny(kind, **changes)
+    fm.info.domains[0].bridges = 3
+    [star] = prepared(fm)
+    good = np.ones(60, dtype=bool)
+    good[[7, 20, 21, 22, 40, 41, 42, 43]] = False
+    return fm, replace(star, good=good)
+
+
+@pytest.mark.parametrize("label", ["teff", "logg"])
+@pytest.mark.parametrize(
+    ("kind", "changes"), [*((kind, {}) for kind in KINDS), ("pixels", {"context_length": 24})], ids=str
+)
+def test_gradient_beside_gaps_that_are_bridged(kind, changes, label):
+    """What is put into a gap follows those beside it: a row a measured pixel, with all that moves with it."""
+    fm, star = bridging(kind, **changes)
+    [(wavelength, flux, [slope])] = label_sensitivity(fm, [star], 0, [label])
+    place = np.searchsorted(star.wavelength, wavelength)
+    np.testing.assert_array_equal(wavelength, star.wavelength[place])
+    np.testing.assert_array_equal(flux, star.flux[place])
+    assert star.good[place].all()
+    assert changes or len(place) == star.n_good
+    step, one = 1e-3, np.eye(60)
+    ends = [replace(star, flux=star.flux + sign * step * pixel) for sign in (1, -1) for pixel in one]
+    up, down = np.split(told(fm, ends, label), 2)
+    moved = (up - down) / (2 * step)
+    np.testing.assert_allclose(slope, moved[place], atol=0.02 * np.abs(moved).max())
+    # nothing else moves the label, and what the context has no room for has no row
+    np.testing.assert_allclose(np.delete(moved, place), 0, atol=0.02 * np.abs(moved).max())
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_attention_beside_gaps_that_are_bridged(kind):
+    """Attention of what is put into a gap is that of the pixels beside it, and none is lost."""
+    fm, star = bridging(kind)
+    weights = fm.model.request_attention(fm.model.perceive_tokens(fm.tokens([star], 0)), ["teff"]).mean(axis=0)
+    [(wavelength, _, [attention])] = label_attention(fm, [star], 0, ["teff"])
+    np.testing.assert_array_equal(wavelength, star.wavelength[star.good])
+    np.testing.assert_allclose(attention.sum(), weights.sum(), rtol=1e-6)
+    if kind == "pixels":
+        seen = weights[0, 0]
+        np.testing.assert_allclose(attention[:6], seen[:6], rtol=1e-6)
+        np.testing.assert_allclose(attention[6:8], seen[[6, 8]] + seen[7] / 2, rtol=1e-6)
+
+
 def test_gradient_of_packaged_weights(packaged):
     """Against finite differences in the direction in which the label changes fastest, in each domain."""
     # that of a fit is the derivative of its last step, and good to a tenth
     for name, power, low, high, rtol in (("apogee", 8000, 15_500, 16_500, 0.15), ("gaia_xp", 200, 4000, 9000, 0.03)):
-        number = [domain.name for domain in packaged.info.domains].index(name)
+        number = packaged.info.number_of(name)
         wavelength = np.exp(np.arange(np.log(low), np.log(high), 1 / (3 * power)))
         flux = 1 - 0.2 * np.random.default_rng(0).random(len(wavelength))
         [star] = from_arrays(wavelength, flux[None], np.full((1, len(wavelength)), 0.01))

@@ -1,11 +1,14 @@
 """What the benchmark of few stars compares with, on stars whose labels are plain to see."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from spectrafm import SpectraFM
+from spectrafm import SpectraFM, few_shot_benchmark
 from spectrafm.adapters import from_arrays
 from spectrafm.benchmarks import run_benchmark
+from spectrafm.exceptions import InputValueError
 from spectrafm.few_shot_benchmark import (
     _cannon,
     _errors,
@@ -15,6 +18,7 @@ from spectrafm.few_shot_benchmark import (
     _quick_rivals,
     _report,
     _World,
+    benchmark_few_shot,
 )
 from spectrafm.stellarperceptron import ModelConfig
 
@@ -88,11 +92,29 @@ def test_report(stars):
 
 
 def test_another_world():
-    """All stars are changed alike, and lines the most."""
-    flat, lines = (from_arrays(WAVELENGTH, f, np.full(300, 0.01))[0] for f in (np.ones(300), np.full(300, 0.5)))
+    """All stars are changed alike: by the same response, the same missing lines and the same factors on depths."""
+    sigma = np.full(300, 0.01)
+    flat, half, lines = (from_arrays(WAVELENGTH, np.full(300, f), sigma)[0] for f in (1.0, 0.75, 0.5))
     world = _World(WAVELENGTH)
-    np.testing.assert_array_equal(world(flat).flux, world(flat).flux)
+    moved = [world(star).flux / world.response for star in (flat, half, lines)]
+    # what is taken from a star grows with the depth of its lines alone, whatever the star
+    np.testing.assert_allclose(moved[0] - moved[1], moved[1] - moved[2], atol=1e-12)
+    np.testing.assert_allclose(moved[0] - moved[2], 0.5 * world.depth)
+    both = world(replace(lines, flux=np.where(np.arange(300) < 150, flat.flux, lines.flux))).flux / world.response
+    np.testing.assert_array_equal(both, np.concatenate((moved[0][:150], moved[2][150:])))
+    np.testing.assert_allclose(world(lines).sigma, sigma * world.response)
+    np.testing.assert_array_equal(_World(WAVELENGTH)(lines).flux, world(lines).flux)
     assert np.std(world(lines).flux / world.response) > 2 * np.std(world(flat).flux / world.response)
+
+
+def test_weights_lie_beside_the_package(tmp_path, monkeypatch):
+    """Weights are looked for in the checkout, wherever the command is run; where there is none, that is told."""
+    monkeypatch.chdir(tmp_path)
+    if (few_shot_benchmark._SYNTHETIC / "spectrafm.json").is_file():
+        assert "optical" in next(benchmark_few_shot(tmp_path))
+    monkeypatch.setattr(few_shot_benchmark, "_SYNTHETIC", tmp_path / "weights" / "optical-synthetic")
+    with pytest.raises(InputValueError, match=r"model: none is given, and there is no folder .*optical-synthetic; exp"):
+        next(benchmark_few_shot(tmp_path))
 
 
 def test_without_data(tmp_path):

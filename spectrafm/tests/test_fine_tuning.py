@@ -1,6 +1,8 @@
 """Weights adapted to few stars: what is learnt, what stays, what is saved, what is refused."""
 
+import copy
 import pickle
+from dataclasses import replace
 
 import astropy.units as u
 import numpy as np
@@ -10,9 +12,12 @@ from astropy.nddata import StdDevUncertainty
 from astropy.table import Column, MaskedColumn, QTable, Table
 from specutils import Spectrum
 
-from spectrafm import SpectraFM, SpectraFMWarning, core, residual_head
+from spectrafm import SpectraFM, SpectraFMWarning, core, diagnostics, fine_tuning, residual_head
+from spectrafm._table_formats import column_values
+from spectrafm.adapters import to_arrays
 from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
-from spectrafm.fine_tuning import METHODS, FineTuneConfig, label_truth
+from spectrafm.fine_tuning import METHODS, FineTuneConfig, fine_tune, label_truth
+from spectrafm.flags import Flag
 from spectrafm.quantities import QUANTITIES as REGISTRY
 from spectrafm.quantities import Quantity, register_quantity
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
@@ -56,7 +61,7 @@ def labels(rows=FEW):
 
 def numbers(table, name):
     """Return a column as plain numbers."""
-    return np.asarray(table[name].filled(np.nan).value)
+    return column_values(table, name)
 
 
 def residuals(fm):
@@ -303,6 +308,25 @@ def test_names_of_labels_that_are_taken():
             label_truth({name: np.ones(3)}, 3, labels=[name])
 
 
+@pytest.mark.parametrize("name", ["flux", "relative_sed", "ln_resolving_power"])
+def test_inputs_are_no_labels(base, name):
+    """Fluxes and properties of an observation have their names in every model, and none of them is a label."""
+    table = labels()
+    table[name] = np.linspace(1, 2, 40)
+    with pytest.raises(InputValueError, match=rf"labels: \['{name}'\] are names of fluxes or of properties of an obs"):
+        base.fine_tune(spectra(FEW), table, labels=["teff", name], method="head", **SETTINGS)
+    assert name == "ln_resolving_power" or name not in REGISTRY
+
+
+def test_fluxes_of_the_model_are_no_labels(base):
+    """A model may have other names for fluxes: one for each pixel, as in the paper."""
+    model = StellarPerceptron(tiny_config(), Vocabulary(["light", *QUANTITIES], flux=["light"]))
+    fm = SpectraFM(model, base.info)
+    truth = {"light": (np.ones(40), np.full(40, np.nan))}
+    with pytest.raises(InputValueError, match=r"labels: \['light'\] are names of fluxes"):
+        fine_tune(fm, to_arrays(spectra(FEW)), truth, FineTuneConfig())
+
+
 def test_label_truth():
     """Units are brought to ours, errors go along, other columns are left alone."""
     table = QTable({"teff": [5.0, 6.0] * u.kK, "e_teff": [50, 60] * u.K, "ra": [1.0, 2.0] * u.deg, "k_mag": [9, 10]})
@@ -326,6 +350,10 @@ def test_refused(base):
     """Settings that contradict themselves, and too few stars."""
     with pytest.raises(ConfigError, match=r"(?s)method must be 'auto' or one of head.*n_fold must be an integer of 2"):
         FineTuneConfig(method="magic", n_fold=1)
+    with pytest.raises(ConfigError, match=r"(?s)seed must be an integer of 0 or more, not -1.*or infinite, not inf"):
+        FineTuneConfig(seed=-1, learning_rate=np.inf)
+    with pytest.raises(ConfigError, match="FineTuneConfig: learning_rate must be a number, not 'fast'"):
+        FineTuneConfig(learning_rate="fast")
     with pytest.raises(InputValueError, match="teff: 8, logg: 8; expected 10 or more"):
         base.fine_tune(spectra(slice(0, 8)), labels(slice(0, 8)))
     table = labels()
@@ -337,6 +365,63 @@ def test_refused(base):
     with pytest.raises(InputValueError, match="oddity: 8; expected 10 or more"):
         base.fine_tune(spectra(slice(0, 8)), table, labels=["oddity"])
     assert "oddity" not in REGISTRY
+
+
+def test_moving_stars_are_warned_of(base, monkeypatch):
+    """Where the base finds most of the stars in motion, or in the other medium, that is said before it is learnt."""
+    moving = copy.copy(base)
+    moving.info = replace(base.info, domains=(replace(base.info.domains[0], thresholds={"rv_significance": 1.0}),))
+    found = []
+
+    def flags(diagnosis, domain):
+        return np.where(np.arange(len(diagnosis.wavelength)) < found[0], found[1], 0)
+
+    monkeypatch.setattr(diagnostics.Diagnosis, "flags", flags)
+    for count, flag, remedy in (
+        (30, Flag.WRONG_VELOCITY, "give radial_velocity= or medium="),
+        (30, Flag.WRONG_VELOCITY | Flag.WRONG_MEDIUM, "give medium='air' or 'vacuum'"),
+    ):
+        found[:] = count, int(flag)
+        with pytest.warns(SpectraFMWarning, match=f"30 of 40 are not at rest.*{remedy}") as caught:
+            moving.fine_tune(spectra(FEW), labels(), method="head", **SETTINGS)
+        assert [warning.filename for warning in caught] == [__file__]
+    # warnings are errors: few of them are not worth one
+    found[:] = 10, int(Flag.WRONG_VELOCITY)
+    moving.fine_tune(spectra(FEW), labels(), method="head", **SETTINGS)
+
+
+def test_labels_in_a_wrong_order_are_warned_of(base):
+    """Labels that are told no better than by their mean are named."""
+    table = labels()
+    table["logg"] = np.random.default_rng(3).permutation(table["logg"])
+    with pytest.warns(SpectraFMWarning, match="labels_table: logg of stars set aside were told hardly better"):
+        base.fine_tune(spectra(FEW), table, method="head", **SETTINGS)
+
+
+def test_errors_and_powers_of_given_stars_count(base):
+    """Stars that are better than those of the base, or less resolved, are not flagged afterwards for that."""
+    limits = replace(base.info.domains[0], largest_snr=20.0, lowest_power=5000.0)
+    strict = copy.copy(base)
+    strict.info = replace(base.info, domains=(limits,))
+    given = to_arrays(spectra(FEW), resolving_power=2000.0)
+    assert (strict.infer(given)["flag"] & Flag.HIGH_SNR).all()
+    assert (strict.infer(given)["flag"] & Flag.SAMPLING_MISMATCH).all()
+    tuned = strict.fine_tune(given, labels(), method="head", **SETTINGS)
+    assert not (tuned.infer(given)["flag"] & (Flag.HIGH_SNR | Flag.SAMPLING_MISMATCH)).any()
+
+
+def test_gaps_are_bridged_in_training_as_in_use(base):
+    """What is learnt of spectra with narrow gaps is learnt of the pixels that are read of them later."""
+    bridging = base.adapted(base.model, replace(base.info.domains[0], bridges=2))
+    holes = [replace(star, good=np.arange(60) != 20) for star in to_arrays(spectra(FEW))]
+    stars = fine_tuning._stars(bridging, holes, label_truth(labels(), 40), correct_lines=False)
+    assert np.isfinite(stars.table.flux).all()
+    for row, star in enumerate(holes):
+        np.testing.assert_allclose(np.delete(stars.table.wavelength[row], 20), WAVELENGTH[star.good])
+        between = np.interp(stars.table.wavelength[row, 20], WAVELENGTH[star.good], stars.table.flux[row, star.good])
+        np.testing.assert_allclose(stars.table.flux[row, 20], between, rtol=1e-5)
+    perceived = stars.perceive(base.model, np.arange(40))
+    np.testing.assert_array_equal(perceived.pooled, bridging.perceive(stars.prepared, 0).pooled)
 
 
 def test_nothing_warns_twice(base, tuned):

@@ -18,7 +18,7 @@ from spectrafm.stellarperceptron import (
     layers,
 )
 from spectrafm.stellarperceptron.layers import Attention
-from spectrafm.stellarperceptron.patches import _ascending, assign_patches, interpolation
+from spectrafm.stellarperceptron.patches import ascending, assign_patches, interpolation
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model
 
 PATCHES = {"patch_size": 16, "patch_width": 0.2, "patch_anchor": 3000.0}
@@ -241,11 +241,15 @@ def test_config_lists_all_problems():
     """Everything that is inconsistent comes in one error."""
     with pytest.raises(ConfigError, match=r"(?s)context_length.*multiple of each of encoder_heads.*dropout"):
         ModelConfig(context_length=0, encoder_heads=(7, 7), dropout=1.5)
+    with pytest.raises(
+        ConfigError, match=r"(?s)encoder_dense must be a tuple of pos.*, not \(0, -3\).*head_dense .*\(0,\)"
+    ):
+        ModelConfig(encoder_dense=(0, -3), head_dense=(0,))
     with pytest.raises(ConfigError, match="patch_size 12 cannot be halved 3 times by convolutions"):
         tiny_config(patch_size=12, patch_convolutions=(4, 4))
     with pytest.raises(ConfigError, match=r"patch_convolutions must be a tuple of positive integers, not \(4, 0\)"):
         tiny_config(patch_convolutions=(4, 0))
-    with pytest.raises(ConfigError, match="patch_convolutions must be a tuple of positive integers, not 4"):
+    with pytest.raises(ConfigError, match="patch_convolutions must be a tuple, not 4"):
         tiny_config(patch_convolutions=4)
 
 
@@ -297,7 +301,7 @@ def test_order_of_pixels():
     wavelength = torch.tensor([[1.0, 2.0, 9.0, 4.0, 5.0], [5.0, 4.0, 3.0, 2.0, 1.0]], dtype=torch.float64)
     good = torch.tensor([[True, True, False, True, True], [True, False, True, True, True]])
     for rows in (slice(0, 1), slice(0, 2)):
-        order = _ascending(wavelength[rows], good[rows])
+        order = ascending(wavelength[rows], good[rows])
         assert order.shape[1] == 4
         assert (torch.diff(wavelength[rows].gather(1, order), dim=1) > 0).all()
         assert good[rows].gather(1, order).all()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from spectrafm.exceptions import CheckpointError, InputValueError
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, TableStream, Vocabulary
 from spectrafm.stellarperceptron import model as model_module
+from spectrafm.stellarperceptron.model_core import named_bytes, split_bytes
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
 
 CONFIGS = {
@@ -176,6 +177,17 @@ def test_save_load(model, tmp_path):
     small, large = ((tmp_path / k / "model.safetensors").stat().st_size for k in ("compact", "single"))
     assert small < 0.75 * large
     np.testing.assert_allclose(ask(StellarPerceptron.load(tmp_path / "compact")), expected, rtol=0.02)
+
+
+def test_names_of_bytes():
+    """Tensors in bytes are told by their names; one that only looks like one stays."""
+    byte, scale, other = torch.ones(2, dtype=torch.int8), torch.ones(2), torch.zeros(3)
+    packed = {"odd_byte": other, "a_scale": other, "b": other} | named_bytes("b", byte, scale)
+    rest, in_bytes = split_bytes(packed)
+    assert list(rest) == ["odd_byte", "a_scale", "b"]
+    assert list(in_bytes) == ["b"]
+    assert in_bytes["b"][0] is byte
+    assert in_bytes["b"][1] is scale
 
 
 def test_bytes_on_disk(tmp_path):

@@ -44,6 +44,28 @@ def test_axis_of_any_kind(fm):
         fm.predict_spectrum(GIANT, table["masked"])
 
 
+def test_spectra_of_results(fm):
+    """A row of results is one star, and a table so many; labels that were not told are not known."""
+    table = fm.infer(load_example_spectrum())
+    one, several = fm.predict_spectrum(table[0], AXIS), fm.predict_spectrum(table, AXIS)
+    assert several.flux.shape == (1, 2000)
+    np.testing.assert_array_equal(several.flux.value[0], one.flux.value)
+    told = {name: table[name][0] for name in table.colnames if name.removeprefix("e_") in fm.labels}
+    same = fm.predict_spectrum({name: value for name, value in told.items() if np.isfinite(value.value)}, AXIS)
+    np.testing.assert_allclose(one.flux.value, same.flux.value, rtol=1e-6)
+
+
+def test_similar_across_kinds(fm, optical):
+    """Stars are not compared with spectra of another kind without a word."""
+    star, library = load_example_spectrum(), list(from_arrays(optical[0], np.stack([optical[1], optical[1] ** 2])))
+    with pytest.warns(SpectraFMWarning, match="library: matched are stars of gaia_xp with optical of the library"):
+        table = fm.similar(star, library, n=1)
+    assert len(table) == 1
+    # of embeddings nobody knows what they are of
+    assert len(fm.similar([*library, star], fm.embed(library), n=1)) == 3
+    assert len(fm.similar(library, library, n=1)) == 2
+
+
 def test_labels_out_of_range(fm):
     """What no training star had is told."""
     with pytest.warns(SpectraFMWarning, match=r"labels: beyond those of the training stars in teff \(3354.3 to 796"):

@@ -8,6 +8,7 @@ from spectrafm import SpectraFM
 from spectrafm.adapters import from_arrays
 from spectrafm.explanation import label_sensitivity
 from spectrafm.stellarperceptron import FitConfig, TableStream
+from spectrafm.stellarperceptron.precision import float64, float64_device
 from spectrafm.tests.fake_mps import FakeMps, send
 from spectrafm.tests.tiny import WAVELENGTH, tiny_model, tiny_table
 from spectrafm.weights_info import Domain, WeightsInfo
@@ -48,6 +49,9 @@ def test_fake():
             there.numpy()
         with pytest.raises(RuntimeError, match="tensors of mps and of the CPU"):
             there + torch.ones(3)
+        assert float64(there).dtype == torch.float64
+        assert float64(there).device == float64_device("mps") == torch.device("cpu")
+    assert float64_device("cuda:1") == torch.device("cuda", 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

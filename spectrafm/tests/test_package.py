@@ -90,6 +90,15 @@ def test_all_names_what_is_there(name):
         assert hasattr(module, member), f"{name}.{member}"
 
 
+@pytest.mark.parametrize("path", _library_files(), ids=lambda path: path.relative_to(_PACKAGE).as_posix())
+def test_all_has_what_is_public(path):
+    """Each class and function whose name has no underscore stands in the `__all__` of its module."""
+    names = [n.name for n in ast.parse(path.read_text()).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]
+    module = importlib.import_module(".".join(path.relative_to(_ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    missing = [name for name in names if not name.startswith("_") and name not in module.__all__]
+    assert not missing, f"{path.name}: {missing}"
+
+
 def test_import_is_light():
     """Importing the package brings in nothing heavy that torch and astropy do not."""
     heavy = ("IPython", "matplotlib", "pandas", "sklearn", "specutils", "tqdm")
@@ -119,18 +128,58 @@ def test_import_configures_nothing_global():
     assert done.returncode == 0, done.stderr
 
 
+_ALONE = """
+import importlib, pkgutil, sys, types
+
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("astropy", "matplotlib", "scipy", "specutils"):
+            raise ModuleNotFoundError(f"{name} is imported")
+
+sys.meta_path.insert(0, Nothing())
+# the package itself needs astropy: what stands in for it has its modules, and nothing else
+sys.modules["spectrafm"] = package = types.ModuleType("spectrafm")
+package.__path__ = [sys.argv[1]]
+import spectrafm.stellarperceptron as model
+for module in pkgutil.iter_modules(model.__path__):
+    importlib.import_module(f"{model.__name__}.{module.name}")
+
+import numpy as np
+flux, labels = np.ones((8, 64), dtype=np.float32), np.arange(16.0).reshape(8, 2)
+table = model.TokenTable(flux, np.linspace(5000, 5100, 64), None, labels, None, ("teff", "logg"))
+config = model.ModelConfig(
+    embedding_dim=8, encoder_heads=(2,), encoder_dense=(8,), decoder_heads=(2,), decoder_dense=(8,), head_dense=(8,),
+    patch_size=16, patch_components=4, patch_dense=8,
+)
+star = model.StellarPerceptron(config, model.Vocabulary(["flux", "teff", "logg"], flux=["flux"]))
+star.fit(table, ["teff", "logg"], model.FitConfig(steps=1, batch_size=4, warmup_steps=0))
+star.request(star.perceive(flux, ["flux"] * 64, table.wavelength), ["teff"])
+"""
+
+
 def test_model_is_free_of_astropy():
-    """`stellarperceptron` is pure torch and NumPy: no import of astropy or specutils in it."""
-    for path in sorted((_PACKAGE / "stellarperceptron").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            else:
+    """`stellarperceptron` is pure torch and NumPy: it can be imported, and a model trained, without anything else."""
+    command = [sys.executable, "-c", _ALONE, str(_PACKAGE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", _library_files(), ids=lambda path: path.relative_to(_PACKAGE).as_posix())
+def test_modules_take_public_names(path):
+    """What modules take from each other has no underscore, and stands in the `__all__` of where it comes from."""
+    parts = path.relative_to(_ROOT).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        name = ".".join((*parts[: len(parts) - node.level], *filter(None, [node.module])))
+        module = importlib.import_module(name)
+        for alias in node.names:
+            taken = getattr(module, alias.name, None)
+            if inspect.ismodule(taken) or f"{name}.{alias.name}" in sys.modules or name == "spectrafm":
                 continue
-            for name in names:
-                assert name.split(".")[0] not in ("astropy", "specutils"), f"{path.name}:{node.lineno} imports {name}"
+            where = f"{path.name}:{node.lineno} takes {alias.name} from {name}"
+            assert not alias.name.startswith("_"), where
+            assert alias.name in module.__all__, f"{where}, whose __all__ does not have it"
 
 
 def _dotted(node):

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 from astropy.nddata import StdDevUncertainty
-from astropy.table import Table
+from astropy.table import QTable, Table
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from specutils import Spectrum, SpectrumList
@@ -15,7 +15,7 @@ from specutils import Spectrum, SpectrumList
 from spectrafm.adapters import to_arrays
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import Flag
-from spectrafm.plotting import plot_labels, plot_spectrum, spectrum_size
+from spectrafm.plotting import plot_labels, plot_sensitivity, plot_spectrum, spectrum_size
 from spectrafm.results import label_table
 from spectrafm.spectral_units import doppler_factor
 
@@ -91,6 +91,22 @@ def test_with_and_without_units():
     first, second = (plot_labels(x) for x in (t, Table(t)))
     assert first.get_xlabel() == second.get_xlabel()
     assert first.get_xlim() == second.get_xlim()
+
+
+def test_other_units():
+    """Labels in another unit are drawn, and told, in that which the axis names."""
+    t, other = stars(), stars()
+    for name in ("teff", "e_teff"):
+        other[name] = other[name].to(u.kK)
+    first, second = (plot_labels(x) for x in (t, other))
+    assert second.get_xlabel().endswith("[K]")
+    np.testing.assert_allclose(second.get_xlim(), first.get_xlim())
+    assert texts(plot_spectrum(spectrum(), other)) == texts(plot_spectrum(spectrum(), t))
+    other["teff"] = other["teff"].value * u.s
+    with pytest.raises(InputValueError, match=r"table\['teff'\]: unit s, expected K"):
+        plot_labels(other)
+    wave = QTable({"wavelength": [500.0, 501.0] * u.nm, "sensitivity": [1.0, 2.0] * u.K})
+    np.testing.assert_allclose(plot_sensitivity(wave).get_xlim(), (5000, 5010))
 
 
 def test_other_columns_and_axes():

@@ -9,6 +9,7 @@ from astropy.nddata import StdDevUncertainty
 from specutils import Spectrum
 
 from spectrafm import Flag, SpectraFM
+from spectrafm._table_formats import column_values
 from spectrafm.adapters import from_arrays
 from spectrafm.benchmarks import mad_std, stars_apart
 from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
@@ -47,7 +48,7 @@ def found(fm, held_out):
 
 def numbers(table, name):
     """Return a column as plain numbers, NaN where masked."""
-    return np.asarray(table[name].filled(np.nan).value)
+    return column_values(table, name)
 
 
 def test_example_star(fm):

@@ -1,12 +1,13 @@
 """The registry of quantities and the flags."""
 
+import numpy as np
 import pytest
 from astropy import units as u
 from astropy.io.votable.ucd import check_ucd
 
-from spectrafm.exceptions import InputValueError
+from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import MASKING_FLAGS, Flag, describe_flags
-from spectrafm.quantities import QUANTITIES, get_quantity
+from spectrafm.quantities import QUANTITIES, column_unit, get_quantity
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES.values(), ids=lambda q: q.name)
@@ -24,6 +25,17 @@ def test_unknown_quantity():
         get_quantity("beauty")
 
 
+def test_units_of_columns():
+    """Columns have the units of their labels, errors their own, and others none."""
+    assert [column_unit(name) for name in ("logg", "e_logg", "c12_c13", "e_snr", "snr")] == [
+        "dex(cm s-2)",
+        "dex",
+        "",
+        None,
+        None,
+    ]
+
+
 def test_flags():
     """Every flag is one bit with a meaning, and the flags that mask say so."""
     for bit in Flag:
@@ -32,4 +44,9 @@ def test_flags():
         assert text.startswith(f"{bit.name}: ")
         assert ("labels masked" in text) == bool(bit & MASKING_FLAGS)
     assert describe_flags(0) == []
+    column = np.array([0, 40])
+    assert describe_flags(column) == [describe_flags(0), describe_flags(40)]
+    assert describe_flags(column[:0]) == []
+    with pytest.raises(InputTypeError, match="flag: 'LOW_SNR', expected an integer, or the column 'flag'"):
+        describe_flags("LOW_SNR")
     assert len(describe_flags(int(Flag.LOW_SNR | Flag.FEW_PIXELS))) == 2

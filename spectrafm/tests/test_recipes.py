@@ -99,6 +99,29 @@ def test_extended_recipe(tmp_path):
         load_recipe(path)
 
 
+def test_extended_recipe_lies_beside(tmp_path, monkeypatch):
+    """A recipe that is extended is looked for beside the one that extends it, packaged ones by their names first."""
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "base2.toml").write_text('extends = "small"\nname = "base2"\n[fit]\nsteps = 700\n')
+    (tmp_path / "small").write_text("not a recipe")
+    (tmp_path / "inner" / "mine.toml").write_text('extends = "../base2.toml"\nname = "mine"\n')
+    for folder, path in ((tmp_path.parent, tmp_path / "inner" / "mine.toml"), (tmp_path / "inner", "mine.toml")):
+        monkeypatch.chdir(folder)
+        mine = load_recipe(path)
+        assert (mine.name, mine.fit.steps) == ("mine", 700)
+    (tmp_path / "inner" / "mine.toml").write_text('extends = "base2.toml"\nname = "mine"\n')
+    with pytest.raises(InputValueError, match=r"inner/mine.toml: extends no recipe 'base2.toml'; packaged are .*small"):
+        load_recipe("mine.toml")
+
+
+def test_changes_are_of_known_sections():
+    """Sections that cannot be changed are refused, not left alone in silence."""
+    with pytest.raises(ConfigError, match=r"changes: \['fitt', 'sources'\]; expected .* sections model, fit, request"):
+        load_recipe("gaia_xp", {"fitt": {"steps": 3}, "sources": {}, "fit": {"steps": 5}})
+    with pytest.raises(ConfigError, match=r"changes: \['fit'\]; expected a dictionary"):
+        load_recipe("gaia_xp", {"fit": 3})
+
+
 def test_recipe_errors(tmp_path):
     """Unknown recipes, settings and names are errors that list the known ones."""
     with pytest.raises(InputValueError, match="no recipe 'soup'; packaged are .*gaia_xp"):

@@ -7,15 +7,26 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
-from astropy.table import QTable, Table
+from astropy.table import QTable, Table, vstack
 from astropy.utils.masked import Masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectrafm._table_formats import column_values
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import Flag
 from spectrafm.quantities import QUANTITIES
-from spectrafm.results import EXTENSIONS, describe_row, label_table, read_labels, round_to_error, to_mrt, write_labels
+from spectrafm.results import (
+    EXTENSIONS,
+    describe_row,
+    label_names,
+    label_table,
+    label_values,
+    read_labels,
+    round_to_error,
+    to_mrt,
+    write_labels,
+)
 
 LABELS = ("teff", "logg", "fe_h", "vsini")
 VALUES = np.array([[4932.792, 2.598, -0.126, 3.5], [np.nan] * 4, [6010.25, 4.4, 0.31, 12.0]])
@@ -48,7 +59,7 @@ def assert_same(first, second, exact=True):
         assert a.info.description == b.info.description, name
         np.testing.assert_array_equal(getattr(a, "mask", False), getattr(b, "mask", False))
         if a.dtype.kind == "f":
-            a, b = (np.asarray(getattr(c.filled(np.nan), "value", c.filled(np.nan))) for c in (a, b))
+            a, b = (column_values(t, name) for t in (first, second))
             np.testing.assert_allclose(a, b, rtol=0, atol=0 if exact else 0.051)
         else:
             assert list(a) == list(b), name
@@ -97,12 +108,22 @@ def test_what_is_not_finite_is_masked():
     assert np.isnan(t["e_logg"].unmasked[1])
 
 
-def test_always_masked_columns():
-    """Columns have `filled` whether or not anything is masked."""
-    t = table(slice(0, 1))
-    for name in t.colnames[1:9]:
-        assert isinstance(t[name], Masked)
-        assert np.isfinite(t[name].filled(np.nan).value).all()
+@pytest.mark.parametrize("extension", [None, *EXTENSIONS])
+def test_masked_where_a_row_is(extension, tmp_path):
+    """Columns are plain where nothing is masked, so that all of NumPy takes their numbers; files keep it so."""
+    whole, some = table(slice(0, 1)), table()
+    if extension is not None:
+        for i, t in enumerate((whole, some)):
+            write_labels(t, tmp_path / f"{i}{extension}")
+        whole, some = (read_labels(tmp_path / f"{i}{extension}") for i in (0, 1))
+    for name in whole.colnames[1:9]:
+        assert not isinstance(whole[name], Masked)
+        assert type(whole[name].value) is np.ndarray
+        assert isinstance(some[name], Masked)
+    assert not hasattr(whole["snr"], "mask")
+    assert np.histogram(whole["teff"].value)[0].sum() == 1
+    both = vstack([whole, some], metadata_conflicts="silent")
+    assert both["teff"].mask.tolist() == [False, *some["teff"].mask]
 
 
 def test_no_stars(tmp_path):
@@ -397,6 +418,54 @@ def test_meta_of_your_own(extension, tmp_path):
     assert read_labels(path)["teff"].unit == u.K
 
 
+def in_other_units():
+    """Return a table with a label in Myr and one in m/s2, whose errors differ in unit from them."""
+    values, errors = [[5.0, 4.4], [np.nan, np.nan]], [[0.5, 0.1], [np.nan, np.nan]]
+    t = label_table(["age", "logg"], values, errors, flag=[0, 1], n_pixels_used=[5, 0], snr=[10.0, np.nan])
+    t["age"], t["e_age"] = t["age"].to(u.Myr), t["e_age"].to(u.yr)
+    t["logg"] = t["logg"].to(u.dex(u.m / u.s**2))
+    assert t["age"][0].value == 5000
+    return t
+
+
+@pytest.mark.parametrize("extension", list(EXTENSIONS))
+def test_other_units_come_back_in_ours(extension, tmp_path):
+    """What is in another unit is converted, not renamed."""
+    write_labels(in_other_units(), tmp_path / f"t{extension}")
+    read = read_labels(tmp_path / f"t{extension}")
+    for name, value, unit in (
+        ("age", 5.0, u.Gyr),
+        ("e_age", 0.5, u.Gyr),
+        ("logg", 4.4, u.dex(u.cm / u.s**2)),
+        ("e_logg", 0.1, u.dex),
+    ):
+        assert read[name].unit == unit
+        np.testing.assert_allclose(column_values(read, name), [value, np.nan], rtol=1e-9)
+
+
+def test_units_that_do_not_fit(tmp_path):
+    """A label in a unit that it cannot have is refused, one that is no unit to astropy too."""
+    for unit in ("s", "parrots"):
+        t = Table(table(slice(0, 1)))
+        t["teff"].unit = u.Unit(unit, parse_strict="silent")
+        t.write(tmp_path / f"{unit}.ecsv")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", u.UnitsWarning)
+            for ask in (lambda t=t: describe_row(t), lambda unit=unit: read_labels(tmp_path / f"{unit}.ecsv")):
+                with pytest.raises(InputValueError, match=rf"table\['teff'\]: unit {unit}, expected K; convert it"):
+                    ask()
+
+
+def test_label_values():
+    """A label and its errors are numbers in the units of the registry, whatever the table has."""
+    for t in (in_other_units(), Table(in_other_units())):
+        values, errors = label_values(t, "age")
+        np.testing.assert_allclose(values, [5, np.nan])
+        np.testing.assert_allclose(errors, [0.5, np.nan])
+        assert describe_row(t)[0].split()[:5] == ["age", "5.00", "+-", "0.50", "Gyr"]
+    assert label_names(t) == ["age", "logg"]
+
+
 def test_describe_row():
     """Labels with errors and units, flags in words; the same without units."""
     t = table(meta={})
@@ -404,6 +473,9 @@ def test_describe_row():
     assert lines[0].split() == ["teff", "4933", "+-", "26", "K", "Effective", "temperature"]
     assert lines[-1] == "flag 0: nothing was found wrong"
     assert describe_row(Table(t)) == lines
+    assert [describe_row(t[i]) for i in range(3)] == [describe_row(t, i) for i in range(3)]
+    with pytest.raises(InputValueError, match="row: 3; the table has 3 rows"):
+        describe_row(t, 3)
     assert describe_row(t, 1)[0].split()[:4] == ["teff", "--", "+-", "--"]
     assert "BAD_INPUT" in describe_row(t, 2)[-1]
     assert "NO_UNCERTAINTY" in describe_row(t, 2)[-1]

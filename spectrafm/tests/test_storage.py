@@ -8,6 +8,7 @@ import torch
 
 from spectrafm._storage import atomic_write, from_bytes, matrix_from_bytes, matrix_to_bytes, to_bytes, write_json
 from spectrafm.exceptions import InputValueError
+from spectrafm.synthesis._cache import write_npz
 from spectrafm.weights_info import Domain, WeightsInfo
 
 
@@ -79,6 +80,22 @@ def test_atomic_write(tmp_path):
         atomic_write(path, fail)
     assert path.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_arrays_that_cannot_be_written(tmp_path, monkeypatch):
+    """Nothing is left of a file of the cache that could not be written to its end."""
+    path = write_npz(tmp_path / "inner" / "lines.npz", {"wavelength": np.arange(3.0)})
+    with np.load(path) as stored:
+        np.testing.assert_array_equal(stored["wavelength"], np.arange(3.0))
+
+    def fail(stream, **arrays):
+        stream.write(b"ha")
+        raise OSError("full")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(OSError, match="full"):
+        write_npz(path, {"wavelength": np.arange(4.0)})
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("shape", [(5, 256), (5, 3, 7), (4, 100)])

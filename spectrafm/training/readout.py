@@ -73,6 +73,7 @@ class ReadoutConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
+        super().__post_init__()
         problems = [] if self.sources else ["sources must name some of the sources of the recipe"]
         problems += not_counts(self, ("n_star", "batch_size", "epochs", "n_fit", "fit_epochs"))
         problems += negative(self, ("learning_rate", "weight_decay", "beta"))

@@ -3,13 +3,15 @@
 import dataclasses
 import tomllib
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 from ..continuum import normalizer_from_dict
 from ..exceptions import ConfigError, InputValueError
 from ..quantities import get_quantity
 from ..stellarperceptron import AugmentationConfig, FitConfig, ModelConfig
-from ..stellarperceptron.config import Config, not_fractions, refuse
+from ..stellarperceptron.config import Config, not_fractions, not_positive, refuse
+from ..tokens import FLUX_KINDS
 from .observation import ObservationConfig
 from .observed import RequestConfig
 from .readout import ReadoutConfig
@@ -41,12 +43,13 @@ class DomainConfig(Config):
 
     def __post_init__(self):
         """Check the settings."""
+        super().__post_init__()
         normalizer_from_dict(self.normalizer)
         if not isinstance(self.bridges, int) or self.bridges < 0:
             raise ConfigError(f"DomainConfig: bridges must be an integer, 0 or more, not {self.bridges!r}")
-        if self.flux_kind not in ("relative_sed", "continuum_normalized"):
+        if self.flux_kind not in FLUX_KINDS:
             raise ConfigError(
-                f"DomainConfig: flux_kind must be 'relative_sed' or 'continuum_normalized', not {self.flux_kind!r}"
+                f"DomainConfig: flux_kind must be {' or '.join(map(repr, FLUX_KINDS))}, not {self.flux_kind!r}"
             )
 
 
@@ -106,14 +109,11 @@ class SourceConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
+        super().__post_init__()
         problems = []
         if self.kind not in ("table", "library", "emulator"):
             problems.append(f"kind must be 'table', 'library' or 'emulator', not {self.kind!r}")
-        problems += [
-            f"{name} must be positive, not {getattr(self, name)!r}"
-            for name in ("share", "weight", "resolving_power", "n_pool")
-            if not getattr(self, name) > 0
-        ]
+        problems += not_positive(self, ("share", "weight", "resolving_power", "n_pool"))
         if self.moved_by and self.kind != "library":
             problems.append(f"moved_by is for sources of the kind 'library', not {self.kind!r}")
         if self.mixed_with and self.kind != "emulator":
@@ -206,6 +206,8 @@ class Recipe:
         if self.split_seed is None:
             object.__setattr__(self, "split_seed", self.fit.seed)
         problems = []
+        if not isinstance(self.split_seed, Integral) or self.split_seed < 0:
+            problems.append(f"split_seed must be an integer of 0 or more, not {self.split_seed!r}")
         if self.start and self.start == self.name:
             problems.append("start names the recipe itself")
         stray = [name for name in self.log if name not in (*self.labels, *self.known)]
@@ -274,12 +276,18 @@ def recipe_names():
 
 
 def _read(name, before=()):
-    """Return path and settings of a recipe; what it does not say is that of the recipe it extends."""
-    path = _FOLDER / f"{name}.toml" if str(name) in recipe_names() else Path(name)
+    """Return path and settings of a recipe; what it does not say is that of the recipe it extends.
+
+    A file that another one extends is looked for beside that.
+    """
+    folder = before[-1].parent if before else Path()
+    path = _FOLDER / f"{name}.toml" if str(name) in recipe_names() else folder / name
     if not path.is_file():
+        where = f"{before[-1]}: extends" if before else "name:"
         raise InputValueError(
-            f"name: no recipe {str(name)!r}; packaged are {', '.join(recipe_names())}, or give a file"
+            f"{where} no recipe {str(name)!r}; packaged are {', '.join(recipe_names())}, or give a file"
         )
+    path = path.resolve()
     if path in before:
         raise ConfigError(f"{path}: extends itself, by way of {', '.join(str(p) for p in before)}")
     try:
@@ -298,6 +306,17 @@ def _merge(settings, changes):
     return settings | changes | inner
 
 
+# sections in which single settings can be replaced, and those of them that only some recipes have
+_SECTIONS = {
+    "model": ModelConfig,
+    "fit": FitConfig,
+    "request": RequestConfig,
+    "readout": ReadoutConfig,
+    "opinion": OpinionConfig,
+}
+_OPTIONAL = ("readout", "opinion")
+
+
 def load_recipe(name, changes=None):
     """Read a packaged recipe, or one of the user's.
 
@@ -306,7 +325,8 @@ def load_recipe(name, changes=None):
     name : str or pathlib.Path
         Name of a packaged recipe or path of a TOML file.
     changes : dict of str to dict, optional
-        Settings to replace, by section: ``{"fit": {"steps": 100}}``.
+        Settings to replace, by section: ``{"fit": {"steps": 100}}``. Sections are ``model``, ``fit``, ``request``,
+        ``readout`` and ``opinion``.
 
     Returns
     -------
@@ -319,13 +339,17 @@ def load_recipe(name, changes=None):
     ConfigError
         Unknown or contradicting settings.
     """
+    changes = {} if changes is None else changes
+    stray = [section for section, some in changes.items() if section not in _SECTIONS or not isinstance(some, dict)]
+    if stray:
+        raise ConfigError(
+            f"changes: {stray}; expected a dictionary of settings for some of the sections {', '.join(_SECTIONS)}; "
+            "write a recipe that extends this one to change anything else"
+        )
     path, settings = _read(name)
-    sections = {"model": ModelConfig, "fit": FitConfig, "request": RequestConfig}
-    for section, kind in (("readout", ReadoutConfig), ("opinion", OpinionConfig)):
-        if section in settings or section in (changes or {}):
-            sections[section] = kind
-    for section, kind in sections.items():
-        settings[section] = kind.from_dict(settings.get(section, {}) | (changes or {}).get(section, {}))
+    for section, kind in _SECTIONS.items():
+        if section not in _OPTIONAL or section in settings or section in changes:
+            settings[section] = kind.from_dict(settings.get(section, {}) | changes.get(section, {}))
     for section, kind in (("sources", SourceConfig), ("domains", DomainConfig)):
         settings[section] = {name: kind.from_dict(entry) for name, entry in settings.get(section, {}).items()}
     known = {field.name for field in dataclasses.fields(Recipe)}

@@ -67,6 +67,7 @@ class OpinionConfig(Config):
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
+        super().__post_init__()
         problems = [] if self.source else ["source must name a table of the recipe"]
         problems += not_counts(self, ("n_star", "batch_size", "epochs"))
         problems += negative(self, ("learning_rate", "weight_decay", "beta"))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..exceptions import TrainingError
+from ..stellarperceptron.precision import float64_device
 from .epochs import train_layers
 
 __all__ = ["learn_components", "learn_fits", "learn_guess", "learn_other_lines", "learn_response"]
@@ -129,7 +130,7 @@ def learn_components(fit, flux, generator):
     fit.mean.copy_(flux.nan_to_num().sum(dim=0) / there.sum(dim=0).clamp(min=1))
     apart = (flux - fit.mean).nan_to_num()
     # on mps not all of this is there
-    apart = apart.cpu() if apart.device.type == "mps" else apart
+    apart = apart.to(float64_device(apart.device))
     n_component = len(fit.components)
     # a random basis, turned towards the largest components (Halko et al. 2011, arXiv:0909.4061)
     basis = torch.randn(apart.shape[1], n_component + 16, generator=generator, device=generator.device).to(apart.device)

@@ -7,6 +7,7 @@ import torch
 
 from ..exceptions import ConfigError
 from ..stellarperceptron.nn_utils import seeded_generator
+from ..stellarperceptron.precision import float64_device
 
 __all__ = ["StarStream", "StreamPart"]
 
@@ -68,8 +69,10 @@ class StarStream:
             raise ConfigError("parts: there is none; a stream needs at least one source")
         self.parts, self.batch_size, self.seed = dict(parts), batch_size, seed
         self.rank, self.device, self.n_validation = rank, torch.device(device), n_validation
-        if self.device.type == "mps":
-            raise ConfigError("device: 'mps' has no float64, which wavelengths need; make stars on the 'cpu'")
+        if float64_device(self.device) != self.device:
+            raise ConfigError(
+                f"device: {self.device.type!r} has no float64, which wavelengths need; make stars on the 'cpu'"
+            )
         share, weight = (np.array([getattr(part, k) for part in parts.values()]) for k in ("share", "weight"))
         if not ((share > 0).all() and (weight > 0).all()):
             raise ConfigError("parts: shares and weights must be positive")

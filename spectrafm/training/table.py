@@ -129,9 +129,11 @@ class TableSource:
             "finest": spacing / 2,
             "coarsest": spacing * 2,
             "highest_power": np.inf,
+            "lowest_power": 0.0,
             "min_pixels": n_pixel // 4,
             "min_coverage": 0.9,
             "min_snr": float(np.quantile(snr, 0.001)) if len(snr) else 0.0,
+            "largest_snr": float(np.quantile(snr, 0.999)) if len(snr) else np.inf,
             "smallest_given": 0.0,
             "predicts_flux": self.generator.augmentation.flux_requests > 0,
         }

@@ -16,9 +16,11 @@ from ..continuum import normalizer_from_dict
 from ..core import SpectraFM
 from ..diagnostics import set_thresholds
 from ..exceptions import ConfigError, InputValueError
+from ..results import label_values
 from ..stellarperceptron import StellarPerceptron, TokenTable, TrainingGenerator, Vocabulary
 from ..stellarperceptron.growth import copies
 from ..stellarperceptron.nn_utils import seeded_generator, split_by_star
+from ..stellarperceptron.precision import float64_device
 from ..stellarperceptron.trainer import process_group, processes
 from ..tokens import flux_name
 from ..weights_info import LARGE_ERROR, Domain, WeightsInfo
@@ -32,7 +34,16 @@ from .sources import EmulatorSource, LibrarySource, MixedEmulatorSource, MovedLi
 from .stream import StarStream, StreamPart
 from .table import TableSource
 
-__all__ = ["build_stream", "calibrate", "read_data", "split_stars", "token_table", "train_recipe"]
+__all__ = [
+    "build_stream",
+    "calibrate",
+    "make_vocabulary",
+    "read_data",
+    "split_stars",
+    "standardize",
+    "token_table",
+    "train_recipe",
+]
 
 # fraction of spectra that count as usual
 _USUAL_SPECTRUM = 0.995
@@ -157,7 +168,7 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
         By name of the source, training stars and those that calibrate.
     """
     rank, world_size = processes()
-    device = "cpu" if torch.device(device).type == "mps" else device
+    device = float64_device(device)
     parts, calibration = {}, {}
     for number, (name, source) in enumerate(recipe.sources.items()):
         domain = recipe.domains[source.domain]
@@ -427,7 +438,7 @@ def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
         # of stars with more pixels than a context holds, what one context says
         table, _ = infer_stars(fm, stars, tuple(truth), whole=False)
         for name, (values, errors) in truth.items():
-            predicted, error = (np.asarray(table[c].filled(np.nan).value) for c in (name, f"e_{name}"))
+            predicted, error = label_values(table, name)
             if not (np.isfinite(predicted - values[rows]) & np.isfinite(error)).any():
                 # of spectra of this kind, none has a label that is known
                 continue
@@ -456,7 +467,7 @@ def _measure_in_common(fm, domain, sources, labels, most, generator):
     # nothing is known of these labels yet: errors are those of one set
     table = fm.infer([spectra[row] for row in many], labels=tuple(known))
     for name in known:
-        predicted, error = (np.asarray(table[c].filled(np.nan).value) for c in (name, f"e_{name}"))
+        predicted, error = label_values(table, name)
         factor = error_factor(predicted, error, *truth[name][:, many])
         domain.in_common[name] = float(np.clip((factor**2 - share) / (1 - share), 0.0, 1.0))
 
@@ -478,9 +489,11 @@ def _describe_domain(name, recipe, calibration):
         wavelength_range=(min(e["low"] for e in extents), max(e["high"] for e in extents)),
         spacing_range=(min(e["finest"] for e in real), max(e["coarsest"] for e in extents)),
         highest_power=max(e["highest_power"] for e in real),
+        lowest_power=min(e["lowest_power"] for e in extents),
         min_pixels=min(e["min_pixels"] for e in extents),
         min_coverage=min(e["min_coverage"] for e in extents),
         min_snr=min(e["min_snr"] for e in extents),
+        largest_snr=max(e["largest_snr"] for e in extents),
         label_ranges={k: [float(q) for q in np.quantile(v, (0.001, 0.999))] for k, v in samples.items()},
         predicts_flux=any(e["predicts_flux"] for e in extents),
         smallest_given=max(e["smallest_given"] for e in extents),
