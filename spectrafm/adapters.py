@@ -6,12 +6,14 @@ judged good or bad. See the page "Giving spectra" of the documentation.
 """
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 import astropy.units as u
 import numpy as np
 
+from ._orders import merged
 from .arrays import SpectrumArrays
 from .blocks import MASK_POLICIES, Block, as_real, finish, policy_bits, told_problem, unusable
 from .exceptions import InputTypeError, InputValueError
@@ -19,7 +21,7 @@ from .flags import Flag
 from .known import split_mask
 from .spectral_units import SPEED_OF_LIGHT, axis_to_angstrom
 
-__all__ = ["MASK_POLICIES", "SpectrumArrays", "from_arrays", "to_arrays"]
+__all__ = ["MASK_POLICIES", "SpectrumArrays", "from_arrays", "merge_orders", "resolving_powers", "to_arrays"]
 
 _MEDIA = ("air", "vacuum")
 _META_KEYS = ("identifier", "id", "source_id", "sdss_id", "apogee_id", "objid", "obj", "object", "label", "name")
@@ -166,6 +168,90 @@ def from_arrays(
     if found and all(arrays.flags & Flag.BAD_INPUT for arrays in found):
         raise InputValueError(f"wavelength, flux: {found[0].problem}")
     return found
+
+
+def merge_orders(orders, *, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None, identifier=None):
+    """Combine the orders, arms or exposures of one star into one spectrum.
+
+    Parameters
+    ----------
+    orders : `~specutils.SpectrumList`, `~specutils.SpectrumCollection` or list
+        The orders, in any order and on any scale; whatever `to_arrays` takes, each row of
+        which is an order: a list of `~specutils.Spectrum` or of `SpectrumArrays`, a 2-D spectrum.
+    medium, radial_velocity, resolving_power, mask_policy
+        As in `to_arrays`, for all orders or one an order.
+    identifier : str, optional
+        Name of the star. When left out, the name that all orders have, or "0".
+
+    Returns
+    -------
+    SpectrumArrays
+        The merged spectrum, which `spectrafm.SpectraFM.infer` takes: vacuum, rest frame, divided
+        by a smooth continuum, without a unit. One order alone is as `to_arrays` gives it. The
+        resolving power is the median of those known. Without errors in any order it has none.
+
+    Raises
+    ------
+    InputTypeError
+        As of `to_arrays`, or the name is none.
+    InputValueError
+        As of `to_arrays`; there is no order; one cannot be used; some have errors and others none.
+
+    Notes
+    -----
+    1. Each order is divided by its smooth continuum, of `~spectrafm.continuum.ContinuumNormalizer`:
+       by the one of the orders around it, up to 25, laid over each other, where there are at least
+       seven places and their lengths are alike, as of an echelle; otherwise by its own.
+    2. Orders are brought to the level on which they agree where they overlap.
+    3. At each wavelength the pixels of the order with the highest signal-to-noise ratio there make
+       the axis. Each pixel of the others is shared among those that it covers, in proportion: flux
+       is their mean, weighted with inverse variances, and errors add up so that none is counted
+       twice. Neighbours are correlated there; sums over several pixels have the right error.
+
+    Edges count little where the blaze is low: the division makes their errors large. Without
+    errors the weights are those of photons, in proportion to the continuum. Bad pixels count
+    nothing.
+
+    The shape of the spectrum is lost on scales above an order: this is for the domains of weights
+    that normalise by a continuum, and not for spectrophotometry such as Gaia XP.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from spectrafm.adapters import from_arrays, merge_orders
+    >>> blue, red = np.linspace(5000, 5100, 1001), np.linspace(5080, 5180, 1001)
+    >>> orders = from_arrays([blue, red], np.ones((2, 1001)) * [[300], [20]], np.ones((2, 1001)) * [[3], [0.2]])
+    >>> star = merge_orders(orders)
+    >>> len(star.wavelength), round(float(np.median(star.flux)), 6)
+    (1801, 1.0)
+    >>> star.sigma[[0, 900]].round(4)
+    array([0.01  , 0.0071])
+    """
+    found = to_arrays(
+        orders,
+        medium=medium,
+        radial_velocity=radial_velocity,
+        resolving_power=resolving_power,
+        mask_policy=mask_policy,
+    )
+    if identifier is not None and not isinstance(identifier, str):
+        raise InputTypeError(f"identifier: {identifier!r}; expected one name, as all orders are of one star")
+    if not found:
+        raise InputValueError("orders: there is none; expected one or more spectra of a star")
+    for row, order in enumerate(found):
+        if order.problem:
+            raise InputValueError(f"orders: number {row} cannot be used, {order.problem}; correct it or leave it out")
+    told = [order.has_sigma for order in found if order.n_good]
+    if any(told) and not all(told):
+        lacking = [str(row) for row, order in enumerate(found) if order.n_good and not order.has_sigma]
+        raise InputValueError(
+            f"orders: no usable errors in number {', '.join(lacking)}, but in {sum(told)} others; expected errors in "
+            "all orders, or in none; give them, or leave them out of all"
+        )
+    # rows of one object are numbered behind its name, those without a name have the number alone
+    names = {re.sub(r"(^|:)\d+$", "", order.identifier) for order in found} if len(found) > 1 else {found[0].identifier}
+    name = (names.pop() if len(names) == 1 else "") or "0" if identifier is None else identifier
+    return replace(found[0], identifier=name) if len(found) == 1 else merged(found, name)
 
 
 def _together(name, rows):

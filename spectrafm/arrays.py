@@ -8,11 +8,11 @@ from scipy.ndimage import gaussian_filter1d, maximum_filter1d, minimum_filter1d
 
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
+from .spectral_units import FWHM_OVER_SIGMA
+from .stellarperceptron.tokens import evenly
 
 __all__ = ["COUNTS", "SpectrumArrays"]
 
-# full width at half maximum of a Gaussian, in standard deviations
-_FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 # cells that a pixel is made of when spectra are smoothed
 _CELLS = 4
 # so many cells from a good pixel are covered by it, at least
@@ -25,29 +25,6 @@ _DTYPES = dict.fromkeys(("wavelength", "flux", "sigma"), np.dtype(np.float64)) |
 
 #: Names of the counts of pixels that are kept with a spectrum.
 COUNTS = ("n_pixel", "n_good", "n_masked", "n_bits", "n_nonfinite_flux", "n_filled", "n_bad_sigma")
-
-
-def evenly(good, n_pixel):
-    """Return at most so many of the good pixels of a star, evenly chosen.
-
-    Parameters
-    ----------
-    good : numpy.ndarray
-        bool, one a pixel.
-    n_pixel : int
-        Most pixels to keep.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool, of the same shape.
-    """
-    place = np.flatnonzero(good)
-    if len(place) > n_pixel:
-        place = place[np.round(np.linspace(0, len(place) - 1, n_pixel)).astype(int)]
-    kept = np.zeros_like(good)
-    kept[place] = True
-    return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,29 +154,50 @@ class SpectrumArrays:
             Of the good pixels alone, and those that are put between them, evenly: their flux is interpolated, their
             error is the larger one beside the gap. Bad pixels and those that are not there are the same.
         """
-        wavelength = self.wavelength[self.good]
-        steps = np.diff(wavelength)
-        if not n_pixel or not len(steps):
+        before, after, share = self.made_of(n_pixel)
+        made = share > 0
+        if not made.any():
             return self
-        # the smallest one around each step is what it would be without a gap
-        n_lacking = np.round(steps / minimum_filter1d(steps, _AROUND)).astype(int) - 1
-        gaps = np.flatnonzero((n_lacking > 0) & (n_lacking <= n_pixel))
-        if not len(gaps):
-            return self
-        left = np.repeat(gaps, n_lacking[gaps])
-        share = np.concatenate([np.arange(1, n + 1) / (n + 1) for n in n_lacking[gaps]])
-        flux, sigma = self.flux[self.good], self.sigma[self.good]
+        wavelength, flux, sigma = (values[self.good] for values in (self.wavelength, self.flux, self.sigma))
 
-        def filled(values, between):
-            return np.insert(values, left + 1, between)
+        def filled(values):
+            return values[before] + share * (values[after] - values[before])
 
         return dataclasses.replace(
             self,
-            wavelength=filled(wavelength, wavelength[left] + share * steps[left]),
-            flux=filled(flux, flux[left] + share * (flux[left + 1] - flux[left])),
-            sigma=filled(sigma, np.fmax(sigma[left], sigma[left + 1])),
-            good=np.ones(len(wavelength) + len(left), dtype=bool),
+            wavelength=filled(wavelength),
+            flux=filled(flux),
+            sigma=np.where(made, np.fmax(sigma[before], sigma[after]), sigma[before]),
+            good=np.ones(len(made), dtype=bool),
         )
+
+    def made_of(self, n_pixel):
+        """Return of which good pixels those of `bridged` are made.
+
+        Parameters
+        ----------
+        n_pixel : int
+            As for `bridged`.
+
+        Returns
+        -------
+        before, after : numpy.ndarray
+            ``(n_bridged,)`` int, numbers among the good pixels: of those beside the gap, for a pixel that is put
+            into one; for one that was measured, both are its own.
+        share : numpy.ndarray
+            ``(n_bridged,)`` share of the pixel ``after`` in its flux, the rest is that of ``before``; 0 for one
+            that was measured.
+        """
+        steps = np.diff(self.wavelength[self.good])
+        before, share = np.arange(self.n_good), np.zeros(self.n_good)
+        if n_pixel and len(steps):
+            # the smallest one around each step is what it would be without a gap
+            n_lacking = np.round(steps / minimum_filter1d(steps, _AROUND)).astype(int) - 1
+            # each good pixel, and those that are put between it and the next
+            n_from = np.append(np.where(n_lacking > n_pixel, 0, n_lacking), 0) + 1
+            before = np.repeat(before, n_from)
+            share = (np.arange(len(before)) - (np.cumsum(n_from) - n_from)[before]) / n_from[before]
+        return before, np.where(share > 0, before + 1, before), share
 
     def one_of(self, number, n_set, n_pixel):
         """Return the same spectrum with one of several sets of its good pixels, which lie evenly among each other.
@@ -269,7 +267,7 @@ class SpectrumArrays:
 
         def spread(sums):
             if width > 0:
-                sums = gaussian_filter1d(sums, np.sqrt(width) / _FWHM / cell, mode="constant")
+                sums = gaussian_filter1d(sums, np.sqrt(width) / FWHM_OVER_SIGMA / cell, mode="constant")
             middle = slice(_CELLS // 2 - 1, _CELLS // 2 + 1) if width > 0 else slice(None)
             return sums.reshape(n_pixel, _CELLS)[:, middle].mean(axis=1)
 

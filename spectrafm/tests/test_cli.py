@@ -25,11 +25,12 @@ class FakeSpectraFM:
     """Answers as a model would, with the median flux as temperature."""
 
     labels = ("teff", "logg", "fe_h")
-    asked = None
+    asked, device, predicts = None, None, True
 
     @classmethod
     def from_pretrained(cls, name=None, device="cpu"):
         """Return a fake, unless the weights are not known."""
+        FakeSpectraFM.device = device
         if name == "missing":
             raise InputValueError("name: no weights 'missing'; expected one of the packaged (gaia_xp)")
         return cls()
@@ -39,7 +40,9 @@ class FakeSpectraFM:
         return "weights of a fake"
 
     def reconstruct(self, spectra):
-        """Return the spectrum itself."""
+        """Return the spectrum itself, unless nothing is to be predicted."""
+        if not self.predicts:
+            raise InputValueError("spectra: these weights predict no flux")
         return [Spectrum(star.flux * u.Unit(star.flux_unit), star.wavelength * u.AA) for star in spectra]
 
     def infer(
@@ -47,6 +50,7 @@ class FakeSpectraFM:
         spectra,
         labels=None,
         known=None,
+        *,
         medium="vacuum",
         radial_velocity=None,
         resolving_power=None,
@@ -62,6 +66,7 @@ class FakeSpectraFM:
         if unknown:
             raise InputValueError(f"labels: {unknown} asked for; these weights know teff, logg, fe_h")
         flag = np.array([a.flags for a in arrays], dtype=np.int64)
+        flag |= [Flag.NO_OVERLAP if a.n_good and a.wavelength[-1] < 1000 else 0 for a in arrays]
         values = np.full((len(arrays), len(labels)), np.nan)
         for row, star in enumerate(arrays):
             if not flag[row] & MASKING_FLAGS:
@@ -106,7 +111,9 @@ def test_fake_has_the_signature_of_the_model():
     """What the tests here rely on is what the class offers."""
     for name in ("infer", "from_pretrained", "describe"):
         real, fake = (inspect.signature(getattr(c, name)) for c in (SpectraFM, FakeSpectraFM))
-        assert list(real.parameters) == list(fake.parameters)
+        assert [(p.name, p.kind) for p in real.parameters.values()] == [
+            (p.name, p.kind) for p in fake.parameters.values()
+        ]
 
 
 def test_infer_to_stdout(capsys):
@@ -203,6 +210,33 @@ def test_unreadable_files_cost_their_rows_only(capsys):
     assert "specutils cannot read it" in complaints[2]
 
 
+def test_plain_tables(capsys):
+    """A unit that is missing is asked for with a command that works; what is assumed is said once for all files."""
+    for name in ("a.txt", "b.txt"):
+        np.savetxt(name, np.stack([np.linspace(400, 500, 30), np.full(30, 5.0)], axis=1))
+    assert main(["infer", "a.txt", "b.txt"]) == 1
+    assert "a.txt: it does not tell the unit of its wavelengths, from 400 to 500" in capsys.readouterr().err
+    assert main(["infer", "a.txt", "b.txt", "--wavelength-unit", "nm", "--flux-unit", "Jy"]) == 0
+    assert capsys.readouterr().err == (
+        "spectrafm: a.txt and 1 others: read as a table: wavelength in 'col1', flux in 'col2'\n"
+    )
+    assert FakeSpectraFM.asked[0].flux_unit == "erg / (Angstrom s cm2)"
+    assert main(["infer", "a.txt", "--format", "ascii", "--wavelength-unit", "Angstrom"]) == 0
+    assert "a.txt: pixels from 400 to 500 Angstrom, where these weights see nothing" in capsys.readouterr().err
+
+
+def test_merge_orders():
+    """Orders in a file are one star where that is said."""
+    flux, axis = np.full(30, 5.0), np.linspace(4000, 4100, 30)
+    table = Table({"wavelength": [axis, axis + 90] * u.AA, "flux": [flux, 3 * flux] * u.Jy})
+    table.write("orders.fits")
+    # without a unit specutils does not read it
+    assert main(["infer", "orders.fits", "--wavelength-unit", "Angstrom", "--merge-orders", "-o", "t.ecsv"]) == 0
+    [star] = FakeSpectraFM.asked
+    assert (star.wavelength[0], star.wavelength[-1]) == (4000, 4190)
+    assert list(read_labels("t.ecsv")["identifier"]) == ["orders"]
+
+
 def test_only_unreadable_files():
     """A table of masked rows is still a table."""
     assert main(["infer", "none.fits", "-o", "labels.ecsv"]) == 1
@@ -263,6 +297,35 @@ def test_example(capsys):
     assert len(read_labels("labels.ecsv")) == 1
     with open("labels.png", "rb") as file:
         assert file.read(4) == b"\x89PNG"
+
+
+def test_device(capsys):
+    """Weights go where they are told; a device that is none, or not there, is a line on stderr."""
+    star = write_star("a.fits")
+    assert main(["infer", star]) == 0
+    assert FakeSpectraFM.device == "cpu"
+    assert main(["infer", star, "--device", "cpu:0"]) == 0
+    assert FakeSpectraFM.device == "cpu:0"
+    capsys.readouterr()
+    for command in (["infer", star], ["train", "gaia_xp", "--data", ".", "-o", "out"]):
+        for device, message in (("foo", "expected 'cpu'"), ("cuda:99", "PyTorch finds")):
+            assert main([*command, "--device", device]) == 2
+            error = capsys.readouterr().err
+            assert error.startswith(f"spectrafm: error: --device: '{device}', ")
+            assert message in error
+            assert error.count("\n") == 1
+    assert not os.path.exists("out")
+
+
+@pytest.mark.parametrize("predicts", [True, False])
+def test_plot_shows_what_was_read(predicts, monkeypatch):
+    """Masks, medium and velocity are those that were asked for, whether there is a model to draw or not."""
+    monkeypatch.setattr(FakeSpectraFM, "predicts", predicts)
+    drawn = []
+    monkeypatch.setattr("spectrafm.plotting.plot_spectrum", lambda spectrum, *_, **__: drawn.append(spectrum))
+    told = ["--mask-policy", "sdss_any", "--medium", "air", "--radial-velocity", "100"]
+    assert main(["infer", write_star("a.fits"), "--plot", "a.png", *told]) == 0
+    assert drawn == [FakeSpectraFM.asked]
 
 
 @pytest.mark.parametrize("files", [["a.fits", "b.fits"], ["none.fits"]])
