@@ -13,6 +13,7 @@ from .flags import Flag
 from .quantities import get_quantity
 from .results import label_values
 from .synthesis.benchmark import benchmark_synthesis
+from .training.dust import extinction
 from .training.recipes import load_recipe, recipe_names
 from .training.train import read_data, split_stars
 
@@ -227,8 +228,9 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
     teff = truth["teff"][0]
     middle = (teff > 3500) & (teff < 7000)
 
-    def infer(sigma, **kwargs):
-        return fm.infer(from_arrays(data.wavelength, data.flux[test], sigma), labels=labels, **kwargs)
+    def infer(sigma, passed=1.0, **kwargs):
+        sigma = None if sigma is None else sigma * passed
+        return fm.infer(from_arrays(data.wavelength, data.flux[test] * passed, sigma), labels=labels, **kwargs)
 
     start = time.perf_counter()
     table = infer(data.sigma[test])
@@ -241,6 +243,13 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
         "  no errors given": infer(None),
         "  photometry given": infer(data.sigma[test], known=photometry),
     }
+    try:
+        curve = extinction(data.wavelength)
+    except MissingDependencyError as error:
+        yield f"nothing behind more dust: {error}"
+    else:
+        for dust in (1, 2):
+            runs[f"  A(V) {dust} mag larger"] = infer(data.sigma[test], 10 ** (-0.4 * dust * curve))
     groups = {
         "3500 < teff < 7000": middle,
         "  and not flagged": middle & ~doubtful,

@@ -207,7 +207,9 @@ def diagnose_batch(fm, number, arrays, prepared, perception):
         "ln_span": np.log(np.clip(high - low, 30.0, None)),
         "ln_pixels": np.log(np.clip(n_good, 1, None)),
     }
-    labels = [name for name in (*_LABELS, "rv_offset") if name in domain.labels and name in fm.model.vocabulary]
+    needed = {name.removeprefix("ln_") for coefficients in domain.expected.values() for name in coefficients}
+    labels = [name for name in (*_LABELS, "rv_offset") if name in {*domain.labels, *needed}]
+    labels = [name for name in labels if name in fm.model.vocabulary]
     nothing = np.full(n_star, np.nan)
     velocity, velocity_error = nothing, nothing
     # labels cost time: not where nothing is made of them

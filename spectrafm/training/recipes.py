@@ -35,11 +35,14 @@ class DomainConfig(Config):
     bridges : int
         Most pixels that lack in a gap that the model sees filled, once it is trained, see
         `~spectrafm.arrays.SpectrumArrays.bridged`: for pixels finer than the instrument resolves.
+    untold : tuple of str
+        Labels that these stars have and such spectra do not tell: what is learnt of them is how often they occur.
     """
 
     normalizer: dict = dataclasses.field(default_factory=lambda: {"name": "median"})
     flux_kind: str = "relative_sed"
     bridges: int = 0
+    untold: tuple = ()
 
     def __post_init__(self):
         """Check the settings."""

@@ -479,7 +479,8 @@ def _describe_domain(name, recipe, calibration):
     extents = [source.extent() for source in sources]
     # synthetic spectra are not quite those of the sky: what is finer than any real one is not read as it is
     real = [extent for extent, kind in zip(extents, kinds.values(), strict=True) if kind != "emulator"] or extents
-    labels = [k for k in recipe.labels if any(k in source.targets for source in sources)]
+    known = {k for source in sources for k in source.targets} - set(recipe.domains[name].untold)
+    labels = [k for k in recipe.labels if k in known]
     samples = {k: np.concatenate([source.sample(k) for source in sources]) for k in labels}
     return Domain(
         name=name,
