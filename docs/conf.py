@@ -17,8 +17,8 @@ extensions = [
     "sphinx_automodapi.automodapi",
 ]
 
-# The inventories of other projects need a network: asked for, not assumed.
-if os.environ.get("SPECTRAFM_DOCS_INTERSPHINX"):
+# The inventories of other projects need a network: asked for, or where the documentation is hosted.
+if {"SPECTRAFM_DOCS_INTERSPHINX", "READTHEDOCS"} & set(os.environ):
     extensions.append("sphinx.ext.intersphinx")
     intersphinx_mapping = {
         "astropy": ("https://docs.astropy.org/en/stable/", None),
