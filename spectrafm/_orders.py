@@ -181,13 +181,16 @@ def _continua(stars):
                 at, flux = np.append(at, place), np.append(np.ones_like(flux), np.nanmedian(laid, axis=0))
                 good, width = np.append(np.zeros_like(good), np.ones(len(place), dtype=bool)), _width(star, _WIDTH_MANY)
             continua.append(_smooth(at, flux, good, width)[: len(star.wavelength)])
+        found = np.full(len(stars), np.nan)
         for row, (star, continuum) in enumerate(zip(stars, continua, strict=True)):
             use = star.good & (continuum > 0)
-            found = np.median(star.flux[use] / continuum[use]) if use.any() else np.nan
-            level[row] = found if found > 0 else 1.0
+            if use.any():
+                found[row] = np.median(star.flux[use] / continuum[use])
+        level = np.where(found > 0, found, 1.0)
         if all(len(rows) == 1 for rows in near):
             break
-    return [continuum * scale for continuum, scale in zip(continua, level, strict=True)]
+    # an order of which no more than half is above zero has no continuum
+    return [continuum * (scale if scale > 0 else np.nan) for continuum, scale in zip(continua, found, strict=True)]
 
 
 def _in_pieces(star):
@@ -238,9 +241,10 @@ def _axis(orders):
     for row, order in enumerate(orders):
         own = np.ones(len(order.wavelength), dtype=bool)
         for number, other in enumerate(orders):
-            if number != row:
-                told = other.told_at(order.wavelength)
-                own &= (order.told > told) | ((order.told == told) & (row < number))
+            if number == row or other.low[0] > order.wavelength[-1] or other.high[-1] < order.wavelength[0]:
+                continue
+            told = other.told_at(order.wavelength)
+            own &= (order.told > told) | ((order.told == told) & (row < number))
         parts.append(np.stack((order.wavelength, order.low, order.high))[:, own])
     wavelength, low, high = (axis := np.concatenate(parts, axis=1))[:, np.argsort(axis[0], kind="stable")]
     width = high - low

@@ -210,7 +210,7 @@ def merge_orders(orders, *, medium=None, radial_velocity=None, resolving_power=N
 
     Edges count little where the blaze is low: the division makes their errors large. Without
     errors the weights are those of photons, in proportion to the continuum. Bad pixels count
-    nothing.
+    nothing, nor do orders whose flux is not above zero in most pixels.
 
     The shape of the spectrum is lost on scales above an order: this is for the domains of weights
     that normalise by a continuum, and not for spectrophotometry such as Gaia XP.

@@ -7,6 +7,7 @@ what cannot be known, such as a unit that a file does not tell, is asked for.
 
 import re
 import shlex
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from .adapters import from_arrays, to_arrays
 from .exceptions import InputValueError
+from .spectral_units import sigma_factor
 
 __all__ = ["read_stars"]
 
@@ -41,6 +43,8 @@ _WORDS |= {"mask": "mask"}
 _ANGSTROM = "no unit of wavelength in its header: Angstrom is assumed; --wavelength-unit says otherwise"
 # characters of a card of IRAF
 _CARD = 68
+# formats of specutils of any image with a linear axis
+_WITH_AXIS = {"wcs1d-fits", "iraf"}
 # of axes that are linear, or linear in log10 where DC-FLAG says so
 _LINEAR = ("", "LINEAR", "WAVE", "WAVELENGTH", "LAMBDA", "AWAV")
 
@@ -88,7 +92,7 @@ def read_stars(name, *, file_format=None, wavelength_unit=None, flux_unit=None, 
     units = {"wavelength": wavelength_unit, "flux": flux_unit}
     reason = ""
     with _opened(path) as hdus:
-        special = _iraf(hdus, path, units) if hdus else None
+        special = _iraf(hdus, path, file_format, units) if hdus else None
         if special is None and not any(units.values()):
             try:
                 return _by_specutils(path, hdus, file_format, door)
@@ -144,6 +148,18 @@ def _by_specutils(path, hdus, file_format, door):
     raise _NotReadError(_reason(first)) from first
 
 
+def _formats(path, file_format):
+    """Return the formats that specutils takes a file for, or the one that is told."""
+    from astropy.io.registry import identify_format
+    from specutils import Spectrum
+
+    try:
+        return [file_format] if file_format else identify_format("read", Spectrum, str(path), None, [str(path)], {})
+    # whatever looking into it runs into
+    except Exception:
+        return []
+
+
 def _reason(error):
     """Return the first line of what an error says."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -165,11 +181,8 @@ def _add_blanks(spectrum, path):
 
 def _add_errors(spectrum, path, hdus, file_format):
     """Give a spectrum the errors that specutils leaves out; return notes of that and of further tables."""
-    from astropy.io.registry import identify_format
-    from specutils import Spectrum
-
-    formats = [file_format] if file_format else identify_format("read", Spectrum, str(path), None, [str(path)], {})
-    # the loaders of surveys know what is in their files
+    formats = _formats(path, file_format)
+    # here too, what a survey has is left to its loader
     if "wcs1d-fits" in formats:
         return _add_image_errors(spectrum, hdus)
     if not {"tabular-fits", "ECSV"} & set(formats):
@@ -190,7 +203,7 @@ def _add_errors(spectrum, path, hdus, file_format):
                     *notes,
                     f"column {names[kind]!r}, which specutils leaves out, is taken as {_WORDS[kind]} of the flux",
                 ]
-            notes.append(f"column {names[kind]!r} is left out: its shape or its unit does not fit the flux")
+            notes.append(_left_out(names[kind]))
     return notes
 
 
@@ -243,13 +256,17 @@ def _tables(path, hdus, file_format):
             except Exception:
                 continue
         return {}
+    from astropy import units as u
     from astropy.io import fits
 
     found = {}
     for number, hdu in enumerate(hdus):
         if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
             try:
-                found[f"HDU {number}" + f" {hdu.name}" * bool(hdu.name)] = Table.read(hdu)
+                with warnings.catch_warnings():
+                    # units that are not known are told of where they matter
+                    warnings.simplefilter("ignore", u.UnitsWarning)
+                    found[f"HDU {number}" + f" {hdu.name}" * bool(hdu.name)] = Table.read(hdu)
             except Exception:
                 continue
     spectral = {place: table for place, table in found.items() if {"wavelength", "flux"} <= set(_columns(table))}
@@ -304,6 +321,8 @@ def _table(path, hdus, file_format, units):
         if not {"wavelength", "flux"} <= set(names):
             continue
         values = {kind: _cells(table[column]) for kind, column in names.items() if kind != "log"}
+        if texts := [names[kind] for kind, value in values.items() if value.dtype.kind not in "biuf"]:
+            raise InputValueError(f"not numbers alone in the columns {', '.join(texts)} of its table; correct them")
         n_pixel = len(values["wavelength"]) if np.ndim(values["wavelength"]) == 1 else None
         if np.ndim(values["flux"]) == 2 and np.shape(values["flux"])[1] != n_pixel == len(values["flux"]):
             # a column a star
@@ -316,16 +335,38 @@ def _table(path, hdus, file_format, units):
         if "sigma" in values and "ivar" in values:
             del values["ivar"]
             notes.append(f"errors are those in {names['sigma']!r}; {names['ivar']!r} is not used")
+        notes += _convert_errors(values, {kind: table[names[kind]] for kind in values})
         if "log" in names:
+            told = units["wavelength"] or "Angstrom"
             values["wavelength"] = 10 ** np.asarray(values["wavelength"], dtype=float)
-            notes.append(f"{names['log']!r} is taken as log10 of wavelengths in Angstrom")
-            told = "Angstrom"
+            notes.append(f"{names['log']!r} is taken as log10 of wavelengths in {told}")
         else:
-            told = str(table[names["wavelength"]].unit or "") or _split_unit(names["wavelength"])
+            told = str(table[names["wavelength"]].unit or "") or _split_unit(names["wavelength"]) or ""
         return _with_units(
             values, {"wavelength": told, "flux": str(table[names["flux"]].unit or "")}, units, path, notes
         )
     return None
+
+
+def _convert_errors(values, columns):
+    """Bring errors to the unit that the file has for the flux, or take them out; return a note of that."""
+    notes = []
+    for kind, power in (("sigma", 1), ("ivar", -2)):
+        if kind not in values or columns["flux"].unit is None:
+            continue
+        try:
+            factor = sigma_factor("std" if power == 1 else kind, columns[kind].unit, columns["flux"].unit)
+        except InputValueError:
+            del values[kind]
+            notes.append(_left_out(columns[kind].name))
+        else:
+            values[kind] = values[kind] * factor**power
+    return notes
+
+
+def _left_out(name):
+    """Return a note of a column of errors that is not used."""
+    return f"column {name!r} is left out: its shape or its unit does not fit the flux"
 
 
 def _cells(column):
@@ -340,42 +381,39 @@ def _with_units(values, told, units, path, notes):
 
     found = {}
     for what in ("wavelength", "flux"):
-        text = units[what] or told[what]
-        if not text and what == "wavelength":
+        text, own = units[what] or told[what], told[what]
+        if what == "wavelength":
+            text, own = (_UNITS.get(unit.lower(), unit) for unit in (text, own))
+        found[what] = u.Unit(text, parse_strict="silent")
+        unknown = isinstance(found[what], u.UnrecognizedUnit)
+        if units[what] and unknown:
+            raise InputValueError(
+                f"--{what}-unit: {text!r}; expected a unit as astropy writes it, for example "
+                f"{'nm' if what == 'wavelength' else 'erg/(s cm2 Angstrom)'!r}"
+            )
+        if what == "wavelength" and (unknown or not text):
             low, high = np.ma.min(values[what]), np.ma.max(values[what])
             command = shlex.join(["spectrafm", "infer", str(path), "--wavelength-unit", "Angstrom"])
+            problem = f"{text!r}, which it tells, is not known as" if text else "it does not tell"
             raise InputValueError(
-                f"it does not tell the unit of its wavelengths, from {low:.6g} to {high:.6g}; say it, for example: "
-                f"{command}"
+                f"{problem} the unit of its wavelengths, from {low:.6g} to {high:.6g}; say it, for example: {command}"
             )
         if not text:
             notes.append("no unit of the flux in it: taken as relative flux per wavelength; --flux-unit says otherwise")
-        elif units[what] and told[what]:
-            notes.append(f"unit of the {what}: {text}, as told, and not {told[what]} as in it")
-        try:
-            found[what] = u.Unit(text)
-        except ValueError:
-            if units[what]:
-                raise InputValueError(
-                    f"--{what}-unit: {text!r}; expected a unit as astropy writes it, for example "
-                    f"{'nm' if what == 'wavelength' else 'erg/(s cm2 Angstrom)'!r}"
-                ) from None
-            found[what] = u.Unit(text, parse_strict="silent")
-    flux = found["flux"]
-    arrays = dict(values)
-    # with a mask or without, as `from_arrays` takes it
-    arrays["wavelength"] = _quantity(values["wavelength"], found["wavelength"])
-    arrays["flux"] = _quantity(values["flux"], flux)
-    return _Arrays(arrays, notes)
+        elif units[what] and own and found[what] != u.Unit(own, parse_strict="silent"):
+            notes.append(f"unit of the {what}: {text}, as told, and not {own} as in it")
+    return _Arrays(values | {what: _quantity(values[what], unit) for what, unit in found.items()}, notes)
 
 
 def _quantity(values, unit):
-    """Return values with a unit, and with their mask if they have one."""
+    """Return values with a unit, known or not, and with their mask if they have one, as `from_arrays` takes them."""
+    from astropy import units as u
     from astropy.utils.masked import Masked
 
     if isinstance(values, np.ma.MaskedArray):
-        return Masked(values.filled(np.nan) if values.dtype.kind == "f" else values.data, mask=values.mask) * unit
-    return np.asarray(values) * unit
+        plain = values.filled(np.nan) if values.dtype.kind == "f" else values.data
+        return Masked(u.Quantity(plain, unit), mask=values.mask)
+    return u.Quantity(values, unit)
 
 
 def _header_axis(header, n_pixel):
@@ -390,17 +428,17 @@ def _header_axis(header, n_pixel):
 
 def _header_unit(header):
     """Return the unit of the axis of a header, or ""."""
-    unit = str(header.get("CUNIT1", "")).strip() or (re.findall(r"units=(\w+)", header.get("WAT1_001", "")) or [""])[0]
-    return _UNITS.get(unit.lower(), unit)
+    return str(header.get("CUNIT1", "")).strip() or (re.findall(r"units=(\w+)", header.get("WAT1_001", "")) or [""])[0]
 
 
-def _iraf(hdus, path, units):
+def _iraf(hdus, path, file_format, units):
     """Return what specutils reads wrongly: axes in log10, and bands of which only one is the spectrum."""
     header = hdus[0].header
     data = hdus[0].data if header.get("NAXIS", 0) in (1, 2, 3) else None
     if data is None or (header.get("DC-FLAG") != 1 and not _bands(header)):
         return None
-    return _image(hdus, path, units)
+    # the loaders of surveys know what is in their files
+    return _image(hdus, path, units) if set(_formats(path, file_format)) <= _WITH_AXIS else None
 
 
 def _bands(header):
@@ -432,7 +470,7 @@ def _image(hdus, path, units):
             told["wavelength"] = "Angstrom"
             notes.append(_ANGSTROM)
         if flux.ndim == 2 and len(flux) > 1:
-            notes.append(f"{len(flux)} rows are as many stars; --merge-orders if they are orders of one")
+            notes.append(f"{len(flux)} rows are as many stars, or orders of one with --merge-orders")
         values = {"wavelength": axis, "flux": flux} | values
         if np.ndim(flux) == 2 and len(flux) == 1:
             values = {kind: np.reshape(value, -1) for kind, value in values.items()}
@@ -460,7 +498,10 @@ def _multispec(hdu, flux):
     rows = re.findall(r'spec\d+\s*=\s*"([^"]*)"', text)
     axes = []
     for row in rows:
-        _, _, kind, start, step, _, redshift = map(float, row.split()[:7])
+        try:
+            _, _, kind, start, step, _, redshift = map(float, row.split()[:7])
+        except ValueError:
+            return None
         if kind not in (0, 1):
             return _non_linear(hdu.header, flux)
         axis = start + step * np.arange(flux.shape[-1])
@@ -500,7 +541,11 @@ def _contents(path, hdus, file_format):
             "sigma=None); fm.infer(stars)"
         )
     if hdus:
-        kinds = ", ".join(f"HDU {n} {hdu.name} of shape {hdu.shape}" for n, hdu in enumerate(hdus) if hdu.size)
+        kinds = ", ".join(
+            f"HDU {n} {hdu.name} {f'of shape {hdu.shape}' if hdu.is_image else 'that is no table of numbers'}"
+            for n, hdu in enumerate(hdus)
+            if hdu.size
+        )
         return (
             f"there is in it {kinds or 'no data'}, and no wavelength that is understood; in Python: from astropy.io "
             f"import fits; from spectrafm.adapters import from_arrays; flux = fits.getdata({str(path)!r}); "

@@ -204,6 +204,21 @@ def test_no_good_pixels():
     assert merged.n_good == 0
 
 
+@pytest.mark.parametrize("factor", [-1.0, -1e-3, 0.0])
+def test_order_below_zero(factor):
+    """An order of which nothing is above zero has no continuum: it is left out, and does not enter by itself."""
+    wavelength = np.exp(np.arange(np.log(5000), np.log(7000), 4e-5))
+    _, orders = echelle(wavelength, 1 - 0.5 * np.exp(-0.5 * ((wavelength % 10 - 5) / 0.5) ** 2), 40)
+    assert len(orders) > 9
+    without = merge_orders([*orders[:4], *orders[5:]])
+    merged = merge_orders([*orders[:4], replace(orders[4], flux=factor * np.abs(orders[4].flux)), *orders[5:]])
+    assert_array_equal(merged.wavelength, without.wavelength)
+    assert_allclose(merged.flux, without.flux, rtol=0.02)
+    # the same of few orders, each with a continuum of its own
+    orders = few()
+    assert_same(merge_orders([*orders[:2], replace(orders[2], flux=-orders[2].flux)]), merge_orders(orders[:2]))
+
+
 def test_mistakes():
     """What cannot be merged is told in words."""
     with pytest.raises(InputValueError, match="orders: there is none"):

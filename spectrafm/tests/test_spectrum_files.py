@@ -150,6 +150,17 @@ def test_iraf_logarithms():
     assert "DC-FLAG is 1 in its header: its axis is taken as log10 of wavelengths" in notes
 
 
+def test_iraf_logarithms_of_a_survey():
+    """Rows that a loader of specutils knows, here flux and errors of SDSS among others, are not taken for stars."""
+    survey = {"TELESCOP": "SDSS 2.5-M", "FIBERID": 12, "DC-FLAG": 1, "COEFF0": 3.6, "COEFF1": 0.001}
+    axis = {"CRVAL1": 3.6, "CD1_1": 0.001, "CD2_2": 1.0, "CRPIX1": 1.0, "CTYPE1": "LINEAR", "CUNIT1": "Angstrom"}
+    header = fits.Header(survey | axis | {"BUNIT": "erg / (Angstrom s cm2)"})
+    fits.PrimaryHDU(np.stack([FLUX, FLUX, SIGMA, 0 * FLUX, FLUX]), header).writeto("a.fits")
+    [star], notes = read_stars("a.fits")
+    assert_allclose(star.sigma, SIGMA)
+    assert notes == []
+
+
 def iraf_bands(n_aperture=1):
     """Return the four bands of `apall`: spectrum, without weights, sky, errors."""
     return np.stack([[band] * n_aperture for band in (FLUX, FLUX * 1.01, FLUX * 0.3, SIGMA)])
@@ -186,7 +197,7 @@ def test_iraf_apertures():
     stars, notes = read_stars("a.fits")
     assert_allclose(stars[0].wavelength, WAVELENGTH)
     assert_allclose(stars[1].wavelength, 10 ** (3.6 + 0.001 * np.arange(N_PIXEL)) / 1.001)
-    assert "2 rows are as many stars; --merge-orders if they are orders of one" in notes
+    assert "2 rows are as many stars, or orders of one with --merge-orders" in notes
 
 
 @pytest.mark.parametrize("extension", ["fits", "ecsv"])
@@ -238,6 +249,56 @@ def test_errors_that_do_not_fit():
     assert notes == ["column 'err' is left out: its shape or its unit does not fit the flux"]
 
 
+@pytest.mark.parametrize("option", [{"flux_unit": "Jy"}, {"wavelength_unit": "Angstrom"}])
+@pytest.mark.parametrize(("name", "errors"), [("err", 1e3 * SIGMA * u.mJy), ("ivar", 1e-6 * SIGMA**-2 / u.mJy**2)])
+def test_errors_in_a_unit_of_their_own(name, errors, option):
+    """Errors are converted to the unit of the flux, also where a unit is told; what is as in the file is no news."""
+    Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * u.Jy, name: errors}).write("a.fits")
+    [star], notes = read_stars("a.fits", **option)
+    assert_allclose(star.sigma / star.flux, SIGMA / FLUX)
+    assert [note.partition(":")[0] for note in notes] == ["read as a table (HDU 1)"]
+    Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * u.Jy, name: SIGMA * u.km}).write("b.fits")
+    [star], notes = read_stars("b.fits", **option)
+    assert not star.has_sigma
+    assert notes[1:] == [f"column {name!r} is left out: its shape or its unit does not fit the flux"]
+
+
+def test_units_that_nobody_knows():
+    """A flux may be in a unit that astropy does not know, a wavelength may not, but for common spellings."""
+    hdus = [fits.PrimaryHDU(FLUX, axis_header(CTYPE1="WAVE", CUNIT1="Angstrom", BUNIT="counts"))]
+    fits.HDUList([*hdus, fits.ImageHDU(SIGMA, name="ERR")]).writeto("a.fits")
+    check(read_stars("a.fits"))
+    for name, unit in (("b.fits", "Angstroms"), ("c.fits", "furlongx")):
+        columns = [fits.Column("WAVE", "D", unit, array=WAVELENGTH), fits.Column("FLUX", "D", "counts", array=FLUX)]
+        fits.BinTableHDU.from_columns(columns).writeto(name)
+    check(read_stars("b.fits"), None)
+    with pytest.raises(InputValueError, match="'furlongx', which it tells, is not known .* --wavelength-unit Angstrom"):
+        read_stars("c.fits")
+    check(read_stars("c.fits", wavelength_unit="AA"), None)
+
+
+def test_logarithms_in_another_unit():
+    """The unit that is told is that of the wavelengths, not of their logarithms, and is said once."""
+    Table({"loglam": np.log10(WAVELENGTH / 10), "flux": FLUX}).write("a.fits")
+    notes = check(read_stars("a.fits", wavelength_unit="nm"), None)
+    assert notes[1:] == ["'loglam' is taken as log10 of wavelengths in nm", RELATIVE]
+
+
+def test_text_among_numbers():
+    """Text in a column of numbers is told, and in which column."""
+    with open("a.csv", "w") as file:
+        file.write("wavelength_AA,flux,err\n4000,1,0.1\n4001,saturated,0.1\n")
+    with pytest.raises(InputValueError, match="not numbers alone in the columns flux of its table; correct them"):
+        read_stars("a.csv")
+
+
+def test_iraf_cards_that_lack_numbers():
+    """Wavelengths that are not told in full are none."""
+    fits.PrimaryHDU(FLUX, iraf_header(**multispec("1 1"), CTYPE1="MULTISPE")).writeto("a.fits")
+    with pytest.raises(InputValueError, match="no wavelength that is understood"):
+        read_stars("a.fits")
+
+
 def test_empty_cells():
     """A cell without a number is a bad pixel."""
     with open("a.csv", "w") as file:
@@ -263,7 +324,15 @@ def test_what_cannot_be_read():
     fits.PrimaryHDU(np.ones((5, 5))).writeto("b.fits")
     with open("c.txt", "wb") as file:
         file.write(bytes(range(256)))
+    # a table that cannot be read
+    damaged = fits.BinTableHDU.from_columns([fits.Column("a", "D", array=WAVELENGTH)])
+    damaged.writeto("d.fits")
+    with open("d.fits", "r+b") as file:
+        data = file.read().replace(b"TFORM1  = 'D  ", b"TFORM1  = '?  ")
+        file.seek(0)
+        file.write(data)
     for name, message in (
+        ("d.fits", "HDU 1  that is no table of numbers, and no wavelength"),
         (
             "a.fits",
             r"has the columns a, b, .* t = Table.read\('a.fits', hdu=1\); stars = from_arrays\(t\['a'\], t\['b'\]",

@@ -239,6 +239,9 @@ class Recipe:
         if n_doubt not in (0, n_fit):
             problems.append(f"readout: doubt has {n_doubt} factors, expected one for each of {n_fit} fits")
         problems += self._problems_of_opinion()
+        for name, domain in self.domains.items():
+            if stray := [label for label in domain.untold if label not in self.labels]:
+                problems.append(f"untold of domain {name!r} names {stray}, which are no labels of the recipe")
         unused = sorted(set(self.domains) - {source.domain for source in self.sources.values()})
         problems += [f"domain {name!r} has no source" for name in unused]
         refuse(f"Recipe {self.name!r}", problems)
