@@ -97,6 +97,14 @@ def _names(text):
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _numbers(text):
+    pairs = [pair.partition("=") for pair in _names(text)]
+    try:
+        return {name.strip(): float(value) for name, _, value in pairs}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers such as teff=5000,e_teff=50") from None
+
+
 def _add_infer(parser):
     from .adapters import MASK_POLICIES
     from .results import EXTENSIONS
@@ -110,6 +118,7 @@ def _add_infer(parser):
         "--model", metavar="M", help="name or folder of weights, or hf://owner/name; by default those in the package"
     )
     parser.add_argument("--labels", type=_names, metavar="A,B", help="labels wanted, by default all")
+    parser.add_argument("--known", type=_numbers, metavar="A=X,B=Y", help="what is known of the stars already")
     parser.add_argument(
         "--medium", choices=("vacuum", "air"), help="of the wavelengths, by default what the file says, or vacuum"
     )
@@ -144,7 +153,7 @@ def _run_infer(arguments):
     with warnings.catch_warnings():
         # said below, file by file
         warnings.filterwarnings("ignore", message=".*rows are masked", category=SpectraFMWarning)
-        table = model.infer(arrays, labels=arguments.labels, progress=sys.stderr.isatty())
+        table = model.infer(arrays, labels=arguments.labels, known=arguments.known, progress=sys.stderr.isatty())
     table.add_column(sources, name="file", index=0)
     table["file"].info.description = "File of the spectrum"
     for source, star, flag in zip(sources, arrays, table["flag"], strict=True):

@@ -60,7 +60,7 @@ class FakeSpectraFM:
     ):
         """Return a row a star."""
         arrays = to_arrays(spectra, medium=medium, radial_velocity=radial_velocity)
-        FakeSpectraFM.asked = arrays
+        FakeSpectraFM.asked, FakeSpectraFM.given = arrays, known
         labels = labels or self.labels
         unknown = [name for name in labels if name not in self.labels]
         if unknown:
@@ -280,6 +280,19 @@ def test_empty_cells_of_a_table(capsys):
     star, whole = FakeSpectraFM.asked
     assert np.flatnonzero(~star.good).tolist() == [3, 5, 10, 17, 24]
     assert whole.good.all()
+
+
+def test_known_option(capsys):
+    """What is known goes to the weights; what are no numbers is refused before anything is read."""
+    file = write_star("a.fits")
+    assert main(["infer", file, "--known", "logg=4.4, e_logg=0.1"]) == 0
+    assert FakeSpectraFM.given == {"logg": 4.4, "e_logg": 0.1}
+    assert main(["infer", file]) == 0
+    assert FakeSpectraFM.given is None
+    for wrong in ("logg", "logg=high"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["infer", file, "--known", wrong])
+        assert f"--known: {wrong}: expected numbers such as teff=5000,e_teff=50" in capsys.readouterr().err
 
 
 def test_labels_option():
