@@ -14,6 +14,7 @@ from spectrafm.tests.fake_mps import FakeMps
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_table
 from spectrafm.training import (
     DomainConfig,
+    ObservationConfig,
     Recipe,
     SourceConfig,
     StarStream,
@@ -206,7 +207,9 @@ def test_errors_that_no_real_star_calibrated(recipe, monkeypatch):
     monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
     model = StellarPerceptron(recipe.model, train_module.make_vocabulary(recipe), seed=0)
     _, calibration = train_module.build_stream(recipe, "nowhere", model.vocabulary)
-    synthetic = dataclasses.replace(recipe.sources["stars"], kind="emulator", moved_by="")
+    synthetic = dataclasses.replace(
+        recipe.sources["stars"], kind="emulator", moved_by="", augmentation=AugmentationConfig()
+    )
     for kind, unproven in ((recipe.sources["stars"], ()), (synthetic, ("teff", "logg"))):
         its = dataclasses.replace(recipe, sources={"stars": kind})
         (domain,) = train_module.calibrate(model, its, calibration).info.domains
@@ -307,6 +310,15 @@ def test_split_stays(recipe):
     assert recipe.split_seed == recipe.fit.seed
     assert load_recipe("small").split_seed == load_recipe("small-start").split_seed
     assert load_recipe("small").fit.seed != load_recipe("small-start").fit.seed
+
+
+def test_each_kind_is_drawn_anew_in_its_own_way():
+    """Settings that a kind of source would ignore are refused."""
+    of = {"data": "tiny", "domain": "tiny"}
+    with pytest.raises(ConfigError, match="augmentation is not for sources of the kind 'library'; they take obs"):
+        SourceConfig("library", **of, augmentation=AugmentationConfig(reddening=1.0))
+    with pytest.raises(ConfigError, match="observation is not for sources of the kind 'table'; they take augment"):
+        SourceConfig("table", **of, observation=ObservationConfig(gaps=0.5))
 
 
 def test_moved_by(recipe):

@@ -121,6 +121,10 @@ class SourceConfig(Config):
             problems.append(f"moved_by is for sources of the kind 'library', not {self.kind!r}")
         if self.mixed_with and self.kind != "emulator":
             problems.append(f"mixed_with is for sources of the kind 'emulator', not {self.kind!r}")
+        # each kind is drawn anew in its own way
+        unused, used = ("observation", "augmentation")[:: 1 if self.kind == "table" else -1]
+        if getattr(self, unused) != type(getattr(self, unused))():
+            problems.append(f"{unused} is not for sources of the kind {self.kind!r}; they take {used}")
         problems += not_fractions(self, ["galactic"])
         if not 0 < self.validation_fraction < 1:
             problems.append(f"validation_fraction must be between 0 and 1, not {self.validation_fraction!r}")
