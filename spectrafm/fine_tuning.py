@@ -32,6 +32,8 @@ __all__ = ["METHODS", "FineTuneConfig", "fine_tune", "label_truth"]
 METHODS = {"head": None, "lora": 2e-3, "decoder": 5e-4, "encoder": 3e-4, "last_block": 5e-4, "full": 3e-4}
 # what cross-validation chooses from; the rest are there to be asked for
 _AUTO = ("head", "lora", "full")
+# signal-to-noise ratios up to this many times the median of the given stars are taken as they are
+_USUAL_SNR = 3.0
 # fewer stars tell nothing about errors
 _FEWEST = 10
 _SPLIT, _NEW_ROW = 21, 22
@@ -336,10 +338,13 @@ def _domain(fm, arrays, truth):
         min(before.spacing_range[0], 0.7 * min(spacings)),
         max(before.spacing_range[1], 1.4 * max(spacings)),
     )
+    powers = [star.resolving_power for star in stars if np.isfinite(star.resolving_power)]
+    snr = [star.snr for star in stars if np.isfinite(star.snr)] or [0.0]
     ends = {
         "spacing_range": (finest, coarsest),
-        "lowest_power": min([before.lowest_power, *(p for s in stars if np.isfinite(p := s.resolving_power))]),
-        "largest_snr": max([before.largest_snr, *(snr for star in stars if np.isfinite(snr := star.snr))]),
+        "lowest_power": min([before.lowest_power, *powers]),
+        # one star with absurd errors does not decide
+        "largest_snr": float(max(before.largest_snr, min(max(snr), _USUAL_SNR * np.median(snr)))),
     }
     return usable, number, replace(domain, **ends), stars
 

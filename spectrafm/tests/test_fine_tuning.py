@@ -408,6 +408,10 @@ def test_errors_and_powers_of_given_stars_count(base):
     assert (strict.infer(given)["flag"] & Flag.SAMPLING_MISMATCH).all()
     tuned = strict.fine_tune(given, labels(), method="head", **SETTINGS)
     assert not (tuned.infer(given)["flag"] & (Flag.HIGH_SNR | Flag.SAMPLING_MISMATCH)).any()
+    # but one star whose errors are absurd does not lift the limit for all
+    given[0] = replace(given[0], sigma=given[0].sigma * 1e-9)
+    tuned = strict.fine_tune(given, labels(), method="head", **SETTINGS)
+    assert ((tuned.infer(given)["flag"] & Flag.HIGH_SNR) != 0).tolist() == [True] + [False] * 39
 
 
 def test_gaps_are_bridged_in_training_as_in_use(base):
