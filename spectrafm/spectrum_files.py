@@ -140,10 +140,7 @@ def _by_specutils(path, hdus, file_format, door):
         except Exception as error:
             first = first or error
             continue
-        notes = []
-        if hasattr(found, "mask"):
-            _add_blanks(found, path)
-            notes = _add_errors(found, path, hdus, file_format)
+        notes = _complete(found, path, hdus, file_format) if hasattr(found, "mask") else []
         return to_arrays(found, **door), notes
     raise _NotReadError(_reason(first)) from first
 
@@ -165,13 +162,22 @@ def _reason(error):
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _add_blanks(spectrum, path):
-    """Mask pixels whose cells are empty in the table of a file: specutils reads zero there."""
-    if path.suffix.lower() != ".ecsv":
-        return
-    from astropy.table import Table
+def _complete(spectrum, path, hdus, file_format):
+    """Give a spectrum the mask and the errors that specutils leaves out; return notes of that and of further tables."""
+    formats = _formats(path, file_format)
+    # what a survey has is left to its loader
+    is_table, is_image = bool({"tabular-fits", "ECSV"} & set(formats)), "wcs1d-fits" in formats
+    has_blanks = path.suffix.lower() == ".ecsv"
+    tables = _tables(path, hdus, "ascii.ecsv") if has_blanks or (is_table and not is_image) else {}
+    if has_blanks and "" in tables:
+        _add_blanks(spectrum, tables[""])
+    if is_image:
+        return _add_image_errors(spectrum, hdus)
+    return _add_errors(spectrum, tables) if is_table else []
 
-    table = Table.read(path, format="ascii.ecsv")
+
+def _add_blanks(spectrum, table):
+    """Mask pixels whose cells are empty in the table of a file: specutils reads zero there."""
     # others say nothing of the flux
     masks = [np.asarray(column.mask) for column in table.columns.values() if column.unit and hasattr(column, "mask")]
     blank = np.any([m.reshape(len(table), -1).any(axis=1) for m in masks], axis=0) if masks else np.False_
@@ -179,15 +185,8 @@ def _add_blanks(spectrum, path):
         spectrum.mask = blank if spectrum.mask is None else blank | (np.asarray(spectrum.mask) != 0)
 
 
-def _add_errors(spectrum, path, hdus, file_format):
-    """Give a spectrum the errors that specutils leaves out; return notes of that and of further tables."""
-    formats = _formats(path, file_format)
-    # here too, what a survey has is left to its loader
-    if "wcs1d-fits" in formats:
-        return _add_image_errors(spectrum, hdus)
-    if not {"tabular-fits", "ECSV"} & set(formats):
-        return []
-    tables = _tables(path, hdus, "ascii.ecsv")
+def _add_errors(spectrum, tables):
+    """Give a spectrum the errors that specutils leaves out of a table; return notes of that and of further tables."""
     # that is the one which specutils takes
     read = next((place for place in tables if not place or place.split()[1] == "1"), "HDU 1")
     notes = _further(read, tables)

@@ -41,6 +41,17 @@ def refuse(name, problems):
         raise ConfigError(f"{name}: " + "; ".join(problems))
 
 
+def _wrong(config, names, is_right, what):
+    """Return a line for each setting that is not right, for `refuse`; ``what`` says how it must be."""
+    values = {name: getattr(config, name) for name in names}
+    return [f"{name} must {what}, not {value!r}" for name, value in values.items() if not is_right(value)]
+
+
+def _is_count(value, least=1):
+    """Tell whether a value is an integer that is large enough."""
+    return isinstance(value, Integral) and value >= least
+
+
 def not_fractions(config, names):
     """Return what is wrong with settings that must be fractions.
 
@@ -56,8 +67,7 @@ def not_fractions(config, names):
     list of str
         A line for each that is not between 0 and 1, for `refuse`.
     """
-    values = {name: getattr(config, name) for name in names}
-    return [f"{name} must be in [0, 1], not {value!r}" for name, value in values.items() if not 0 <= value <= 1]
+    return _wrong(config, names, lambda value: 0 <= value <= 1, "be in [0, 1]")
 
 
 def not_counts(config, names, least=1):
@@ -76,10 +86,8 @@ def not_counts(config, names, least=1):
     -------
     list of str
     """
-    values = {name: getattr(config, name) for name in names}
-    wrong = {name: value for name, value in values.items() if not isinstance(value, Integral) or value < least}
-    what = "a positive integer" if least == 1 else f"an integer of {least} or more"
-    return [f"{name} must be {what}, not {value!r}" for name, value in wrong.items()]
+    what = "be a positive integer" if least == 1 else f"be an integer of {least} or more"
+    return _wrong(config, names, lambda value: _is_count(value, least), what)
 
 
 def not_positive(config, names):
@@ -96,8 +104,7 @@ def not_positive(config, names):
     -------
     list of str
     """
-    values = {name: getattr(config, name) for name in names}
-    return [f"{name} must be positive and finite, not {v!r}" for name, v in values.items() if not 0 < v < math.inf]
+    return _wrong(config, names, lambda value: 0 < value < math.inf, "be positive and finite")
 
 
 def not_widths(config, names):
@@ -114,9 +121,7 @@ def not_widths(config, names):
     -------
     list of str
     """
-    values = {name: getattr(config, name) for name in names}
-    wrong = {k: v for k, v in values.items() if any(not isinstance(n, Integral) or n < 1 for n in v)}
-    return [f"{name} must be a tuple of positive integers, not {value!r}" for name, value in wrong.items()]
+    return _wrong(config, names, lambda widths: all(map(_is_count, widths)), "be a tuple of positive integers")
 
 
 def negative(config, names):
@@ -133,9 +138,7 @@ def negative(config, names):
     -------
     list of str
     """
-    values = {name: getattr(config, name) for name in names}
-    wrong = {name: value for name, value in values.items() if not 0 <= value < math.inf}
-    return [f"{name} must not be negative or infinite, not {value!r}" for name, value in wrong.items()]
+    return _wrong(config, names, lambda value: 0 <= value < math.inf, "not be negative or infinite")
 
 
 #: What settings of a type may be, and how that is called.

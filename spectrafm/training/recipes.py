@@ -3,14 +3,13 @@
 import dataclasses
 import tomllib
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 
 from ..continuum import normalizer_from_dict
 from ..exceptions import ConfigError, InputValueError
 from ..quantities import get_quantity
 from ..stellarperceptron import AugmentationConfig, FitConfig, ModelConfig
-from ..stellarperceptron.config import Config, not_fractions, not_positive, refuse
+from ..stellarperceptron.config import Config, not_counts, not_fractions, not_positive, refuse
 from ..tokens import FLUX_KINDS
 from .observation import ObservationConfig
 from .observed import RequestConfig
@@ -122,7 +121,8 @@ class SourceConfig(Config):
         if self.mixed_with and self.kind != "emulator":
             problems.append(f"mixed_with is for sources of the kind 'emulator', not {self.kind!r}")
         # each kind is drawn anew in its own way
-        unused, used = ("observation", "augmentation")[:: 1 if self.kind == "table" else -1]
+        kinds = ("augmentation", "observation")
+        used, unused = kinds if self.kind == "table" else reversed(kinds)
         if getattr(self, unused) != type(getattr(self, unused))():
             problems.append(f"{unused} is not for sources of the kind {self.kind!r}; they take {used}")
         problems += not_fractions(self, ["galactic"])
@@ -212,9 +212,7 @@ class Recipe:
             get_quantity(name, "labels")
         if self.split_seed is None:
             object.__setattr__(self, "split_seed", self.fit.seed)
-        problems = []
-        if not isinstance(self.split_seed, Integral) or self.split_seed < 0:
-            problems.append(f"split_seed must be an integer of 0 or more, not {self.split_seed!r}")
+        problems = not_counts(self, ("split_seed",), least=0)
         if self.start and self.start == self.name:
             problems.append("start names the recipe itself")
         stray = [name for name in self.log if name not in (*self.labels, *self.known)]
