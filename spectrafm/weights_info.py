@@ -143,18 +143,22 @@ class Domain:
         SpectrumArrays
             The same, or, where its pixels are finer than any of the training or its resolving
             power is known to be higher and its pixels are not coarse, smoothed to the largest
-            resolving power of the training, see `SpectrumArrays.smoothed`.
+            resolving power of the training, see `SpectrumArrays.smoothed`. Where its resolving
+            power is known and lower, and a resolution element has more pixels than in any
+            training spectrum, pixels are averaged and the resolving power stays.
         """
         power = self.highest_power
         if not np.isfinite(power):
             return arrays
         # numbers for the same instrument differ by some per cent
         inside = self.cut(arrays)
-        finer = inside.spacing < self.spacing_range[0] or arrays.resolving_power > 1.05 * power
+        target = arrays.resolving_power if arrays.resolving_power < power else power
+        # compared by the width of pixels in resolution elements
+        finer = inside.spacing * target < self.spacing_range[0] * power or arrays.resolving_power > 1.05 * power
         # pixels as wide as half a resolution element have smoothed it themselves
         if not (finer and inside.n_good) or inside.spacing > 0.5 / power:
             return arrays
-        return arrays.smoothed(arrays.resolving_power if arrays.resolving_power < power else power)
+        return arrays.smoothed(target)
 
     def believed(self, arrays):
         """Return a spectrum with errors that are no smaller than those of the training spectra.

@@ -134,13 +134,16 @@ def test_sampling_alone():
         (8000.0, 40_000.0, 0.3, True),
         (8000.0, 8000.0, 0.3, False),
         (8000.0, 40_000.0, 0.4, False),
+        (8000.0, 3000.0, 0.3, True),
+        (8000.0, 3000.0, 0.45, False),
         (np.inf, np.nan, 0.02, False),
     ],
 )
 def test_who_is_smoothed(highest, told, step, smoothed):
     """Spectra with finer pixels than any of the training, or known to be sharper; never where nothing is known.
 
-    Pixels as wide as half a resolution element have smoothed it already.
+    Pixels count by how many lie in a resolution element, where its width is known. Those as wide as half a
+    resolution element have smoothed it already.
     """
     domain = Domain("optical", ("teff",), spacing_range=(3e-5, 1e-3), highest_power=highest)
     star = line_star(told=told, wavelength=np.arange(4900.0, 5100.0, step))
