@@ -14,11 +14,20 @@ from .known import known_quantities
 from .results import label_table
 from .tokens import star_batches
 
-__all__ = ["elsewhere", "infer_stars", "provenance", "told_by", "wanted_labels"]
+__all__ = ["uncovered_range", "infer_stars", "provenance", "labels_of", "wanted_labels"]
 
 
 def infer_stars(
-    fm, spectra, labels=None, known=None, *, batch_size=256, progress=False, statistics=False, whole=True, **door
+    fm,
+    spectra,
+    labels=None,
+    known=None,
+    *,
+    batch_size=256,
+    progress=False,
+    statistics=False,
+    whole=True,
+    **spectrum_options,
 ):
     """Return the table of `SpectraFM.infer`, and what says how far it can be believed.
 
@@ -33,7 +42,7 @@ def infer_stars(
     whole : bool, optional
         Read all pixels, where they are more than the context holds, in several sets; only as
         many as it holds otherwise, which is what errors are calibrated by.
-    **door
+    **spectrum_options
         Arguments of `~spectrafm.adapters.to_arrays`.
 
     Returns
@@ -43,14 +52,14 @@ def infer_stars(
     diagnoses : list of (numpy.ndarray, Domain, Diagnosis)
         Rows of the stars of each batch, and what was found; empty where not wanted.
     """
-    given = to_arrays(spectra, **door)
-    arrays, domains = fm.info.suited(given)
+    given = to_arrays(spectra, **spectrum_options)
+    arrays, domains = fm.info.assign_domains(given)
     n_star = len(arrays)
     known = known_quantities(known, n_star, fm.info.known, positive=fm.model.vocabulary.log)
     usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
     used = set(domains[usable])
     labels = wanted_labels(fm, labels, known, used)
-    told = told_by(fm, used)
+    told = labels_of(fm, used)
     if used and (untold := [name for name in labels if name not in told]):
         kinds = ", ".join(fm.info.domains[number].name for number in sorted(used))
         warnings.warn(
@@ -76,7 +85,7 @@ def infer_stars(
     masked = (flag & MASKING_FLAGS) != 0
     values[masked], errors[masked] = np.nan, np.nan
     if masked.any():
-        reasons = [(i, arrays[i].problem or elsewhere(arrays[i], flag[i])) for i in np.flatnonzero(masked)]
+        reasons = [(i, arrays[i].problem or uncovered_range(arrays[i], flag[i])) for i in np.flatnonzero(masked)]
         problems = [f"row {i}: {reason}" for i, reason in reasons if reason]
         warnings.warn(
             f"{masked.sum()} of {n_star} rows are masked, see their flags" + "".join(f"; {p}" for p in problems[:3]),
@@ -93,7 +102,7 @@ def infer_stars(
     return label_table(labels, values, errors, **columns, meta=meta), diagnoses
 
 
-def elsewhere(star, flag):
+def uncovered_range(star, flag):
     """Say where the pixels of a star are that no domain covers.
 
     Parameters
@@ -141,7 +150,7 @@ def wanted_labels(fm, labels, known, domains):
     given = [name for name, (values, _) in known.items() if np.isfinite(values).all()]
     if labels is None:
         # where no star can be used, nothing is left out
-        told = told_by(fm, domains or range(len(fm.info.domains)))
+        told = labels_of(fm, domains or range(len(fm.info.domains)))
         return tuple(name for name in fm.labels if name in told and name not in given)
     if not isinstance(labels, Iterable):
         raise InputTypeError(f"labels: {labels!r}, expected names such as ['teff', 'logg']")
@@ -155,7 +164,7 @@ def wanted_labels(fm, labels, known, domains):
     return labels
 
 
-def told_by(fm, domains):
+def labels_of(fm, domains):
     """Return the labels that spectra of some domains tell.
 
     Parameters
@@ -216,13 +225,15 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
     flag = np.array([a.flags | _spectrum_flags(a, domain) for a in prepared], dtype=np.int64)
     more = np.zeros(n_star, dtype=np.int64)
     for name, (given, _) in known.items():
-        more |= np.where(domain.beyond(name, given), int(Flag.OUTSIDE_LABEL_RANGE), 0)
+        more |= np.where(domain.outside_range(name, given), int(Flag.OUTSIDE_LABEL_RANGE), 0)
     told = [column for column, name in enumerate(labels) if name in domain.labels]
     if told:
         names, has_sigma = [labels[column] for column in told], np.array([a.has_sigma for a in prepared])
         most = fm.model.most_pixels(len(known)) if whole else np.inf
         if all(a.n_good <= most for a in prepared):
-            found, predicted = fm.tell(fm.perceive(prepared, number, known) if known else spectrum_only, names)
+            found, predicted = fm.predict_labels(
+                fm.perceive(prepared, number, known) if known else spectrum_only, names
+            )
         else:
             found, predicted = _told_by_sets(fm, number, prepared, known, names, most)
         # what is given of some stars is told of the others
@@ -253,9 +264,9 @@ def _told_by_sets(fm, number, prepared, known, labels, most):
     values, errors = np.full((2, n_set.max(), len(prepared), len(labels)), np.nan)
     for i in range(n_set.max()):
         rows = np.flatnonzero(n_set > i)
-        some = [prepared[row].one_of(i, n_set[row], most) for row in rows]
+        some = [prepared[row].subset(i, n_set[row], most) for row in rows]
         its = {name: (given[rows], error[rows]) for name, (given, error) in known.items()}
-        values[i, rows], errors[i, rows] = fm.tell(fm.perceive(some, number, its), labels)
+        values[i, rows], errors[i, rows] = fm.predict_labels(fm.perceive(some, number, its), labels)
     # what is modelled by its logarithm is averaged there: linear errors grow with values
     log = np.array([name in fm.model.vocabulary.log for name in labels])
     errors[..., log] /= values[..., log]
@@ -282,7 +293,7 @@ def _label_flags(domain, log, labels, values, errors):
     """Return the flags ``(n_star,)`` of labels out of range and of errors, not yet calibrated, that are large."""
     flag = np.zeros(len(values), dtype=np.int64)
     for name, value, error in zip(labels, values.T, errors.T, strict=True):
-        flag |= np.where(domain.beyond(name, value), int(Flag.OUTSIDE_LABEL_RANGE), 0)
+        flag |= np.where(domain.outside_range(name, value), int(Flag.OUTSIDE_LABEL_RANGE), 0)
         scale = value if name in log else 1.0
         large = error > domain.usual_errors.get(name, np.inf) * scale
         flag |= np.where(large, int(Flag.LARGE_UNCERTAINTY), 0)

@@ -71,7 +71,7 @@ def _plain_axis(axis):
 
 def _warn_beyond(known, domain):
     """Warn of labels that no training star had."""
-    names = [name for name, (values, _) in known.items() if domain.beyond(name, values).any()]
+    names = [name for name, (values, _) in known.items() if domain.outside_range(name, values).any()]
     if names:
         beyond = ["{} ({:.5g} to {:.5g})".format(name, *domain.label_ranges[name]) for name in names]
         text = f"labels: beyond those of the training stars in {', '.join(beyond)}; the spectra are guesses"
@@ -127,7 +127,7 @@ def reconstructed_spectra(fm, stars):
     from specutils import Spectrum, SpectrumList
 
     found = SpectrumList()
-    stars, numbers = fm.info.suited(stars)
+    stars, numbers = fm.info.assign_domains(stars)
     domains = [fm.info.domains[number] for number in numbers]
     seen = [domain for domain, arrays in zip(domains, stars, strict=True) if domain.cut(arrays).n_good]
     if seen and not any(domain.predicts_flux for domain in seen):

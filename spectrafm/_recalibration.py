@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._inference import told_by
+from ._inference import labels_of
 from .calibration import HIGHEST_FACTOR, LOWEST_FACTOR, conformal_factor, temperature
 from .exceptions import InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS
@@ -56,9 +56,9 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     if not labels:
         raise InputValueError(f"labels_table: no column of a label; these weights tell {', '.join(fm.labels)}")
     truth = known_labels(columns, labels, len(spectra), "labels_table", fm.model.vocabulary.log)
-    spectra, domains = fm.info.suited(spectra)
+    spectra, domains = fm.info.assign_domains(spectra)
     readable = np.array([star.n_good > 0 for star in spectra], dtype=bool)
-    told = told_by(fm, domains[readable])
+    told = labels_of(fm, domains[readable])
     if readable.any() and not told.intersection(labels):
         kinds = ", ".join(fm.info.domains[number].name for number in np.unique(domains[readable]))
         raise InputValueError(
@@ -67,7 +67,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
         )
     factors, kept, extreme, unusable = {}, [], [], 0
     for kind, stars, which in with_and_without_errors(spectra):
-        its = told_by(fm, domains[which & readable])
+        its = labels_of(fm, domains[which & readable])
         predicted, unusable = _infer_quietly(fm, stars, [name for name in labels if name in its] or labels, which)
         for number in np.unique(domains[which & readable]):
             domain = fm.info.domains[number]

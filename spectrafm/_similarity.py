@@ -12,7 +12,7 @@ from .tokens import star_batches
 __all__ = ["embedded", "similar_stars"]
 
 
-def embedded(fm, spectra, batch_size=256, **door):
+def embedded(fm, spectra, batch_size=256, **spectrum_options):
     """Return the embeddings of stars, and what kind of spectra they were made from.
 
     Parameters
@@ -21,7 +21,7 @@ def embedded(fm, spectra, batch_size=256, **door):
         Weights.
     spectra, batch_size
         As for `SpectraFM.embed`.
-    **door
+    **spectrum_options
         Arguments of `~spectrafm.adapters.to_arrays`.
 
     Returns
@@ -31,7 +31,7 @@ def embedded(fm, spectra, batch_size=256, **door):
     domains : numpy.ndarray
         ``(n_star,)`` numbers of their domains.
     """
-    arrays, domains = fm.info.suited(to_arrays(spectra, **door))
+    arrays, domains = fm.info.assign_domains(to_arrays(spectra, **spectrum_options))
     vectors = np.full((len(arrays), fm.model.config.embedding_dim), np.nan, dtype=np.float32)
     for number, rows in star_batches(arrays, domains, batch_size):
         prepared = [fm.prepare(arrays[row], number) for row in rows]

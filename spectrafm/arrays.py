@@ -57,7 +57,7 @@ class SpectrumArrays:
     counts : dict
         ``n_pixel``, ``n_good``, ``n_masked`` (boolean mask, or inverse variance
         of exactly 0), ``n_bits`` (integer mask), ``n_nonfinite_flux``,
-        ``n_filled`` (zeros where nothing was measured), ``n_bad_sigma``, as found at the door.
+        ``n_filled`` (zeros where nothing was measured), ``n_bad_sigma``, as found at the spectrum_options.
     medium : {"vacuum", "air"}
         In which its wavelengths came.
 
@@ -126,7 +126,7 @@ class SpectrumArrays:
         wavelength = self.wavelength[self.good]
         return float(np.median(np.diff(np.log(wavelength)))) if len(wavelength) > 1 else np.nan
 
-    def thinned(self, n_pixel):
+    def subsampled(self, n_pixel):
         """Return the same spectrum with at most so many good pixels, evenly chosen.
 
         Parameters
@@ -140,7 +140,7 @@ class SpectrumArrays:
         """
         return self if self.n_good <= n_pixel else dataclasses.replace(self, good=evenly(self.good, n_pixel))
 
-    def bridged(self, n_pixel):
+    def gaps_filled(self, n_pixel):
         """Return the same spectrum with its narrowest gaps filled: for pixels finer than what the instrument resolves.
 
         Parameters
@@ -154,7 +154,7 @@ class SpectrumArrays:
             Of the good pixels alone, and those that are put between them, evenly: their flux is interpolated, their
             error is the larger one beside the gap. Bad pixels and those that are not there are the same.
         """
-        before, after, share = self.made_of(n_pixel)
+        before, after, share = self.gap_weights(n_pixel)
         made = share > 0
         if not made.any():
             return self
@@ -171,7 +171,7 @@ class SpectrumArrays:
             good=np.ones(len(made), dtype=bool),
         )
 
-    def made_of(self, n_pixel):
+    def gap_weights(self, n_pixel):
         """Return of which good pixels those of `bridged` are made.
 
         Parameters
@@ -199,7 +199,7 @@ class SpectrumArrays:
             share = (np.arange(len(before)) - (np.cumsum(n_from) - n_from)[before]) / n_from[before]
         return before, np.where(share > 0, before + 1, before), share
 
-    def one_of(self, number, n_set, n_pixel):
+    def subset(self, number, n_set, n_pixel):
         """Return the same spectrum with one of several sets of its good pixels, which lie evenly among each other.
 
         Parameters

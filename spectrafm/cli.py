@@ -142,7 +142,7 @@ def _run_infer(arguments):
     if bool(arguments.files) == arguments.example:
         arguments.parser.error("give the files of spectra, or --example and no files")
     _check_outputs(arguments)
-    from ._inference import elsewhere
+    from ._inference import uncovered_range
     from .core import SpectraFM
     from .weights_files import check_device
 
@@ -159,7 +159,9 @@ def _run_infer(arguments):
     for source, star, flag in zip(sources, arrays, table["flag"], strict=True):
         if flag & MASKING_FLAGS:
             problem = (
-                star.problem or elsewhere(star, flag) or describe_flags(flag & MASKING_FLAGS)[-1].partition(": ")[2]
+                star.problem
+                or uncovered_range(star, flag)
+                or describe_flags(flag & MASKING_FLAGS)[-1].partition(": ")[2]
             )
             _complain(f"{source}: {problem}")
     if arguments.output:
@@ -229,7 +231,7 @@ def _read_all(arguments):
     from .spectrum_files import read_stars
 
     velocity = None if arguments.radial_velocity is None else arguments.radial_velocity * u.km / u.s
-    door = {
+    spectrum_options = {
         "medium": arguments.medium,
         "radial_velocity": velocity,
         "resolving_power": arguments.resolving_power,
@@ -245,9 +247,9 @@ def _read_all(arguments):
     for name in progress(names, sys.stderr.isatty() and len(names) > 1, description="read"):
         try:
             if arguments.example:
-                found, said = to_arrays(load_example_spectrum(), **door), []
+                found, said = to_arrays(load_example_spectrum(), **spectrum_options), []
             else:
-                found, said = read_stars(name, **told, **door)
+                found, said = read_stars(name, **told, **spectrum_options)
             if not found:
                 raise InputValueError("there is no spectrum in it")
             if arguments.merge_orders:

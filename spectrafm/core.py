@@ -296,8 +296,10 @@ class SpectraFM:
         SpectraFMWarning
             Some rows are masked, or labels that none of these spectra tell.
         """
-        door = _door(medium, radial_velocity, resolving_power, mask_policy)
-        table, _ = infer_stars(self, spectra, labels, known, batch_size=batch_size, progress=progress, **door)
+        spectrum_options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
+        table, _ = infer_stars(
+            self, spectra, labels, known, batch_size=batch_size, progress=progress, **spectrum_options
+        )
         return table
 
     def diagnose(
@@ -337,9 +339,9 @@ class SpectraFM:
         SpectraFMWarning
             As `infer`.
         """
-        door = _door(medium, radial_velocity, resolving_power, mask_policy)
+        spectrum_options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
         options = {"batch_size": batch_size, "progress": progress, "statistics": True}
-        table, diagnoses = infer_stars(self, spectra, labels, known, **options, **door)
+        table, diagnoses = infer_stars(self, spectra, labels, known, **options, **spectrum_options)
         return diagnosis_table(diagnoses, table)
 
     def recalibrate(
@@ -398,7 +400,7 @@ class SpectraFM:
         """
         from ._recalibration import recalibrated_info
 
-        arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
+        arrays = to_arrays(spectra, **_spectrum_options(medium, radial_velocity, resolving_power, mask_policy))
         recalibrated = copy.copy(self)
         recalibrated.info = recalibrated_info(self, arrays, labels_table, method)
         recalibrated.info.name = name or f"{self.info.name}-recalibrated"
@@ -476,7 +478,7 @@ class SpectraFM:
         from .fine_tuning import FineTuneConfig, fine_tune, label_truth
 
         config = FineTuneConfig(method, n_fold, steps, batch_size, learning_rate, rank, seed)
-        arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
+        arrays = to_arrays(spectra, **_spectrum_options(medium, radial_velocity, resolving_power, mask_policy))
         with registered_on_success():
             truth = label_truth(labels_table, len(arrays), labels, self.model.vocabulary.log)
             return fine_tune(self, arrays, truth, config, name=name, progress=progress)
@@ -513,8 +515,8 @@ class SpectraFM:
         """
         from .explanation import explain
 
-        door = _door(medium, radial_velocity, resolving_power, mask_policy)
-        return explain(self, "attention", spectrum, label, known, **door)
+        spectrum_options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
+        return explain(self, "attention", spectrum, label, known, **spectrum_options)
 
     def sensitivity(
         self, spectrum, label, known=None, *, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None
@@ -541,8 +543,8 @@ class SpectraFM:
         """
         from .explanation import explain
 
-        door = _door(medium, radial_velocity, resolving_power, mask_policy)
-        return explain(self, "sensitivity", spectrum, label, known, **door)
+        spectrum_options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
+        return explain(self, "sensitivity", spectrum, label, known, **spectrum_options)
 
     def predict_spectrum(self, labels, spectral_axis, *, resolving_power=None, domain=None):
         """Return the spectra that the model expects of stars with these labels.
@@ -606,7 +608,7 @@ class SpectraFM:
         InputTypeError, InputValueError
             As `infer`; and stars that these weights read, but of none of which they tell flux.
         """
-        arrays = to_arrays(spectra, **_door(medium, radial_velocity, resolving_power, mask_policy))
+        arrays = to_arrays(spectra, **_spectrum_options(medium, radial_velocity, resolving_power, mask_policy))
         return reconstructed_spectra(self, arrays)
 
     def embed(
@@ -636,8 +638,8 @@ class SpectraFM:
         InputTypeError, InputValueError
             As `infer`.
         """
-        door = _door(medium, radial_velocity, resolving_power, mask_policy)
-        return embedded(self, spectra, batch_size, **door)[0]
+        spectrum_options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
+        return embedded(self, spectra, batch_size, **spectrum_options)[0]
 
     def similar(
         self,
@@ -688,8 +690,8 @@ class SpectraFM:
         SpectraFMWarning
             Stars matched with spectra of another domain, where the library is one of spectra.
         """
-        door = _door(medium, radial_velocity, resolving_power, mask_policy)
-        return similar_stars(self, spectra, library, n, batch_size=batch_size, **door)
+        spectrum_options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
+        return similar_stars(self, spectra, library, n, batch_size=batch_size, **spectrum_options)
 
     def prepare(self, arrays, number):
         """Cut a spectrum to the range of a domain, and normalise it as in training.
@@ -697,7 +699,7 @@ class SpectraFM:
         Parameters
         ----------
         arrays : SpectrumArrays
-            One star, from `~spectrafm.weights_info.WeightsInfo.suited`.
+            One star, from `~spectrafm.weights_info.WeightsInfo.assign_domains`.
         number : int
             Number of its domain.
 
@@ -731,7 +733,7 @@ class SpectraFM:
         """
         domain = self.info.domains[number]
         most = self.model.most_pixels(len(known or ()))
-        prepared = [domain.seen(star, most) for star in prepared]
+        prepared = [domain.as_network_input(star, most) for star in prepared]
         settings = {"flux_kind": domain.flux_kind, "smallest_given": domain.smallest_given}
         return spectra_to_tokens(prepared, self.model.vocabulary, known, **settings)
 
@@ -750,7 +752,7 @@ class SpectraFM:
         """
         return self.model.perceive_tokens(self.tokens(prepared, number, known))
 
-    def tell(self, perception, labels):
+    def predict_labels(self, perception, labels):
         """Ask for labels, of the network or of the head that tells them in its stead.
 
         Parameters
@@ -822,7 +824,7 @@ class SpectraFM:
         return np.sqrt((z**2).mean(axis=1))
 
 
-def _door(medium, radial_velocity, resolving_power, mask_policy):
+def _spectrum_options(medium, radial_velocity, resolving_power, mask_policy):
     """Return what is told of all spectra, as arguments of `~spectrafm.adapters.to_arrays`."""
     told = {"medium": medium, "radial_velocity": radial_velocity, "resolving_power": resolving_power}
     return told | {"mask_policy": mask_policy}

@@ -214,7 +214,7 @@ def diagnose_batch(fm, number, arrays, prepared, perception):
     velocity, velocity_error = nothing, nothing
     # labels cost time: not where nothing is made of them
     if "rv_offset" in labels or domain.expected:
-        values, errors = fm.tell(perception, labels) if labels else np.empty((2, n_star, 0))
+        values, errors = fm.predict_labels(perception, labels) if labels else np.empty((2, n_star, 0))
         errors = domain.calibrated_errors(labels, errors, np.array([a.has_sigma for a in prepared]))
         for name, value, error in zip(labels, values.T, errors.T, strict=True):
             if name == "rv_offset":
@@ -401,7 +401,7 @@ def set_thresholds(fm, calibration, share=_SHARE):
         spectra, values, _ = source.examples(_N_STAR, torch.Generator().manual_seed(_SEED + key))
         is_real = not hasattr(getattr(source, "source", None), "emulator")
         velocity = values.get("rv_offset", np.zeros(len(spectra)))
-        for star, number, its in zip(*fm.info.suited(spectra), velocity, strict=True):
+        for star, number, its in zip(*fm.info.assign_domains(spectra), velocity, strict=True):
             # that of another domain, where these weights do not read its kind
             if fm.info.domains[number].fits(star)[0] and not abs(its) > _AT_REST:
                 groups.setdefault(number, {}).setdefault(is_real, []).append(star)

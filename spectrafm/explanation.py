@@ -24,7 +24,7 @@ _DESCRIPTIONS = {
 }
 
 
-def explain(fm, column, spectrum, label, known, **door):
+def explain(fm, column, spectrum, label, known, **spectrum_options):
     """Return the table of `SpectraFM.attention` or of `SpectraFM.sensitivity`.
 
     Parameters
@@ -39,7 +39,7 @@ def explain(fm, column, spectrum, label, known, **door):
         Name of the label.
     known : dict or None
         As for `SpectraFM.infer`.
-    **door
+    **spectrum_options
         Arguments of `~spectrafm.adapters.to_arrays`.
 
     Returns
@@ -52,7 +52,7 @@ def explain(fm, column, spectrum, label, known, **door):
     InputTypeError, InputValueError
         As `SpectraFM.attention`.
     """
-    prepared, number, known = _one_star(fm, spectrum, label, known, door)
+    prepared, number, known = _one_star(fm, spectrum, label, known, spectrum_options)
     look = {"attention": label_attention, "sensitivity": label_sensitivity}[column]
     [(wavelength, flux, found)] = look(fm, [prepared], number, [label], known)
     unit = get_quantity(label).error_unit if column == "sensitivity" else ""
@@ -65,16 +65,16 @@ def explain(fm, column, spectrum, label, known, **door):
     return table
 
 
-def _one_star(fm, spectrum, label, known, door):
+def _one_star(fm, spectrum, label, known, spectrum_options):
     """Return a star prepared, the number of its domain and what is known of it; or say why its label has no view."""
     if not isinstance(label, str):
         raise InputTypeError(f"label: {type(label).__name__}, expected the name of one label, for example 'mg_fe'")
-    stars = to_arrays(spectrum, **door)
+    stars = to_arrays(spectrum, **spectrum_options)
     if len(stars) != 1:
         raise InputValueError(f"spectrum: {len(stars)} stars, expected one; give them one at a time")
     if stars[0].problem:
         raise InputValueError(f"spectrum: {stars[0].problem}")
-    [star], [number] = fm.info.suited(stars)
+    [star], [number] = fm.info.assign_domains(stars)
     domain, known = fm.info.domains[number], known_quantities(known, 1, fm.info.known, positive=fm.model.vocabulary.log)
     wanted_labels(fm, label, known, {number})
     if label not in domain.labels:
@@ -119,7 +119,7 @@ def label_attention(fm, prepared, number, labels, known=None):
         pixels that the model sees, their normalised flux ``(n_pixel,)``, and attention ``(n_label,
         n_pixel)``, the mean over blocks and heads of the decoder. A patch shares its
         attention equally among its pixels, and a pixel that was put into a gap between those
-        beside it, see `SpectrumArrays.bridged`. What is lacking to a sum of 1 went to what
+        beside it, see `SpectrumArrays.gaps_filled`. What is lacking to a sum of 1 went to what
         else is known of the star, and to the extra key that is always there.
     """
     tokens = fm.tokens(prepared, number, known)
@@ -160,7 +160,7 @@ def label_sensitivity(fm, prepared, number, labels, known=None):
         A star each: wavelengths ``(n_pixel,)`` [Angstrom, vacuum, rest frame] of the measured
         pixels that the model sees, their normalised flux ``(n_pixel,)``, and gradients ``(n_label,
         n_pixel)`` in units of the label, by way of pixels that were put into gaps, too, see
-        `SpectrumArrays.bridged`. The normaliser is taken as it is: its own response to the
+        `SpectrumArrays.gaps_filled`. The normaliser is taken as it is: its own response to the
         pixel is not in the gradient.
     """
     model, vocabulary = fm.model, fm.model.vocabulary
@@ -203,11 +203,11 @@ def _on_measured(star, n_bridge, wavelength, found):
 
     A star as `label_attention` returns it, from ``found`` ``(n_label, n_seen)`` at wavelengths ``(n_seen,)``.
     """
-    at = star.bridged(n_bridge)
+    at = star.gaps_filled(n_bridge)
     at = at.wavelength[at.good]
     # those nearest, as the context may hold only some of them
     seen = np.searchsorted((at[1:] + at[:-1]) / 2, wavelength)
-    before, after, share = (array[seen] for array in star.made_of(n_bridge))
+    before, after, share = (array[seen] for array in star.gap_weights(n_bridge))
     on, reached = np.zeros((len(found), star.n_good)), np.zeros(star.n_good, dtype=bool)
     for pixel, part in ((before, 1 - share), (after, share)):
         np.add.at(on, (slice(None), pixel), part * found)

@@ -124,7 +124,7 @@ class _Stars:
     def perceive(self, model, rows, correction=None):
         stars = [self.prepared[row] for row in rows]
         stars = stars if correction is None else [correction(star) for star in stars]
-        stars = [self.domain.seen(star, model.most_pixels()) for star in stars]
+        stars = [self.domain.as_network_input(star, model.most_pixels()) for star in stars]
         return model.perceive_tokens(spectra_to_tokens(stars, model.vocabulary, None, self.domain.flux_kind))
 
 
@@ -320,7 +320,7 @@ def _domain(fm, arrays, truth):
         label_ranges={k: v for k, v in before.label_ranges.items() if k in truth},
         predicts_flux=before.predicts_flux and not new,
     )
-    stars = [domain.suited(star) for star in stars]
+    stars = [domain.degraded(star) for star in stars]
     normalizer = fm.normalizer_of(before.name)
     readable = np.array([normalizer(domain.cut(star)).n_good > 0 for star in stars])
     usable, stars = usable[readable], [star for star, there in zip(stars, readable, strict=True) if there]
@@ -423,7 +423,7 @@ def _copy(model, vocabulary, seed):
 def _stars(fm, arrays, truth, correct_lines):
     """Lay stars out for inference and for training."""
     domain = fm.info.domains[0]
-    bridged = [domain.cut(star).bridged(domain.bridges) for star in arrays]
+    bridged = [domain.cut(star).gaps_filled(domain.bridges) for star in arrays]
     n_pixel = max(len(star.wavelength) for star in bridged)
     flux, sigma = np.full((2, len(arrays), n_pixel), np.nan)
     wavelength = np.empty((len(arrays), n_pixel))

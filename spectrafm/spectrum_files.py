@@ -58,7 +58,7 @@ class _Arrays:
     in_air: bool = False
 
 
-def read_stars(name, *, file_format=None, wavelength_unit=None, flux_unit=None, **door):
+def read_stars(name, *, file_format=None, wavelength_unit=None, flux_unit=None, **spectrum_options):
     """Read the spectra of a file.
 
     Parameters
@@ -69,7 +69,7 @@ def read_stars(name, *, file_format=None, wavelength_unit=None, flux_unit=None, 
         Format, as specutils names it, or as `astropy.table.Table` does.
     wavelength_unit, flux_unit : str, optional
         Units of what has none in the file; they go before those of the file.
-    **door
+    **spectrum_options
         Arguments of `~spectrafm.adapters.to_arrays`.
 
     Returns
@@ -95,16 +95,16 @@ def read_stars(name, *, file_format=None, wavelength_unit=None, flux_unit=None, 
         special = _iraf(hdus, path, file_format, units) if hdus else None
         if special is None and not any(units.values()):
             try:
-                return _by_specutils(path, hdus, file_format, door)
+                return _by_specutils(path, hdus, file_format, spectrum_options)
             except _NotReadError as error:
                 reason = f"specutils cannot read it ({error}); "
         found = special or _image(hdus, path, units) or _table(path, hdus, file_format, units)
         if found is None:
             raise InputValueError(f"{reason}{_contents(path, hdus, file_format)}")
-    if found.in_air and door.get("medium") is None:
-        door = door | {"medium": "air"}
+    if found.in_air and spectrum_options.get("medium") is None:
+        spectrum_options = spectrum_options | {"medium": "air"}
         found.notes.append("wavelengths are in air, as its header says")
-    return from_arrays(**found.arrays, **door), found.notes
+    return from_arrays(**found.arrays, **spectrum_options), found.notes
 
 
 class _NotReadError(Exception):
@@ -128,7 +128,7 @@ def _opened(path):
         yield hdus
 
 
-def _by_specutils(path, hdus, file_format, door):
+def _by_specutils(path, hdus, file_format, spectrum_options):
     """Return the stars that specutils finds, and what it leaves out."""
     from specutils import Spectrum, SpectrumList
 
@@ -141,7 +141,7 @@ def _by_specutils(path, hdus, file_format, door):
             first = first or error
             continue
         notes = _complete(found, path, hdus, file_format) if hasattr(found, "mask") else []
-        return to_arrays(found, **door), notes
+        return to_arrays(found, **spectrum_options), notes
     raise _NotReadError(_reason(first)) from first
 
 

@@ -38,7 +38,7 @@ class Domain:
         the smallest is that of the real ones where there are any.
     highest_power : float
         Largest resolving power of the training spectra, of the real ones where there are
-        any; infinite where it does not matter. Finer spectra are smoothed, see `suited`.
+        any; infinite where it does not matter. Finer spectra are smoothed, see `degraded`.
     lowest_power : float
         Smallest resolving power of the training spectra; lower ones are flagged where they are told.
     min_pixels : int
@@ -48,7 +48,7 @@ class Domain:
     min_snr : float
         Signal-to-noise ratio per pixel below which a spectrum is flagged.
     largest_snr : float
-        Signal-to-noise ratio per pixel above which errors are smaller than those of training spectra, see `believed`.
+        Signal-to-noise ratio per pixel above which errors are smaller than those of training spectra, see `with_error_floor`.
     label_ranges : dict
         Range of each training label; predictions outside are flagged.
     usual_errors : dict
@@ -77,7 +77,7 @@ class Domain:
         Smallest error, in standard deviations of the quantity, that known quantities were given with in
         training; smaller ones count as none. Infinite where they never had any.
     bridges : int
-        Most pixels that lack in a gap that the model sees filled, see `SpectrumArrays.bridged`.
+        Most pixels that lack in a gap that the model sees filled, see `SpectrumArrays.gaps_filled`.
     """
 
     name: str
@@ -130,7 +130,7 @@ class Domain:
         low = 0.0 if np.isfinite(self.highest_power) else low
         return inside.n_good > 0 and low <= inside.spacing <= high, inside.n_good
 
-    def suited(self, arrays):
+    def degraded(self, arrays):
         """Return a spectrum that is not finer than those of the training.
 
         Parameters
@@ -160,7 +160,7 @@ class Domain:
             return arrays
         return arrays.smoothed(target)
 
-    def believed(self, arrays):
+    def with_error_floor(self, arrays):
         """Return a spectrum with errors that are no smaller than those of the training spectra.
 
         Parameters
@@ -179,7 +179,7 @@ class Domain:
             return arrays
         return dataclasses.replace(arrays, sigma=arrays.sigma * (snr / self.largest_snr))
 
-    def seen(self, arrays, most):
+    def as_network_input(self, arrays, most):
         """Return what a model sees of a spectrum.
 
         Parameters
@@ -192,9 +192,9 @@ class Domain:
         Returns
         -------
         SpectrumArrays
-            With errors that are `believed`, narrow gaps bridged, and some of the pixels where they are more.
+            With errors that are `with_error_floor`, narrow gaps bridged, and some of the pixels where they are more.
         """
-        return self.believed(arrays).bridged(self.bridges).thinned(most)
+        return self.with_error_floor(arrays).gaps_filled(self.bridges).subsampled(most)
 
     def cut(self, arrays):
         """Return a spectrum in which only pixels in the range are good.
@@ -226,7 +226,7 @@ class Domain:
         low, high = self.wavelength_range
         return (wavelength >= low) & (wavelength <= high)
 
-    def beyond(self, name, values):
+    def outside_range(self, name, values):
         """Return which values of a quantity no training star had.
 
         Parameters
@@ -374,7 +374,7 @@ class WeightsInfo:
         """
         return max(range(len(self.domains)), key=lambda i: self.domains[i].fits(arrays))
 
-    def suited(self, spectra):
+    def assign_domains(self, spectra):
         """Return spectra as these weights can read them.
 
         Parameters
@@ -386,12 +386,12 @@ class WeightsInfo:
         -------
         spectra : list of SpectrumArrays
             Those that are finer than the training spectra of their domain smoothed, see
-            `Domain.suited`.
+            `Domain.degraded`.
         domains : numpy.ndarray
             ``(n_star,)`` int, the number of the domain of each.
         """
         numbers = np.array([self.domain_of(arrays) for arrays in spectra], dtype=int)
-        return [self.domains[i].suited(a) for i, a in zip(numbers, spectra, strict=True)], numbers
+        return [self.domains[i].degraded(a) for i, a in zip(numbers, spectra, strict=True)], numbers
 
     def describe(self, n_parameter, weights_hash=""):
         """Say in words what the weights are and where they hold.

@@ -950,18 +950,18 @@ def test_bridged():
     flux, sigma = 2.0 * wavelength, np.where(wavelength == 12, 0.5, 0.1)
     good = wavelength != 11
     star = SpectrumArrays(wavelength, flux, sigma, np.ones(12, dtype=bool))
-    full = star.bridged(2)
+    full = star.gaps_filled(2)
     np.testing.assert_allclose(full.wavelength, [*range(10, 22), 25, 26, 27])
     np.testing.assert_allclose(full.flux, 2 * full.wavelength)
     assert full.sigma[3] == 0.5
     assert full.good.all()
-    np.testing.assert_allclose(star.bridged(3).wavelength, np.arange(10, 28))
-    assert star.bridged(0) is star
+    np.testing.assert_allclose(star.gaps_filled(3).wavelength, np.arange(10, 28))
+    assert star.gaps_filled(0) is star
     # bad pixels are as if they were not there; no errors stay none
-    np.testing.assert_allclose(replace(star, good=good).bridged(2).wavelength, full.wavelength)
-    assert np.isnan(replace(star, sigma=np.full(12, np.nan)).bridged(2).sigma).all()
+    np.testing.assert_allclose(replace(star, good=good).gaps_filled(2).wavelength, full.wavelength)
+    assert np.isnan(replace(star, sigma=np.full(12, np.nan)).gaps_filled(2).sigma).all()
     even = SpectrumArrays(wavelength[:3], flux[:3], sigma[:3], np.ones(3, dtype=bool))
-    assert even.bridged(4) is even
+    assert even.gaps_filled(4) is even
     smooth = np.geomspace(10, 11, 50)
     alike = SpectrumArrays(smooth, smooth, np.ones(50), np.ones(50, dtype=bool))
-    assert alike.bridged(4) is alike
+    assert alike.gaps_filled(4) is alike

@@ -250,7 +250,7 @@ def test_density_flag(fm):
 def test_density_in_few_bits(fm, tmp_path):
     """Eight bits keep distances, though some directions are stretched a hundred times as much as others."""
     table = tiny_table(100, seed=3)
-    stars, _ = fm.info.suited(list(from_arrays(WAVELENGTH, table.flux, table.sigma)))
+    stars, _ = fm.info.assign_domains(list(from_arrays(WAVELENGTH, table.flux, table.sigma)))
     perception = fm.perceive([fm.prepare(star, 0) for star in stars], 0)
     pooled = perception.pooled.astype(np.float64)
     variance, vectors = np.linalg.eigh(np.cov(pooled.T))
@@ -270,7 +270,7 @@ def test_density_of_any_domain(fm, name, compact, tmp_path):
     density = {f"mean.{name}": torch.zeros(32), f"whiten.{name}": torch.eye(32)}
     domain = replace(fm.info.domains[0], name=name)
     SpectraFM(fm.model, replace(fm.info, domains=(domain,)), density).save(tmp_path, compact=compact)
-    stars, _ = fm.info.suited(list(from_arrays(WAVELENGTH, TABLE.flux[:2], TABLE.sigma[:2])))
+    stars, _ = fm.info.assign_domains(list(from_arrays(WAVELENGTH, TABLE.flux[:2], TABLE.sigma[:2])))
     perception = fm.perceive([fm.prepare(star, 0) for star in stars], 0)
     expected = np.sqrt((perception.pooled**2).mean(axis=1))
     np.testing.assert_allclose(SpectraFM.load(tmp_path).distances(perception, name), expected, rtol=0.01)
@@ -312,11 +312,11 @@ def test_bridged_gaps(fm):
     # what nobody measured has no sensitivity
     for weights in (bridging, fm):
         np.testing.assert_array_equal(weights.sensitivity(holes, "teff")["wavelength"].value, WAVELENGTH[~lacking])
-    before, after, share = holes.made_of(2)
+    before, after, share = holes.gap_weights(2)
     assert before[share > 0].tolist() == [6, 28, 28]
     assert after[share > 0].tolist() == [7, 29, 29]
     np.testing.assert_allclose(share[share > 0], [1 / 2, 1 / 3, 2 / 3])
-    assert not holes.made_of(0)[2].any()
+    assert not holes.gap_weights(0)[2].any()
 
 
 def test_known(fm):
@@ -679,7 +679,7 @@ def test_all_pixels_are_read():
     assert table["n_pixels_used"][0] == 60
     # the normaliser sees the whole spectrum
     prepared = fm.prepare(from_arrays(WAVELENGTH, TABLE.flux[0], np.full(60, 0.01))[0], 0)
-    some = [prepared.one_of(i, 3, 20) for i in range(3)]
+    some = [prepared.subset(i, 3, 20) for i in range(3)]
     assert sum(star.good.astype(int) for star in some).tolist() == prepared.good.astype(int).tolist()
     values, errors = fm.model.request(fm.perceive(some, 0), ["teff", "logg"])
     # teff is modelled by its logarithm
@@ -705,11 +705,11 @@ def test_all_pixels_are_read():
 def test_sets_fill_the_context():
     """One pixel too many makes two sets as large as the context, which overlap, and hardly a smaller error."""
     prepared = pixel_by_pixel(60).prepare(from_arrays(WAVELENGTH, TABLE.flux[0], np.full(60, 0.01))[0], 0)
-    some = [prepared.one_of(i, 2, 59) for i in range(2)]
+    some = [prepared.subset(i, 2, 59) for i in range(2)]
     assert [star.n_good for star in some] == [59, 59]
     assert (some[0].good | some[1].good).all()
     for n_set, most in ((3, 25), (4, 17), (7, 9)):
-        some = [prepared.one_of(i, n_set, most) for i in range(n_set)]
+        some = [prepared.subset(i, n_set, most) for i in range(n_set)]
         assert {star.n_good for star in some} == {most}
         assert np.any([star.good for star in some], axis=0).all()
     in_one, in_two = (pixel_by_pixel(n, in_common={"teff": 0.0}).infer(spectrum()) for n in (61, 60))

@@ -339,7 +339,7 @@ def test_thresholds_of_little(model):
     set_thresholds(fm, {"fast": (None, _Source(stars(40), np.full(40, 200.0)))})
     assert fm.info.domains[0].thresholds == {}
     elsewhere = list(from_arrays(WAVELENGTH + 20_000, np.ones((40, 60))))
-    set_thresholds(fm, {"elsewhere": (None, _Source(elsewhere))})
+    set_thresholds(fm, {"uncovered_range": (None, _Source(elsewhere))})
     assert fm.info.domains[0].thresholds == {}
     bare = weights(model, labels=("teff",), predicts_flux=False)
     set_thresholds(bare, {"bare": (None, _Source(stars(40, sigma=None)))})

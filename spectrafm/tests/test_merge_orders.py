@@ -189,9 +189,9 @@ def test_holders(kind):
     flux, sigma = np.ones(200) * u.Jy, StdDevUncertainty(np.full(200, 0.01))
     axes = [np.linspace(low, low + 100, 200) * u.AA for low in (5000, 5080)]
     spectra = [Spectrum(flux=flux, spectral_axis=axis, uncertainty=sigma) for axis in axes]
-    door = {"medium": "air", "radial_velocity": 30 * u.km / u.s, "resolving_power": [1e4, 3e4]}
-    merged = merge_orders(kind(spectra), **door)
-    assert_same(merged, merge_orders(to_arrays(spectra, **door)))
+    spectrum_options = {"medium": "air", "radial_velocity": 30 * u.km / u.s, "resolving_power": [1e4, 3e4]}
+    merged = merge_orders(kind(spectra), **spectrum_options)
+    assert_same(merged, merge_orders(to_arrays(spectra, **spectrum_options)))
     assert (merged.medium, merged.resolving_power) == ("air", 2e4)
     assert_allclose(merged.flux, 1, atol=0.01)
 

@@ -147,13 +147,13 @@ def test_who_is_smoothed(highest, told, step, smoothed):
     """
     domain = Domain("optical", ("teff",), spacing_range=(3e-5, 1e-3), highest_power=highest)
     star = line_star(told=told, wavelength=np.arange(4900.0, 5100.0, step))
-    found = domain.suited(star)
+    found = domain.degraded(star)
     assert (found is not star) == smoothed
     assert domain.fits(star)[0] == (np.isfinite(highest) or step > 0.1)
     # once is enough
-    assert domain.suited(found) is found
+    assert domain.degraded(found) is found
     # of another kind, and without a pixel here
-    assert replace_range(domain).suited(star) is star
+    assert replace_range(domain).degraded(star) is star
 
 
 def replace_range(domain):

@@ -25,8 +25,8 @@ from spectrafm.training import (
     spectrum_fits,
     with_readout,
 )
-from spectrafm.training.readout import set_doubt
 from spectrafm.training.spectrum_fits import learn_components, learn_guess, learn_other_lines, learn_response
+from spectrafm.training.train_readout import set_doubt
 
 ENDS, N_PARAMETER = (5000.0, 5100.0), 3
 WAVELENGTH = np.exp(np.linspace(np.log(5000.5), np.log(5099.5), 700))

@@ -181,7 +181,7 @@ def test_validation_sees_all_of_the_range():
     tokens = generator(table, patch_size=1, context_length=13).draw(np.arange(3)).tokens
     for star, wavelength in enumerate(tokens.wavelength.numpy()):
         flux = table.flux[star].astype(float)
-        thin = SpectrumArrays(WAVELENGTH, flux, 0 * flux, np.isfinite(flux)).thinned(13)
+        thin = SpectrumArrays(WAVELENGTH, flux, 0 * flux, np.isfinite(flux)).subsampled(13)
         np.testing.assert_array_equal(wavelength[wavelength > 0], WAVELENGTH[thin.good])
 
 

@@ -3,13 +3,13 @@
 from .ahead import AheadStream
 from .observation import ObservationConfig
 from .observed import ObservedSource, RequestConfig
-from .readout import ReadoutConfig, with_readout
 from .recipes import DomainConfig, Recipe, SourceConfig, load_recipe, recipe_names
-from .second_opinion import OpinionConfig, with_opinion
 from .sources import EmulatorSource, LibrarySource, MixedEmulatorSource, MovedLibrarySource
 from .stream import StarStream, StreamPart
 from .table import TableSource
 from .train import build_stream, calibrate, train_recipe
+from .train_readout import ReadoutConfig, with_readout
+from .train_second_opinion import OpinionConfig, with_opinion
 
 __all__ = [
     "AheadStream",

@@ -13,8 +13,8 @@ from ..stellarperceptron.config import Config, not_counts, not_fractions, not_po
 from ..tokens import FLUX_KINDS
 from .observation import ObservationConfig
 from .observed import RequestConfig
-from .readout import ReadoutConfig
-from .second_opinion import OpinionConfig
+from .train_readout import ReadoutConfig
+from .train_second_opinion import OpinionConfig
 
 __all__ = ["DomainConfig", "Recipe", "SourceConfig", "load_recipe", "recipe_names"]
 
@@ -33,7 +33,7 @@ class DomainConfig(Config):
         Kind of flux.
     bridges : int
         Most pixels that lack in a gap that the model sees filled, once it is trained, see
-        `~spectrafm.arrays.SpectrumArrays.bridged`: for pixels finer than the instrument resolves.
+        `~spectrafm.arrays.SpectrumArrays.gaps_filled`: for pixels finer than the instrument resolves.
     untold : tuple of str
         Labels that these stars have and such spectra do not tell: what is learnt of them is how often they occur.
     """

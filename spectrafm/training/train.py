@@ -27,12 +27,12 @@ from ..weights_info import LARGE_ERROR, Domain, WeightsInfo
 from .ahead import AheadStream
 from .dust import extinction
 from .observed import ObservedSource
-from .readout import set_doubt, with_readout
 from .recipes import load_recipe
-from .second_opinion import with_opinion
 from .sources import EmulatorSource, LibrarySource, MixedEmulatorSource, MovedLibrarySource
 from .stream import StarStream, StreamPart
 from .table import TableSource
+from .train_readout import set_doubt, with_readout
+from .train_second_opinion import with_opinion
 
 __all__ = [
     "build_stream",
