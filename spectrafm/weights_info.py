@@ -48,7 +48,8 @@ class Domain:
     min_snr : float
         Signal-to-noise ratio per pixel below which a spectrum is flagged.
     largest_snr : float
-        Signal-to-noise ratio per pixel above which errors are smaller than those of training spectra, see `with_error_floor`.
+        Signal-to-noise ratio per pixel above which errors are smaller than those of training
+        spectra, see `with_error_floor`.
     label_ranges : dict
         Range of each training label; predictions outside are flagged.
     usual_errors : dict
