@@ -5,14 +5,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ._known import known_quantities
 from ._progress import progress as progress_bar
+from ._tokens import star_batches
 from .adapters import to_arrays
 from .diagnostics import diagnose_batch
 from .exceptions import InputTypeError, InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag
-from .known import known_quantities
 from .results import label_table
-from .tokens import star_batches
 
 __all__ = ["uncovered_range", "infer_stars", "provenance", "labels_of", "wanted_labels"]
 
@@ -133,7 +133,7 @@ def wanted_labels(fm, labels, known, domains):
     labels : str or sequence of str or None
         As for `SpectraFM.infer`.
     known : dict of str to (numpy.ndarray, numpy.ndarray)
-        What is given, as `~spectrafm.known.known_quantities` returns it.
+        What is given, as `~spectrafm._known.known_quantities` returns it.
     domains : set of int
         Numbers of the domains of the stars that can be used.
 

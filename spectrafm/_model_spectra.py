@@ -8,11 +8,11 @@ from astropy import units as u
 from astropy.nddata import StdDevUncertainty
 from astropy.table import Row
 
+from ._known import known_quantities, label_columns
+from ._spectral_units import check_spectral_axis
 from .adapters import from_arrays, resolving_powers
 from .arrays import SpectrumArrays
 from .exceptions import InputValueError, SpectraFMWarning
-from .known import known_quantities, label_columns
-from .spectral_units import check_spectral_axis
 
 __all__ = ["expected_flux", "reconstructed_spectra", "spectra_of_labels"]
 
@@ -86,7 +86,7 @@ def expected_flux(fm, known, number, wavelength, resolving_power):
     fm : SpectraFM
         Weights.
     known : dict of str to (numpy.ndarray, numpy.ndarray)
-        Labels, as from `~spectrafm.known.known_quantities`.
+        Labels, as from `~spectrafm._known.known_quantities`.
     number : int
         Number of the domain.
     wavelength : numpy.ndarray

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from ._inference import labels_of
+from ._known import known_labels, table_columns
 from .calibration import HIGHEST_FACTOR, LOWEST_FACTOR, conformal_factor, temperature
 from .exceptions import InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS
-from .known import known_labels, table_columns
 
 __all__ = ["recalibrated_info", "with_and_without_errors"]
 

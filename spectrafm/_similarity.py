@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 from astropy.table import Table
 
+from ._tokens import star_batches
 from .adapters import to_arrays
 from .exceptions import InputValueError, SpectraFMWarning
-from .tokens import star_batches
 
 __all__ = ["embedded", "similar_stars"]
 

@@ -13,13 +13,13 @@ from dataclasses import replace
 import astropy.units as u
 import numpy as np
 
+from ._known import split_mask
 from ._orders import merged
+from ._pixel_quality import MASK_POLICIES, Block, as_real, finish, policy_bits, told_problem, unusable
+from ._spectral_units import SPEED_OF_LIGHT, axis_to_angstrom
 from .arrays import SpectrumArrays
-from .blocks import MASK_POLICIES, Block, as_real, finish, policy_bits, told_problem, unusable
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
-from .known import split_mask
-from .spectral_units import SPEED_OF_LIGHT, axis_to_angstrom
 
 __all__ = ["MASK_POLICIES", "SpectrumArrays", "from_arrays", "merge_orders", "resolving_powers", "to_arrays"]
 

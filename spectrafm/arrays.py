@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d, minimum_filter1d
 
+from ._spectral_units import FWHM_OVER_SIGMA
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
-from .spectral_units import FWHM_OVER_SIGMA
 from .stellarperceptron.tokens import evenly
 
 __all__ = ["COUNTS", "SpectrumArrays"]

@@ -85,7 +85,7 @@ def _positive(text):
 
 
 def _speed(text):
-    from .spectral_units import SPEED_OF_LIGHT
+    from ._spectral_units import SPEED_OF_LIGHT
 
     value = float(text)
     if not abs(value) < SPEED_OF_LIGHT:
@@ -143,8 +143,8 @@ def _run_infer(arguments):
         arguments.parser.error("give the files of spectra, or --example and no files")
     _check_outputs(arguments)
     from ._inference import uncovered_range
+    from ._weights_files import check_device
     from .core import SpectraFM
-    from .weights_files import check_device
 
     check_device(arguments.device, "--device")
     model = SpectraFM.from_pretrained(arguments.model, arguments.device)
@@ -350,8 +350,8 @@ def _add_train(parser):
 def _run_train(arguments):
     import logging
 
+    from ._weights_files import check_device
     from .training import load_recipe, train_recipe
-    from .weights_files import check_device
 
     check_device(arguments.device, "--device")
     changes = None if arguments.steps is None else {"fit": {"steps": arguments.steps}}

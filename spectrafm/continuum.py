@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._spectral_units import FWHM_OVER_SIGMA
 from .exceptions import ConfigError
 from .flags import Flag
-from .spectral_units import FWHM_OVER_SIGMA
 from .stellarperceptron.tokens import as_native
 
 __all__ = ["ContinuumNormalizer", "MedianScaler", "median_scale", "normalizer_from_dict"]

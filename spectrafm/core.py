@@ -10,14 +10,14 @@ import torch
 from ._inference import infer_stars
 from ._model_spectra import reconstructed_spectra, spectra_of_labels
 from ._similarity import embedded, similar_stars
+from ._tokens import flux_name, spectra_to_tokens
+from ._weights_files import DEFAULT, check_device, find_weights, load_weights, save_weights
 from .adapters import to_arrays
 from .continuum import normalizer_from_dict
 from .diagnostics import diagnosis_table
 from .exceptions import CheckpointError, ConfigError, InputValueError
 from .flags import Flag
 from .quantities import registered_on_success
-from .tokens import flux_name, spectra_to_tokens
-from .weights_files import DEFAULT, check_device, find_weights, load_weights, save_weights
 
 __all__ = ["SpectraFM"]
 
@@ -724,7 +724,7 @@ class SpectraFM:
         number : int
             Number of their domain.
         known : dict of str to (numpy.ndarray, numpy.ndarray), optional
-            What else is known, as `spectrafm.known.known_quantities` returns it.
+            What else is known, as `spectrafm._known.known_quantities` returns it.
 
         Returns
         -------

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ._spectral_units import air_to_vacuum
 from .exceptions import InputValueError
-from .spectral_units import air_to_vacuum
 
 __all__ = ["LabelledSpectra", "load_example_spectrum", "read_gaia_xp_apogee", "read_miles"]
 

@@ -7,10 +7,10 @@ import torch
 from astropy import units as u
 from astropy.table import MaskedColumn, Table
 
+from ._spectral_units import SPEED_OF_LIGHT, air_to_vacuum
+from ._tokens import flux_name, star_batches
 from .flags import Flag
-from .spectral_units import SPEED_OF_LIGHT, air_to_vacuum
 from .stellarperceptron.tokens import evenly
-from .tokens import flux_name, star_batches
 
 __all__ = ["STATISTICS", "Diagnosis", "adapt_thresholds", "diagnose_batch", "diagnosis_table", "set_thresholds"]
 

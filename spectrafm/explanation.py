@@ -8,9 +8,9 @@ from astropy import units as u
 from astropy.table import QTable
 
 from ._inference import provenance, wanted_labels
+from ._known import known_quantities
 from .adapters import to_arrays
 from .exceptions import InputTypeError, InputValueError
-from .known import known_quantities
 from .quantities import get_quantity
 from .stellarperceptron.patches import assign_patches
 
@@ -110,7 +110,7 @@ def label_attention(fm, prepared, number, labels, known=None):
     labels : sequence of str
         Labels asked for.
     known : dict of str to (numpy.ndarray, numpy.ndarray), optional
-        As `spectrafm.known.known_quantities` returns it.
+        As `spectrafm._known.known_quantities` returns it.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def label_sensitivity(fm, prepared, number, labels, known=None):
     labels : sequence of str
         Labels asked for.
     known : dict of str to (numpy.ndarray, numpy.ndarray), optional
-        As `spectrafm.known.known_quantities` returns it.
+        As `spectrafm._known.known_quantities` returns it.
 
     Returns
     -------

@@ -10,12 +10,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from ._inference import infer_stars
+from ._known import known_labels, table_columns
 from ._model_spectra import expected_flux
+from ._tokens import FLUX_KINDS, flux_name, spectra_to_tokens
 from .calibration import error_factor
 from .diagnostics import adapt_thresholds
 from .exceptions import InputValueError, SpectraFMWarning
 from .flags import Flag
-from .known import known_labels, table_columns
 from .line_correction import LineCorrection, depth_ratio
 from .quantities import OTHER_COLUMNS, QUANTITIES, Quantity, register_quantity
 from .residual_head import fit_residual_head
@@ -23,7 +24,6 @@ from .stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron,
 from .stellarperceptron.config import Config, negative, not_counts, refuse
 from .stellarperceptron.nn_utils import seeded_generator
 from .stellarperceptron.trainer import TableStream, Trainer
-from .tokens import FLUX_KINDS, flux_name, spectra_to_tokens
 from .weights_info import LARGE_ERROR, Domain
 
 __all__ = ["METHODS", "FineTuneConfig", "fine_tune", "label_truth"]

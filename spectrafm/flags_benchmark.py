@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ._spectral_units import FWHM_OVER_SIGMA, RYDBERG, SPEED_OF_LIGHT, air_to_vacuum, doppler_factor
 from .adapters import from_arrays
 from .benchmarks import stars_apart
 from .core import SpectraFM
 from .diagnostics import STATISTICS
 from .exceptions import InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag
-from .spectral_units import FWHM_OVER_SIGMA, RYDBERG, SPEED_OF_LIGHT, air_to_vacuum, doppler_factor
 from .synthesis.benchmark import read_apstar
 from .training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig
 from .training.train import read_data

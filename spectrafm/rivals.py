@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._tokens import spectra_to_tokens
 from .exceptions import InputValueError
 from .stellarperceptron.nn_utils import initial_weights
 from .stellarperceptron.trainer import Trainer
-from .tokens import spectra_to_tokens
 
 __all__ = ["GridNetwork", "Rival", "train_rival"]
 

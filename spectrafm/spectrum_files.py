@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ._spectral_units import sigma_factor
 from .adapters import from_arrays, to_arrays
 from .exceptions import InputValueError
-from .spectral_units import sigma_factor
 
 __all__ = ["read_stars"]
 

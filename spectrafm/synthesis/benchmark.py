@@ -10,10 +10,10 @@ import torch
 from astropy import units as u
 from astropy.stats import mad_std
 
+from .._spectral_units import FWHM_OVER_SIGMA, air_to_vacuum
 from ..adapters import from_arrays
 from ..datasets import read_miles
 from ..exceptions import CheckpointError, InputValueError
-from ..spectral_units import FWHM_OVER_SIGMA, air_to_vacuum
 from ._unpickle import ArraysOnly
 from .emulator import load_emulator
 from .fitting import fit_labels

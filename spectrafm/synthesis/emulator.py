@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .._spectral_units import check_spectral_axis, doppler_factor
 from ..exceptions import InputValueError, SpectraFMWarning
-from ..spectral_units import check_spectral_axis, doppler_factor
 from .emulator_files import PROCESS, read_emulator, write_emulator
 from .emulator_labels import label_array, label_inputs, label_unit, to_numbers
 from .gaussian_process import GaussianProcess

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..kernels import matern, squared_distance
+from .._kernels import matern, squared_distance
 
 __all__ = ["GaussianProcess", "fit_gaussian_process"]
 

@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from .._spectral_units import FWHM_OVER_SIGMA, SPEED_OF_LIGHT
 from ..exceptions import InputValueError
-from ..spectral_units import FWHM_OVER_SIGMA, SPEED_OF_LIGHT
 
 __all__ = ["gaussian_transfer", "macroturbulence_transfer", "observe", "rotation_transfer"]
 

@@ -27,8 +27,8 @@ from urllib.request import urlopen
 
 import numpy as np
 
+from .._spectral_units import RYDBERG, air_to_vacuum
 from ..exceptions import InputValueError, SpectraFMError
-from ..spectral_units import RYDBERG, air_to_vacuum
 from ._cache import cache_file, missing_file, write_npz
 from .windows import WINDOWS, get_window
 

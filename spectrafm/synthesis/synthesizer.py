@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from .._spectral_units import FWHM_OVER_SIGMA, SPEED_OF_LIGHT
 from ..exceptions import InputValueError, SpectraFMError
-from ..spectral_units import FWHM_OVER_SIGMA, SPEED_OF_LIGHT
 from ._smelib import load_smelib, stark_convolution
 from .atmosphere import atmosphere_columns
 from .labels import SYNTHESIS_LABELS, atmosphere_alpha, complete_labels

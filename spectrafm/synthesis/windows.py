@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._spectral_units import SPEED_OF_LIGHT
 from ..exceptions import InputTypeError, InputValueError
-from ..spectral_units import SPEED_OF_LIGHT
 
 __all__ = ["WINDOWS", "Window", "get_window"]
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from spectrafm.spectral_units import SPEED_OF_LIGHT
+from spectrafm._spectral_units import SPEED_OF_LIGHT
 from spectrafm.synthesis.emulator_training import train_emulator
 from spectrafm.synthesis.grid import Grid
 

@@ -20,13 +20,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from specutils import Spectrum, SpectrumCollection, SpectrumList
 from specutils.utils.wcs_utils import vac_to_air
 
-from spectrafm import spectral_units
+from spectrafm._spectral_units import air_to_vacuum, doppler_factor, flux_rule
 from spectrafm.adapters import MASK_POLICIES, SpectrumArrays, from_arrays, to_arrays
 from spectrafm.core import SpectraFM
 from spectrafm.datasets import load_example_spectrum
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import Flag
-from spectrafm.spectral_units import air_to_vacuum, doppler_factor, flux_rule
 
 N_PIXEL = 12
 WAVELENGTH = np.linspace(5000.0, 6000.0, N_PIXEL)
@@ -901,7 +900,7 @@ def test_whatever_equivalencies_are_enabled():
     """Units mean the same whatever the user has made equivalent, before and after."""
     axis = np.linspace(1e4, 2e4, 30)
     star = from_arrays(axis / u.cm, np.ones(30), None)[0]
-    spectral_units._axis_rule.cache_clear()
+    _spectral_units._axis_rule.cache_clear()
     with u.add_enabled_equivalencies(u.spectral()):
         other = from_arrays(axis / u.cm, np.ones(30), None)[0]
     assert_allclose(other.wavelength, star.wavelength)

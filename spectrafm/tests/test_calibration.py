@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt
 from scipy.stats import kstest, norm
 
 from spectrafm import Flag, SpectraFM, SpectraFMWarning, calibration
+from spectrafm._known import known_quantities
 from spectrafm.adapters import from_arrays
 from spectrafm.calibration import (
     calibration_error,
@@ -30,7 +31,6 @@ from spectrafm.calibration import (
     z_scores,
 )
 from spectrafm.exceptions import InputTypeError, InputValueError
-from spectrafm.known import known_quantities
 from spectrafm.plotting import plot_coverage, plot_pit, plot_z_scores
 from spectrafm.results import label_table, label_values
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from specutils import Spectrum, SpectrumCollection, SpectrumList
 
 from spectrafm import Flag, SpectraFM, SpectraFMWarning
+from spectrafm._tokens import star_batches
 from spectrafm.adapters import from_arrays
 from spectrafm.exceptions import CheckpointError, InputTypeError, InputValueError, MissingDependencyError
 from spectrafm.results import label_table, label_values
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_model, tiny_table
-from spectrafm.tokens import star_batches
 from spectrafm.weights_info import Domain, WeightsInfo
 
 TABLE = tiny_table(8, seed=5)
@@ -191,7 +191,7 @@ def test_batch_size(fm):
 def test_long_spectra_come_in_small_batches(monkeypatch):
     """Batches hold so many stars as memory allows, every star once, short ones first."""
     stars = [from_arrays(np.linspace(4000, 5000, n), np.ones(n))[0] for n in (900, 10, 300, 10, 301, 900, 299)]
-    monkeypatch.setattr("spectrafm.tokens._MOST_PIXELS", 1000)
+    monkeypatch.setattr("spectrafm._tokens._MOST_PIXELS", 1000)
     batches = [rows.tolist() for _, rows in star_batches(stars, np.zeros(7, dtype=int), 4)]
     assert batches == [[1, 3, 6], [2, 4], [0], [5]]
     assert [len(rows) for _, rows in star_batches(stars, np.array([0, 0, 0, 1, 1, 1, 1]), 1)] == [1] * 7

@@ -11,6 +11,7 @@ from astropy import units as u
 from specutils import Spectrum
 
 from spectrafm import Flag, SpectraFM, SpectraFMWarning
+from spectrafm._spectral_units import air_to_vacuum, doppler_factor
 from spectrafm.adapters import from_arrays
 from spectrafm.diagnostics import (
     STATISTICS,
@@ -26,7 +27,6 @@ from spectrafm.diagnostics import (
 from spectrafm.exceptions import InputValueError
 from spectrafm.flags import describe_flags
 from spectrafm.flags_benchmark import CASES, area_under_roc, benchmark_flags
-from spectrafm.spectral_units import air_to_vacuum, doppler_factor
 from spectrafm.stellarperceptron import StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_table
 from spectrafm.weights_info import Domain, WeightsInfo

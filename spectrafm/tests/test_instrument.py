@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 
+from spectrafm._spectral_units import SPEED_OF_LIGHT
 from spectrafm.exceptions import InputValueError
-from spectrafm.spectral_units import SPEED_OF_LIGHT
 from spectrafm.synthesis.instrument import (
     gaussian_transfer,
     macroturbulence_transfer,

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from spectrafm.kernels import matern, squared_distance
+from spectrafm._kernels import matern, squared_distance
 
 
 def test_squared_distance():

@@ -12,12 +12,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from specutils import Spectrum, SpectrumList
 
+from spectrafm._spectral_units import doppler_factor
 from spectrafm.adapters import to_arrays
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import Flag
 from spectrafm.plotting import plot_labels, plot_sensitivity, plot_spectrum, spectrum_size
 from spectrafm.results import label_table
-from spectrafm.spectral_units import doppler_factor
 
 LABELS = ("teff", "logg", "fe_h")
 

@@ -7,8 +7,8 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.testing import assert_allclose
 
+from spectrafm._spectral_units import air_to_vacuum
 from spectrafm.exceptions import InputValueError
-from spectrafm.spectral_units import air_to_vacuum
 from spectrafm.spectrum_files import read_stars
 
 N_PIXEL = 40

@@ -9,6 +9,7 @@ from astropy import units as u
 from specutils import Spectrum
 
 from spectrafm import SpectraFM
+from spectrafm._tokens import GIVEN_ERRORS, spectra_to_tokens
 from spectrafm.adapters import from_arrays
 from spectrafm.continuum import ContinuumNormalizer
 from spectrafm.datasets import LabelledSpectra, read_miles
@@ -17,7 +18,6 @@ from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, ModelConf
 from spectrafm.stellarperceptron.tokens import Tokens
 from spectrafm.tests.fake_grid import LABELS, fake_emulator, fake_flux, fake_grid, fake_wavelength, other_emulator
 from spectrafm.tests.test_recipes import tiny_data
-from spectrafm.tokens import GIVEN_ERRORS, spectra_to_tokens
 from spectrafm.training import (
     DomainConfig,
     EmulatorSource,

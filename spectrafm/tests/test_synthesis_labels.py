@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
+from spectrafm._spectral_units import SPEED_OF_LIGHT
 from spectrafm.exceptions import CheckpointError, InputTypeError, InputValueError
 from spectrafm.quantities import QUANTITIES
-from spectrafm.spectral_units import SPEED_OF_LIGHT
 from spectrafm.synthesis import (
     LABEL_RANGES,
     SYNTHESIS_LABELS,

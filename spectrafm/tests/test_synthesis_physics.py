@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from astropy import units as u
 
+from spectrafm._spectral_units import air_to_vacuum
 from spectrafm.exceptions import InputValueError, SpectraFMError
-from spectrafm.spectral_units import air_to_vacuum
 from spectrafm.synthesis import WINDOWS, load_linelist, synthesize, synthesizer
 from spectrafm.synthesis.settings_benchmark import benchmark_settings
 

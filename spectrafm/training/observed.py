@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from .._tokens import GIVEN_ERRORS, flux_name
 from ..adapters import from_arrays
 from ..continuum import ContinuumNormalizer
 from ..exceptions import InputValueError
 from ..stellarperceptron.config import Config, negative, not_fractions, refuse
 from ..stellarperceptron.nn_utils import TrainingBatch
 from ..stellarperceptron.tokens import Tokens
-from ..tokens import GIVEN_ERRORS, flux_name
 from .observation import ObservationConfig, disturb_lines, draw_observation
 
 __all__ = ["VALIDATION_BATCH", "ObservedSource", "RequestConfig"]

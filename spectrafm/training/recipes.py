@@ -5,12 +5,12 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._tokens import FLUX_KINDS
 from ..continuum import normalizer_from_dict
 from ..exceptions import ConfigError, InputValueError
 from ..quantities import get_quantity
 from ..stellarperceptron import AugmentationConfig, FitConfig, ModelConfig
 from ..stellarperceptron.config import Config, not_counts, not_fractions, not_positive, refuse
-from ..tokens import FLUX_KINDS
 from .observation import ObservationConfig
 from .observed import RequestConfig
 from .train_readout import ReadoutConfig

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from .._spectral_units import SPEED_OF_LIGHT
 from ..exceptions import InputValueError
-from ..spectral_units import SPEED_OF_LIGHT
 from ..synthesis.emulator import load_emulator
 from ..synthesis.instrument import observe
 from ..synthesis.labels import draw_abundances, draw_labels

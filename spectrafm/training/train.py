@@ -11,6 +11,7 @@ import torch
 from .. import datasets
 from .._inference import infer_stars
 from .._recalibration import with_and_without_errors
+from .._tokens import flux_name
 from ..calibration import error_factor
 from ..continuum import normalizer_from_dict
 from ..core import SpectraFM
@@ -22,7 +23,6 @@ from ..stellarperceptron.growth import copies
 from ..stellarperceptron.nn_utils import seeded_generator, split_by_star
 from ..stellarperceptron.precision import float64_device
 from ..stellarperceptron.trainer import process_group, processes
-from ..tokens import flux_name
 from ..weights_info import LARGE_ERROR, Domain, WeightsInfo
 from .ahead import AheadStream
 from .dust import extinction

@@ -13,8 +13,8 @@ from astropy.constants import c as _LIGHT
 from astropy.constants import h as _PLANCK
 from astropy.units.function import FunctionUnitBase
 
+from ._known import split_mask
 from .exceptions import InputTypeError, InputValueError
-from .known import split_mask
 
 __all__ = [
     "FWHM_OVER_SIGMA",

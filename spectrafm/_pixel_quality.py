@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ._known import split_mask
+from ._spectral_units import SPEED_OF_LIGHT, air_to_vacuum, doppler_factor, flux_rule, sigma_factor
 from .arrays import COUNTS, SpectrumArrays
 from .exceptions import InputValueError
 from .flags import Flag
-from .known import split_mask
-from .spectral_units import SPEED_OF_LIGHT, air_to_vacuum, doppler_factor, flux_rule, sigma_factor
 
 __all__ = ["MASK_POLICIES", "Block", "as_real", "finish", "policy_bits", "told_problem", "unusable"]
 
