@@ -20,6 +20,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from specutils import Spectrum, SpectrumCollection, SpectrumList
 from specutils.utils.wcs_utils import vac_to_air
 
+from spectrafm import _spectral_units
 from spectrafm._spectral_units import air_to_vacuum, doppler_factor, flux_rule
 from spectrafm.adapters import MASK_POLICIES, SpectrumArrays, from_arrays, to_arrays
 from spectrafm.core import SpectraFM
