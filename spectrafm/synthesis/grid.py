@@ -177,10 +177,10 @@ def build_grid(
     n_star,
     seed=0,
     *,
-    workers=1,
+    n_worker=1,
     part_size=20,
     resume=False,
-    show_progress=False,
+    progress=False,
     synthesizer=None,
 ):
     """Synthesize the spectra of random stars.
@@ -199,14 +199,14 @@ def build_grid(
         Number of stars, those without a spectrum included.
     seed : int, optional
         Seed of the labels.
-    workers : int, optional
+    n_worker : int, optional
         Number of processes.
     part_size : int, optional
         Number of stars in a part.
     resume : bool, optional
         Whether to go on where there are parts already.
-    show_progress : bool, optional
-        Show a bar on stderr.
+    progress : bool, optional
+        Show a progress bar, where tqdm is installed.
     synthesizer : callable, optional
         Function of complete labels and window that returns the flux at
         ``window.wavelength``; by default `synthesize_normalized`. It must be
@@ -228,7 +228,7 @@ def build_grid(
     from .. import __version__
 
     window, path = get_window(window), Path(path)
-    for name, value in (("n_star", n_star), ("workers", workers), ("part_size", part_size)):
+    for name, value in (("n_star", n_star), ("n_worker", n_worker), ("part_size", part_size)):
         if value < 1:
             raise InputValueError(f"{name}: got {value}, expected at least 1")
     if path.suffix != ".npz":
@@ -255,21 +255,21 @@ def build_grid(
         check_ready(window)
         synthesizer = synthesize_normalized
     meta = {"seed": int(seed), "window": asdict(window), "version": __version__}
-    for first, last, stars in _synthesize_parts(missing, seed, synthesizer, window, workers, show_progress):
+    for first, last, stars in _synthesize_parts(missing, seed, synthesizer, window, n_worker, progress):
         _write_part(_part_folder(path) / f"part-{first:06d}.npz", first, last, stars, settings, meta)
     grid = load_grid(path)
     _write(path, grid)
     return grid
 
 
-def _synthesize_parts(missing, seed, synthesizer, window, workers, show_progress):
+def _synthesize_parts(missing, seed, synthesizer, window, n_worker, show_progress):
     """Yield first and last index of each part, and for each star its labels and its flux or why there is none."""
     ends = dict(missing)
     stars = ((i, first) for first, last in missing for i in range(first, last))
     bar = progress(stars, show_progress, total=sum(b - a for a, b in missing), description="synthesize")
     queue = iter(bar)
     found, part_of = {first: {} for first in ends}, {}
-    pool, deaths = [_Worker(synthesizer, window) for _ in range(min(workers, len(missing)))], 0
+    pool, deaths = [_Worker(synthesizer, window) for _ in range(min(n_worker, len(missing)))], 0
     try:
         busy = [worker for worker in pool if _give_next(worker, queue, part_of, seed)]
         while busy:

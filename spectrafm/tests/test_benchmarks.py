@@ -1,20 +1,34 @@
 """The measurements themselves."""
 
+import itertools
 import pickle
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 
-from spectrafm import SpectraFM, throughput_benchmark
-from spectrafm.benchmarks import Residuals, _beside, _gradient_boosting, _perceptron, mad_std, run_benchmark
-from spectrafm.datasets import LabelledSpectra
-from spectrafm.exceptions import CheckpointError, InputValueError
-from spectrafm.foundation_benchmark import _apogee, _miles, benchmark_foundation, benchmark_networks
+from spectrafm import SpectraFM
+from spectrafm._numerics import mad_std, robust_rms
+from spectrafm.benchmarks import (
+    BENCHMARKS,
+    Residuals,
+    benchmark_foundation,
+    benchmark_networks,
+    benchmark_speed,
+    run_benchmark,
+    throughput,
+)
+from spectrafm.benchmarks.cannon import CANNON_FILE, read_cannon
+from spectrafm.benchmarks.foundation import report_of_apogee, report_of_miles
+from spectrafm.benchmarks.gaia_xp import XP_RIVALS, compare_weights
+from spectrafm.benchmarks.regressors import REGRESSORS, predict_labels
+from spectrafm.benchmarks.stars import broaden
+from spectrafm.cli import main
+from spectrafm.exceptions import CheckpointError, InputValueError, MissingDependencyError
 from spectrafm.synthesis import load_emulator
-from spectrafm.synthesis.benchmark import _CANNON_FILE, read_cannon
-from spectrafm.training.train import read_data
+from spectrafm.training import read_data
 
 
 def test_mad_std():
@@ -25,6 +39,15 @@ def test_mad_std():
     residual[:100], residual[100:200] = 1e9, np.nan
     np.testing.assert_allclose(mad_std(residual), 3, rtol=0.05)
     assert np.isnan(mad_std(np.array([np.nan])))
+
+
+def test_robust_rms():
+    """It is about zero: of Gaussian residuals it is what they scatter by, of others their bias counts."""
+    residual = 3 * np.random.default_rng(0).normal(size=20000)
+    residual[:100] = np.nan
+    np.testing.assert_allclose(robust_rms(residual), 3, rtol=0.03)
+    np.testing.assert_allclose(robust_rms(residual + 300), 1.4826 * 300, rtol=0.01)
+    assert np.isnan(robust_rms([np.nan, np.inf]))
 
 
 def test_summary():
@@ -40,24 +63,61 @@ def test_summary():
     np.testing.assert_allclose(figures["within_2_sigma"], 0.95, atol=0.02)
 
 
-@pytest.mark.parametrize("rival", [_gradient_boosting, _perceptron])
-def test_rivals_learn(rival):
-    """The rivals find a label that is plain to see, though some of the training labels are missing."""
+_SETTINGS = {
+    **XP_RIVALS,
+    "ridge": {"kind": "ridge", "n_component": 40},
+    "support vectors": {"kind": "support vectors", "n_component": 40},
+}
+
+
+@pytest.mark.parametrize("name", _SETTINGS)
+@pytest.mark.parametrize("shared", [True, False])
+def test_regressors_learn(name, shared):
+    """Regressors find a label that is plain to see, though some of the training labels are missing."""
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(2)
     teff = rng.uniform(4000, 7000, 900)
     flux = np.exp(np.linspace(-1, 1, 120) * (teff[:, None] - 5500) / 2000) + 0.01 * rng.normal(size=(900, 120))
     known = np.where(rng.uniform(size=900) < 0.1, np.nan, teff)
-    data = LabelledSpectra(np.linspace(4000, 9000, 120), flux, 0 * flux + 0.01, {"teff": known}, {}, np.arange(900))
-    found = rival(flux[:700], flux[700:], data, np.arange(700), ["teff"], seed=0)
+    found = predict_labels(
+        x_train=flux[:700], truth={"teff": known[:700]}, x_test=flux[700:], shared=shared, **_SETTINGS[name]
+    )
     assert np.corrcoef(found["teff"], teff[700:])[0, 1] > 0.8
+    assert abs(np.median(found["teff"] - teff[700:])) < 200
+
+
+def test_regressors_need_scikit_learn(monkeypatch):
+    """Without it the message says what to install; for a regressor that is not known, which ones are."""
+    x, truth = np.ones((4, 3)), {"teff": np.full(4, 5000.0)}
+    with pytest.raises(InputValueError, match="kind: 'oracle'; expected one of ridge, support vectors, gradient"):
+        predict_labels("oracle", x, truth, x, 2)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for kind in REGRESSORS:
+        with pytest.raises(MissingDependencyError, match=r"pip install 'spectrafm\[benchmark\]'"):
+            predict_labels(kind, x, truth, x, 2)
+
+
+def test_broadened_spectra():
+    """A line becomes as wide as asked for, and keeps its area; a missing pixel elsewhere changes nothing."""
+    wavelength = np.arange(5000.0, 5200.0, 0.9)
+    flux = np.ones((2, len(wavelength)))
+    flux[:, 111] = 0.5
+    flux[1, 200] = np.nan
+    for width in (7.0, np.full(len(wavelength), 7.0)):
+        depth = 1 - broaden(wavelength, flux, width)
+        np.testing.assert_allclose(depth.sum(axis=1), 0.5)
+        spread = np.sqrt((depth[0] * (wavelength - wavelength[111]) ** 2).sum() / 0.5)
+        assert spread * 2.3548 == pytest.approx(7.0, rel=1e-3)
+        np.testing.assert_allclose(depth[1], depth[0], atol=1e-12)
 
 
 @pytest.mark.slow
 def test_throughput(monkeypatch, tmp_path):
     """Recipes are trained for a moment where the benchmark runs, and what needs a GPU says so."""
-    monkeypatch.setattr(throughput_benchmark, "_N_STAR", 4)
-    first, header, paper, *rest = throughput_benchmark.benchmark_throughput(tmp_path, recipes=("paper", "paper-full"))
+    monkeypatch.setattr(throughput, "_N_STAR", 4)
+    first, header, paper, *rest = throughput.benchmark_throughput(tmp_path, recipes=("paper", "paper-full"))
     assert "PyTorch" in first
     assert header.split()[0] == "recipe"
     name, _, n_star, *rates = paper.split()
@@ -77,6 +137,25 @@ def test_unknown_benchmark(tmp_path):
         list(run_benchmark("gaia-xp", tmp_path))
 
 
+def test_arguments_of_benchmarks(monkeypatch, tmp_path):
+    """A benchmark is given the arguments that its function declares, and no others."""
+    monkeypatch.setattr(throughput, "benchmark_throughput", lambda data_folder, model=None: [data_folder, model])
+    assert run_benchmark("throughput", tmp_path, "weights", rivals=False) == [tmp_path, "weights"]
+    monkeypatch.setattr(throughput, "benchmark_throughput", lambda rivals=True, n_star=3: [rivals, n_star])
+    assert run_benchmark("throughput", tmp_path, "weights", rivals=False) == [False, 3]
+
+
+def test_names_of_the_command_line(capsys):
+    """The command line knows the benchmarks of the registry, says what each is, and refuses others."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["benchmark", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(benchmark.summary in told for benchmark in BENCHMARKS.values())
+    with pytest.raises(SystemExit, match="2"):
+        main(["benchmark", "beauty"])
+    assert "'beauty' (choose from" in capsys.readouterr().err
+
+
 def test_gaia_xp_report(shared_data):
     """The report of the held-out stars has a line for each label, and errors that hold."""
     lines = list(run_benchmark("gaia-xp", shared_data / "gaia_xp_apogee", rivals=False))
@@ -89,7 +168,9 @@ def test_gaia_xp_report(shared_data):
 def test_same_gaia_xp_stars(shared_data):
     """On stars that neither saw, weights for all instruments are little worse than those for Gaia XP alone."""
     data = read_data("gaia_xp_apogee", shared_data)
-    header, *lines = _beside(*map(SpectraFM.from_pretrained, ("base", "gaia_xp")), data, ["teff", "logg", "fe_h"])
+    header, *lines = compare_weights(
+        *map(SpectraFM.from_pretrained, ("base", "gaia_xp")), data, ["teff", "logg", "fe_h"]
+    )
     assert header.startswith("358 stars that neither base nor gaia_xp")
     sizes = np.array([float(line.split()[-4]) for line in lines]).reshape(2, 3)
     # in [Fe/H] by a sixth
@@ -97,10 +178,14 @@ def test_same_gaia_xp_stars(shared_data):
 
 
 def test_speed_report(shared_data):
-    """A list of Spectrum objects takes milliseconds a star and little memory."""
-    lines = list(run_benchmark("speed", shared_data / "gaia_xp_apogee"))
-    seconds = float(lines[2].split()[1])
-    assert seconds < 20
+    """The report has the number of stars, the seconds that they took, and the memory with and without inference."""
+    number, loading, inference, memory = benchmark_speed(shared_data / "gaia_xp_apogee", n_star=20)
+    assert number.startswith("20 Spectrum objects on ")
+    assert float(loading.removeprefix("loading the weights: ").split()[0]) > 0
+    seconds, rate = (float(word) for word in inference.removeprefix("infer: ").split()[::2])
+    assert rate == pytest.approx(20 / seconds, rel=0.1)
+    most, before = (float(part.split()[-1]) for part in memory.split(" GB")[:2])
+    assert most >= before > 0
 
 
 def test_model_of_the_cannon(tmp_path):
@@ -115,7 +200,7 @@ def test_model_of_the_cannon(tmp_path):
         read_cannon(tmp_path)
     (tmp_path / "thedoppler").mkdir()
     with zipfile.ZipFile(tmp_path / "thedoppler" / "thedoppler-1.1.32-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(_CANNON_FILE, pickle.dumps(model | {"training_set_labels": known}))
+        wheel.writestr(CANNON_FILE, pickle.dumps(model | {"training_set_labels": known}))
     wavelength, flux = read_cannon(tmp_path)
     np.testing.assert_allclose(wavelength - model["dispersion"], [0.875, 1.395, 2.347, 4.371], atol=0.003)
     np.testing.assert_allclose(flux(np.median(known, axis=0)), theta[:, 0])
@@ -158,11 +243,12 @@ def test_foundation_report(tmp_path):
 
 def test_foundation_report_of_real_stars(shared_data):
     """Real stars in the optical, in air and without errors, and in the H band."""
-    lines = list(_miles(SpectraFM.from_pretrained("base"), shared_data, rivals=False))
+    # the first lines: those of other stars take longer
+    lines = list(itertools.islice(report_of_miles(SpectraFM.from_pretrained("base"), shared_data, rivals=False), 8))
     for label, limit in (("teff", 110), ("logg", 0.27), ("fe_h", 0.16)):
         figures = _numbers(lines, f"{'spectrafm':<22} {label:<8} 3800 < teff < 7500")
         assert figures[2] < limit
-    lines = list(_apogee(SpectraFM.from_pretrained("base"), shared_data, False))
+    lines = list(report_of_apogee(SpectraFM.from_pretrained("base"), shared_data, rivals=False))
     # far off, but errors know
     for name, teff, fe_h, limit in (("2M1733", 3680, -0.3, 300), ("2M1948", 5230, -0.2, 450)):
         [words] = [line.replace(",", "").split() for line in lines if name in line]
@@ -173,9 +259,21 @@ def test_foundation_report_of_real_stars(shared_data):
 
 
 @pytest.mark.slow
-def test_networks_report(tmp_path):
+def test_blurred_stars_of_miles(shared_data):
+    """Spectra on pixels that are much finer than them have the right [Fe/H] if their resolving power is given."""
+    lines = list(report_of_miles(SpectraFM.from_pretrained("base"), shared_data, rivals=False))
+    given, not_given = (
+        _numbers(lines, f"{told:<22} fe_h     3800 < teff < 7500".strip())[1]
+        for told in ("  R 780, given", "  R 780, not given")
+    )
+    assert abs(given) < 0.1
+    assert not_given < given - 0.1
+
+
+@pytest.mark.slow
+def test_networks_report():
     """Other networks are trained and measured on the stars that the weights are measured on."""
-    lines = list(benchmark_networks(tmp_path, "base", n_star=8, steps=2))
+    lines = list(benchmark_networks("base", n_star=8, steps=2))
     for told in ("S/N 20", "S/N 100, half the range"):
         rows = [line.strip().removeprefix(told).split() for line in lines if line.strip().startswith(told + "  ")]
         assert len(rows) == 3

@@ -2,27 +2,25 @@
 
 import warnings
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
 
-from ._spectral_units import FWHM_OVER_SIGMA, RYDBERG, SPEED_OF_LIGHT, air_to_vacuum, doppler_factor
-from .adapters import from_arrays
-from .benchmarks import stars_apart
-from .core import SpectraFM
-from .diagnostics import STATISTICS
-from .exceptions import InputValueError, SpectraFMWarning
-from .flags import MASKING_FLAGS, Flag
-from .synthesis.benchmark import read_apstar
-from .training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig
-from .training.train import read_data
+from .._spectral_units import FWHM_OVER_SIGMA, RYDBERG, SPEED_OF_LIGHT, air_to_vacuum, doppler_factor
+from ..core import SpectraFM
+from ..diagnostics import STATISTICS
+from ..exceptions import SpectraFMWarning
+from ..flags import MASKING_FLAGS, Flag
+from ..training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig
+from .stars import NOMINAL_POWER, miles_report, read_apstars
 
 __all__ = ["CASES", "area_under_roc", "benchmark_flags"]
 
 # no star of a pool of training, nor of another benchmark, has this seed
 _SEED, _N_STAR = 888_888, 256
-_POWER, _VELOCITY = {"apogee": 22_500.0, "optical": 2000.0}, {"apogee": 2.0, "optical": 5.0}
+# kinds of spectra, and what their velocities scatter by [km/s]
+_VELOCITY = {"apogee": 2.0, "optical": 5.0}
 # flags that come from the statistics
 _STRANGE = Flag.WRONG_MEDIUM
 for _bit in STATISTICS.values():
@@ -170,7 +168,7 @@ CASES = {
 }
 
 
-def benchmark_flags(data_folder, model=None, rivals=True, n_star=_N_STAR):
+def benchmark_flags(data_folder, model=None, n_star=_N_STAR):
     """Measure how well flags catch spectra that should not be believed.
 
     Good stars are synthetic ones that were in no pool of training, real stars of MILES that
@@ -184,8 +182,6 @@ def benchmark_flags(data_folder, model=None, rivals=True, n_star=_N_STAR):
         Holds the folders ``miles`` and ``apogee``; what is not there is left out.
     model : str or pathlib.Path, SpectraFM, optional
         Weights; the packaged ones when left out.
-    rivals : bool, optional
-        Not used; there are none.
     n_star : int, optional
         Synthetic stars of each kind.
 
@@ -198,24 +194,24 @@ def benchmark_flags(data_folder, model=None, rivals=True, n_star=_N_STAR):
     yield f"{fm!r}"
     yield "area under the ROC curve of strangeness; share with a flag of the statistics; flags of more than a tenth"
     names = [domain.name for domain in fm.info.domains]
-    for name in _POWER:
+    for name in _VELOCITY:
         if name not in names:
             continue
         if not fm.info.domains[fm.info.number_of(name)].thresholds:
-            yield f"{name}: these weights have no thresholds; see spectrafm.diagnostics.set_thresholds"
+            yield f"{name}: these weights have no thresholds; see spectrafm.thresholds.set_thresholds"
         stars = _synthetic(fm, name, n_star)
         yield f"{name}: {len(stars)} synthetic stars"
         yield from _report(fm, stars, fm.normalizer_of(name))
         if name == "optical":
-            yield from _miles(fm, Path(data_folder))
+            yield from miles_report(fm, data_folder, partial(_miles, fm))
         else:
-            yield from _apogee(fm, Path(data_folder))
+            yield from _apogee(fm, data_folder)
 
 
 def _synthetic(fm, name, n_star):
     """Return stars as an instrument sees them, at rest."""
     config = ObservationConfig(
-        resolving_power=_POWER[name],
+        resolving_power=NOMINAL_POWER[name],
         nominal=1.0,
         power_spread=0.2,
         pixels_per_fwhm=(2.0, 3.3),
@@ -265,34 +261,22 @@ def _line(name, n_star, area, flag):
     return f"  {name:<26}{n_star:>5} {area:>7} {caught:>7.3f}  {' '.join(often)}".rstrip()
 
 
-def _miles(fm, folder):
+def _miles(fm, miles):
     """Yield lines of real stars of MILES."""
-    try:
-        data = read_data("miles", folder)
-    except (InputValueError, OSError) as error:
-        yield f"no MILES: {error}"
-        return
-    _, test, _ = stars_apart(fm, data, "miles", "small")
-    inside = (data.wavelength > 3600) & (data.wavelength < 7400)
-    teff = data.labels["teff"]
-
-    def stars(rows):
-        return list(from_arrays(data.wavelength[inside], data.flux[rows][:, inside], resolving_power=2000))
-
+    test, teff = miles.test, miles.data.labels["teff"]
     usual = test[(teff[test] > _COOL) & (teff[test] < _HOT)]
     yield f"MILES: {len(usual)} real stars; none trained the weights or set a threshold"
     others = {
-        f"real, teff > {_HOT:.0f} K": stars(test[teff[test] > _HOT]),
+        f"real, teff > {_HOT:.0f} K": miles.spectra(test[teff[test] > _HOT]),
         # there is hardly one that the weights have not seen
-        f"real, teff < {_COOL:.0f} K, all": stars(np.flatnonzero(teff < _COOL)),
+        f"real, teff < {_COOL:.0f} K, all": miles.spectra(np.flatnonzero(teff < _COOL)),
     }
-    yield from _report(fm, stars(usual), fm.normalizer_of("optical"), others)
+    yield from _report(fm, miles.spectra(usual), fm.normalizer_of("optical"), others)
 
 
 def _apogee(fm, folder):
     """Yield lines of the real stars of APOGEE."""
-    for path in sorted((folder / "apogee").glob("apStar-*.fits")):
-        star = read_apstar(path)
+    for star in read_apstars(folder):
         [strange], [flag] = _judge(fm, [star])
         told = " ".join(bit.name for bit in Flag if int(flag) & bit)
         yield f"  {star.identifier}: strangeness {strange:.2f}, flag {flag} {told}".rstrip()

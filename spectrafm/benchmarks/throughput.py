@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import torch
 
-from .core import SpectraFM
-from .stellarperceptron import StellarPerceptron
-from .stellarperceptron.trainer import Trainer
-from .training import build_stream, load_recipe
-from .training.train import make_vocabulary
+from ..core import SpectraFM
+from ..stellarperceptron import StellarPerceptron
+from ..stellarperceptron.trainer import Trainer
+from ..training import build_stream, load_recipe, make_vocabulary
 
 __all__ = ["benchmark_throughput"]
 
@@ -20,7 +19,7 @@ _N_POOL, _N_STAR = 2000, 96
 _WARM_UP, _COUNTED = 4, 8
 
 
-def benchmark_throughput(data_folder, model=None, rivals=True, recipes=_RECIPES):
+def benchmark_throughput(data_folder, model=None, recipes=_RECIPES):
     """Train each recipe for a moment and infer with it, on a GPU if there is one.
 
     Stars are made by the process that learns from them: ``data_share`` of the time goes into that, and other
@@ -32,8 +31,6 @@ def benchmark_throughput(data_folder, model=None, rivals=True, recipes=_RECIPES)
         With the data sets of the recipes.
     model : str or pathlib.Path, optional
         Weights that lend their standardisation; the packaged ones when left out.
-    rivals : bool, optional
-        Not used; there are none.
     recipes : sequence of str, optional
         Names of recipes.
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from spectrafm.benchmarks.networks import GridNetwork, train_rival
 from spectrafm.continuum import ContinuumNormalizer
 from spectrafm.exceptions import InputValueError
-from spectrafm.rivals import GridNetwork, train_rival
 from spectrafm.stellarperceptron import FitConfig, Vocabulary
 from spectrafm.tests.fake_grid import LABELS, fake_emulator
 from spectrafm.training import (
@@ -16,8 +16,8 @@ from spectrafm.training import (
     RequestConfig,
     StarStream,
     StreamPart,
+    standardize,
 )
-from spectrafm.training.train import standardize
 
 
 @pytest.mark.parametrize("kind", ["perceptron", "convolutional"])

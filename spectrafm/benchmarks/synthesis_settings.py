@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from .synthesizer import check_ready, synthesize
-from .windows import WINDOWS, get_window
+from ..synthesis import WINDOWS, get_window, synthesize
+from ..synthesis.synthesizer import check_ready
 
 __all__ = ["benchmark_settings"]
 
@@ -20,13 +20,11 @@ _STARS = {
 _FINE = {"synthesis_step": 1.0, "threshold": 0.0005, "outer_layer_step": 1, "n_angle": 6}
 
 
-def benchmark_settings(data_folder=None, model=None, rivals=True, windows=tuple(WINDOWS)):
+def benchmark_settings(windows=tuple(WINDOWS)):
     """Synthesize some stars as grids have them, and much more finely.
 
     Parameters
     ----------
-    data_folder, model, rivals
-        Not used; those of every benchmark.
     windows : sequence of str or Window, optional
         Names or windows.
 

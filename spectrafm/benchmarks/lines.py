@@ -3,22 +3,23 @@
 import numpy as np
 import torch
 
-from ._table_formats import column_values
-from .adapters import from_arrays
-from .benchmarks import mad_std
-from .core import SpectraFM
-from .explanation import label_attention, label_sensitivity, line_enrichment
-from .lines import LINES, element_lines
-from .synthesis import load_emulator
+from .._numerics import mad_std
+from .._table_formats import column_values
+from ..adapters import from_arrays
+from ..core import SpectraFM
+from ..explanation import label_attention, label_sensitivity, line_enrichment
+from ..lines import LINES, element_lines
+from ..synthesis import load_emulator
+from .stars import NOMINAL_POWER, VSINI
 
 __all__ = ["benchmark_lines", "synthetic_stars"]
 
-# resolving power and range of the spectra of each kind, well inside of the emulator's
-_VIEWS = {"apogee": (22_500.0, 15_150.0, 16_950.0), "optical": (2000.0, 3620.0, 7430.0)}
+# range of the spectra of each kind [Angstrom], well inside of the emulator's
+_VIEWS = {"apogee": (15_150.0, 16_950.0), "optical": (3620.0, 7430.0)}
 _LABELS = ("fe_h", "na_fe", "mg_fe", "al_fe", "si_fe", "ca_fe", "ti_fe")
 # too weak in the H band, two lines of some per cent, to expect anything
 _LEFT_OUT = {"apogee": ("na_fe",)}
-_N_STAR, _SEED, _SNR, _VSINI, _PIXELS = 32, 20_250_101, 100.0, 3.0, 3.0
+_N_STAR, _SEED, _SNR, _PIXELS = 32, 20_250_101, 100.0, 3.0
 # half width of a line, in resolution elements, and step of the derivative of synthetic spectra [dex]
 _HALF_WIDTH, _STEP = 1.5, 0.1
 
@@ -51,7 +52,7 @@ def synthetic_stars(emulator, n_star=_N_STAR, seed=_SEED):
     return emulator.label_array(labels)
 
 
-def benchmark_lines(data_folder, model=None, rivals=True, n_star=_N_STAR, domains=tuple(_VIEWS)):
+def benchmark_lines(model=None, n_star=_N_STAR, domains=tuple(_VIEWS)):
     """Compare where weights look for an abundance with where the lines of the element are.
 
     Of synthetic giants and dwarfs, the mean attention and the mean absolute sensitivity of
@@ -62,12 +63,8 @@ def benchmark_lines(data_folder, model=None, rivals=True, n_star=_N_STAR, domain
 
     Parameters
     ----------
-    data_folder : str or pathlib.Path
-        Not used: all stars are synthetic.
     model : str or pathlib.Path, optional
         Weights; the packaged ones when left out.
-    rivals : bool, optional
-        Not used; there are none.
     n_star : int, optional
         Number of stars.
     domains : sequence of str, optional
@@ -90,14 +87,14 @@ def benchmark_lines(data_folder, model=None, rivals=True, n_star=_N_STAR, domain
 
 
 def _domain(fm, name, n_star):
-    power, low, high = _VIEWS[name]
+    power, (low, high) = NOMINAL_POWER[name], _VIEWS[name]
     number = fm.info.number_of(name)
     emulator = load_emulator(name)
     wavelength = np.exp(np.arange(np.log(low), np.log(high), 1 / (_PIXELS * power)))
     stars = synthetic_stars(emulator, n_star)
 
     def spectra(stars):
-        seen = {"resolving_power": power, "vsini": _VSINI, "wavelength": wavelength}
+        seen = {"resolving_power": power, "vsini": VSINI, "wavelength": wavelength}
         with torch.inference_mode():
             return emulator.flux(torch.from_numpy(stars), **seen).double().numpy()
 

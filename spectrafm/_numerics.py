@@ -1,0 +1,44 @@
+"""Robust scatter, in NumPy alone."""
+
+import numpy as np
+
+__all__ = ["MAD_TO_STD", "mad_std", "robust_rms"]
+
+#: What a median absolute deviation is multiplied by for the standard deviation of a Gaussian.
+MAD_TO_STD = 1.4826
+
+
+def mad_std(x):
+    """Return the robust standard deviation of numbers about their median.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        Numbers of any shape; those that are not finite are left out.
+
+    Returns
+    -------
+    float
+        1.4826 times the median absolute deviation; NaN where no number is finite.
+    """
+    x = np.asarray(x)
+    x = x[np.isfinite(x)]
+    return robust_rms(x - np.median(x)) if x.size else float("nan")
+
+
+def robust_rms(x):
+    """Return the robust root mean square of numbers, about zero.
+
+    Parameters
+    ----------
+    x : numpy.ndarray
+        Numbers of any shape; those that are not finite are left out.
+
+    Returns
+    -------
+    float
+        1.4826 times the median of their size; NaN where no number is finite.
+    """
+    x = np.asarray(x)
+    x = x[np.isfinite(x)]
+    return float(MAD_TO_STD * np.median(np.abs(x))) if x.size else float("nan")

@@ -1,0 +1,139 @@
+"""Figures of benchmarks, and the lines that hold them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._numerics import mad_std, robust_rms
+from ..quantities import get_quantity
+from ..results import label_values
+
+__all__ = ["Residuals", "error_cells", "label_arrays", "result_header", "result_line"]
+
+
+@dataclass
+class Residuals:
+    """Predictions of one label by one method, with the truth.
+
+    Attributes
+    ----------
+    predicted, error : numpy.ndarray
+        ``(n_star,)``; error NaN where the method gives none.
+    truth, truth_error : numpy.ndarray
+        ``(n_star,)``; NaN where not known.
+    """
+
+    predicted: np.ndarray
+    error: np.ndarray
+    truth: np.ndarray
+    truth_error: np.ndarray
+
+    def summary(self, stars):
+        """Return the figures of some of the stars.
+
+        Parameters
+        ----------
+        stars : numpy.ndarray
+            ``(n_star,)`` bool.
+
+        Returns
+        -------
+        dict
+            ``n``, ``bias`` (median), ``mad_std``, ``std``, and the fractions of
+            residuals within one and two sigma (errors of both added).
+        """
+        residual = (self.predicted - self.truth)[stars]
+        known = np.isfinite(residual)
+        residual = residual[known]
+        total = np.hypot(self.error, np.nan_to_num(self.truth_error))[stars][known]
+        z = np.abs(residual) / total
+        has_error = np.isfinite(z)
+        return {
+            "n": int(known.sum()),
+            "bias": float(np.median(residual)),
+            "mad_std": mad_std(residual),
+            "std": float(residual.std()),
+            "within_1_sigma": float((z[has_error] < 1).mean()) if has_error.any() else float("nan"),
+            "within_2_sigma": float((z[has_error] < 2).mean()) if has_error.any() else float("nan"),
+        }
+
+
+def result_line(method, label, stars, figures):
+    """Return a line of a report.
+
+    Parameters
+    ----------
+    method, label, stars : str
+        Who, what, of which stars.
+    figures : dict
+        From `Residuals.summary`.
+
+    Returns
+    -------
+    str
+    """
+    unit = 0 if get_quantity(label).unit == "K" else 3
+    coverage = f"{figures['within_1_sigma']:8.3f} {figures['within_2_sigma']:8.3f}"
+    if not np.isfinite(figures["within_1_sigma"]):
+        coverage = f"{'-':>8} {'-':>8}"
+    return (
+        f"{method:<22} {label:<8} {stars:<22} {figures['n']:6d} {figures['bias']:+9.{unit}f} "
+        f"{figures['mad_std']:9.{unit}f} {figures['std']:9.{unit}f} {coverage}"
+    )
+
+
+def result_header():
+    """Return the names of the columns of `result_line`.
+
+    Returns
+    -------
+    str
+    """
+    return (
+        f"{'method':<22} {'label':<8} {'stars':<22} {'n':>6} {'bias':>9} {'mad_std':>9} {'std':>9} "
+        f"{'in 1 s':>8} {'in 2 s':>8}"
+    )
+
+
+def label_arrays(table, labels):
+    """Return labels and their errors as plain arrays.
+
+    Parameters
+    ----------
+    table : `~astropy.table.QTable`
+        From `SpectraFM.infer`.
+    labels : sequence of str
+        Names.
+
+    Returns
+    -------
+    values, errors : dict of str to numpy.ndarray
+        ``(n_star,)`` by label, NaN where masked.
+    """
+    found = {name: label_values(table, name) for name in labels}
+    return tuple({name: both[i] for name, both in found.items()} for i in (0, 1))
+
+
+def error_cells(labels, truth, values, errors):
+    """Return error and coverage of labels, in columns.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Names, one a column.
+    truth, values, errors : dict of str to numpy.ndarray
+        ``(n_star,)`` by label: the true labels, the predicted ones and their errors.
+
+    Returns
+    -------
+    str
+        For each label 22 characters: 1.4826 times the median size of the error, and the fractions of
+        stars within one and two predicted sigma.
+    """
+    cells = []
+    for k in labels:
+        residual = values[k] - truth[k]
+        z = np.abs(residual) / errors[k]
+        number = f"{robust_rms(residual):.{0 if k == 'teff' else 3}f}"
+        cells.append(f"{number:>8} {np.nanmean(z < 1):6.2f} {np.nanmean(z < 2):6.2f}")
+    return "".join(cells)
