@@ -8,8 +8,12 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from types import UnionType
+from typing import get_args, get_origin
 
-from ..exceptions import ConfigError
+import numpy as np
+
+from ..exceptions import ConfigError, InputTypeError
 
 __all__ = [
     "OPINION_SETTINGS",
@@ -18,6 +22,7 @@ __all__ = [
     "Config",
     "FitConfig",
     "ModelConfig",
+    "check_type",
     "negative",
     "not_counts",
     "not_fractions",
@@ -39,6 +44,27 @@ def refuse(name, problems):
     """
     if problems:
         raise ConfigError(f"{name}: " + "; ".join(problems))
+
+
+def check_type(name, value, kind):
+    """Refuse an argument of another type.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument.
+    value : object
+        What came.
+    kind : type
+        What is expected.
+
+    Raises
+    ------
+    InputTypeError
+        It is something else.
+    """
+    if not isinstance(value, kind):
+        raise InputTypeError(f"{name}: of type {type(value).__name__}, expected {kind.__name__}")
 
 
 def _wrong(config, names, is_right, what):
@@ -141,13 +167,57 @@ def negative(config, names):
     return _wrong(config, names, lambda value: 0 <= value < math.inf, "not be negative or infinite")
 
 
-#: What settings of a type may be, and how that is called.
-_TYPES = {float: (Real, "a number"), int: (Integral, "an integer"), str: (str, "a text"), tuple: (tuple, "a tuple")}
-_TYPES[bool] = bool, "True or False"
+#: What a setting of a type may be, and how that is called.
+_TYPES = {
+    float: (Real, "a number"),
+    int: (Integral, "an integer"),
+    str: (str, "a string"),
+    tuple: (tuple, "a tuple"),
+    dict: (dict, "a dictionary"),
+    bool: (bool, "True or False"),
+    type(None): (type(None), "None"),
+}
+
+
+def _entry(kind):
+    """Return the type of the entries of ``tuple[kind, ...]`` or ``dict[str, kind]``."""
+    return get_args(kind)[get_origin(kind) is dict]
+
+
+def _is_a(value, kind):
+    """Tell whether a value is of the type of a field, such as ``tuple[str, ...]`` or ``int | None``."""
+    inner = get_args(kind)
+    if isinstance(kind, UnionType):
+        return any(_is_a(value, one) for one in inner)
+    if inner:
+        entries = value.values() if isinstance(value, dict) else value
+        return isinstance(value, get_origin(kind)) and all(_is_a(entry, _entry(kind)) for entry in entries)
+    # True and False are integers to Python
+    return isinstance(value, _TYPES.get(kind, (kind,))[0]) and not (isinstance(value, bool) and kind in (int, float))
+
+
+def _called(kind):
+    """Return how the type of a field is called in messages."""
+    inner = get_args(kind)
+    if isinstance(kind, UnionType):
+        return " or ".join(map(_called, inner))
+    if inner:
+        entry = _called(_entry(kind)).partition(" ")[2]
+        return f"{_called(get_origin(kind))} of {entry}s"
+    return _TYPES[kind][1] if kind in _TYPES else f"a {kind.__name__}"
+
+
+def _plain(value):
+    """Return a number of NumPy as one of Python, as JSON needs it, in tuples too; anything else as it is."""
+    if isinstance(value, tuple) and any(isinstance(entry, (np.generic, tuple)) for entry in value):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class Config:
     """Types of settings, and conversion to and from plain dictionaries, shared by all configurations.
+
+    Numbers of NumPy become those of Python.
 
     Raises
     ------
@@ -159,10 +229,13 @@ class Config:
         """Refuse settings of wrong types before their values are looked at."""
         problems = []
         for field in dataclasses.fields(self):
-            value, (kind, what) = getattr(self, field.name), _TYPES.get(field.type, (object, ""))
-            # True and False are integers to Python
-            if not isinstance(value, kind) or (isinstance(value, bool) and field.type in (int, float)):
-                problems.append(f"{field.name} must be {what}, not {value!r}")
+            value = getattr(self, field.name)
+            if (plain := _plain(value)) is not value:
+                # a frozen configuration is not complete yet
+                object.__setattr__(self, field.name, plain)
+                value = plain
+            if not _is_a(value, field.type):
+                problems.append(f"{field.name} must be {_called(field.type)}, not {value!r}")
         refuse(type(self).__name__, problems)
 
     def to_dict(self):
@@ -172,11 +245,13 @@ class Config:
         -------
         dict
         """
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return dataclasses.asdict(
+            self, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs}
+        )
 
     @classmethod
     def from_dict(cls, settings):
-        """Build from a dictionary, refusing names that do not exist.
+        """Build from a dictionary, refusing names that do not exist and names that are missing.
 
         Parameters
         ----------
@@ -190,12 +265,17 @@ class Config:
         Raises
         ------
         ConfigError
-            Unknown field, or values that contradict each other.
+            Not a dictionary, unknown or missing fields, or values that contradict each other.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(settings) - known)
-        if unknown:
-            raise ConfigError(f"{cls.__name__}: unknown settings {unknown}; known are: {', '.join(sorted(known))}")
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{cls.__name__}: {settings!r}, expected a section (a dictionary of settings)")
+        fields = dataclasses.fields(cls)
+        known, nothing = {f.name for f in fields}, dataclasses.MISSING
+        needed = {f.name for f in fields if f.default is nothing and f.default_factory is nothing}
+        unknown, missing = sorted(set(settings) - known), sorted(needed - set(settings))
+        problems = [f"unknown settings {unknown}; known are: {', '.join(sorted(known))}"] if unknown else []
+        problems += [f"missing settings {missing}"] if missing else []
+        refuse(cls.__name__, problems)
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 
@@ -340,15 +420,15 @@ class ModelConfig(Config):
     patch_convolutions: tuple = ()
     patch_place: str = "add"
     asinh_softening: float = 0.05
-    readout_labels: tuple = ()
+    readout_labels: tuple[str, ...] = ()
     readout_dense: int = 2048
-    readout_ranges: tuple = ()
+    readout_ranges: tuple[float, ...] = ()
     fit_knots: tuple = ()
     fit_components: tuple = ()
     fit_dense: tuple = ()
-    opinion_labels: tuple = ()
+    opinion_labels: tuple[str, ...] = ()
     opinion_flux: str = ""
-    opinion_range: tuple = ()
+    opinion_range: tuple[float, ...] = ()
     opinion_knots: int = 512
     opinion_components: int = 64
     opinion_dense: tuple = (256, 256)

@@ -1,17 +1,18 @@
 """`StellarPerceptron`: perceive what is known, request what is wanted."""
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ..exceptions import InputValueError
-from .config import FitConfig
+from .config import FitConfig, check_type
 from .layers import Memory
 from .model_core import StellarPerceptronCore
 from .precision import float64_device
 from .reference import read_reference
-from .tokens import TokenTable
+from .tokens import TokenTable, as_native
 from .trainer import TableStream, Trainer
 
 __all__ = ["Perception", "StellarPerceptron"]
@@ -30,10 +31,13 @@ class Perception:
         Encoder output and the decoder's keys and values, on the model's device.
     empty : numpy.ndarray
         ``(n_star,)`` bool, stars of which nothing at all was known.
+    made_by : int, optional
+        Tells the weights that made it from others, which it is not for.
     """
 
     memory: Memory
     empty: np.ndarray
+    made_by: int | None = None
 
     def __len__(self):
         """Return the number of stars."""
@@ -133,7 +137,12 @@ class StellarPerceptron(StellarPerceptronCore):
         empty = tokens.pad_mask.all(dim=1).cpu().numpy()
         self.torch_model.eval()
         with torch.inference_mode():
-            return Perception(self.torch_model.encode(tokens.to(self.device), need_attention), empty)
+            memory = self.torch_model.encode(tokens.to(self.device), need_attention)
+        return Perception(memory, empty, self._identity())
+
+    def _identity(self):
+        """Return a number that other weights do not have: training changes it, copies and devices do not."""
+        return zlib.crc32(self.torch_model.embedding_layer.embeddings.detach().cpu().numpy())
 
     def request(self, perception, names, wavelengths=None):
         """Ask for labels, or for flux at wavelengths, of perceived stars.
@@ -148,7 +157,7 @@ class StellarPerceptron(StellarPerceptronCore):
             ``(n_request,)`` names of what is wanted.
         wavelengths : array_like, optional
             ``(n_request,)`` or ``(n_star, n_request)`` [Angstrom, vacuum, rest
-            frame] where flux is wanted; 0 or NaN for quantities.
+            frame] where flux is wanted; those of quantities do not matter.
 
         Returns
         -------
@@ -158,8 +167,10 @@ class StellarPerceptron(StellarPerceptronCore):
 
         Raises
         ------
+        InputTypeError
+            Something else than a perception.
         InputValueError
-            Unknown names, or flux requested without a wavelength.
+            Unknown names, flux requested without a wavelength, or a perception of other weights.
         """
         token, prediction, sigma = self.request_standardized(perception, names, wavelengths)
         return self.vocabulary.destandardize(np.broadcast_to(token, prediction.shape), prediction, sigma)
@@ -179,7 +190,7 @@ class StellarPerceptron(StellarPerceptronCore):
         prediction, sigma : numpy.ndarray
             ``(n_star, n_request)`` float64, standardised.
         """
-        token, wavelength = self._check_request(names, wavelengths, len(perception))
+        token, wavelength = self._check_request(perception, names, wavelengths)
         prediction, log_variance, _ = self._decode(perception, token, wavelength, False)
         sigma = np.exp(0.5 * log_variance)
         prediction[perception.empty], sigma[perception.empty] = np.nan, np.nan
@@ -198,22 +209,31 @@ class StellarPerceptron(StellarPerceptronCore):
         numpy.ndarray
             ``(n_block, n_star, n_request, n_token)`` float64, mean over heads.
         """
-        token, wavelength = self._check_request(names, wavelengths, len(perception))
+        token, wavelength = self._check_request(perception, names, wavelengths)
         _, _, weights = self._decode(perception, token, wavelength, True)
         return np.stack([w.cpu().double().numpy() for w in weights])
 
-    def _check_request(self, names, wavelengths, n_star):
+    def _check_request(self, perception, names, wavelengths):
+        check_type("perception", perception, Perception)
+        if perception.made_by not in (None, self._identity()):
+            raise InputValueError(
+                "perception: of another model, or of this one before it was trained; expected what its perceive returns"
+            )
         names = np.atleast_1d(np.asarray(names, dtype=str))
+        if names.ndim > 1:
+            raise InputValueError(f"names: shape {names.shape}, expected a list of names")
         token = self.vocabulary.tokens(names, "names")
-        wavelength = np.zeros(len(names)) if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
-        if wavelength.shape not in (names.shape, (n_star, *names.shape)):
+        wavelength = np.zeros(len(names)) if wavelengths is None else as_native(wavelengths, np.float64)
+        if wavelength.shape not in (names.shape, (len(perception), *names.shape)):
             raise InputValueError(f"wavelengths: shape {wavelength.shape}, expected one a name, {names.shape}")
-        wavelength = np.nan_to_num(wavelength, nan=0.0)
+        wavelength = np.where(np.isfinite(wavelength), wavelength, 0.0)
         there = np.atleast_2d(wavelength > 0).all(axis=0)
-        nowhere = [str(n) for n, ok in zip(names, there, strict=True) if n in self.vocabulary.flux and not ok]
-        if nowhere and self.config.patch_size > 1:
-            raise InputValueError(f"wavelengths: {nowhere[0]!r} is asked for without a wavelength; give one [Angstrom]")
-        return token, wavelength
+        is_flux = np.isin(names, self.vocabulary.flux)
+        if (is_flux & ~there).any():
+            nowhere = str(names[is_flux & ~there][0])
+            raise InputValueError(f"wavelengths: {nowhere!r} is asked for without a wavelength; give one [Angstrom]")
+        # where the vocabulary says what is a flux, nothing else is at a wavelength
+        return token, np.where(is_flux, wavelength, 0.0) if self.vocabulary.flux else wavelength
 
     def _decode(self, perception, token, wavelength, need_weights):
         n_star = len(perception)
@@ -256,7 +276,7 @@ class StellarPerceptron(StellarPerceptronCore):
         ----------
         stars : TokenTable, StarStream or AheadStream
             Spectra and quantities; a stream draws its own.
-        targets : sequence of str, optional
+        targets : str or sequence of str, optional
             Quantities to learn to predict; needed with a table.
         config : FitConfig, optional
             Steps, learning rate, seed and the rest.
@@ -273,14 +293,17 @@ class StellarPerceptron(StellarPerceptronCore):
         Raises
         ------
         InputValueError
-            A table without targets, or targets that are not in it; a stream beside what only a
-            table needs.
+            A table without targets or without pixels, targets that are not in it or hold numbers that
+            they cannot have, validation stars that are not in it; a stream beside what only a table
+            needs; ``resume`` without a folder.
+        InputTypeError
+            A configuration of another type.
         TrainingError
             A loss or gradient that is not finite.
         CheckpointError
-            ``resume`` with a checkpoint of another configuration.
+            ``resume`` with a checkpoint that is damaged, or of another configuration, table or split.
         """
-        config = config or FitConfig()
+        config = FitConfig() if config is None else config
         settings = {"augmentation": augmentation, "divisor": divisor, "validation": validation}
         if isinstance(stars, TokenTable):
             if not targets:

@@ -1,6 +1,7 @@
 """A network with its vocabulary: tokenisation, and the files on disk."""
 
 import json
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .._storage import from_bytes, matrix_from_bytes, matrix_to_bytes, to_bytes, write_json, write_tensors
-from ..exceptions import CheckpointError, ConfigError, InputValueError
-from .config import ModelConfig
+from ..exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
+from .config import ModelConfig, check_type
 from .growth import grown_state
 from .layers import StellarPerceptronTorchModel
 from .nn_utils import initial_weights
@@ -41,11 +42,21 @@ class StellarPerceptronCore:
         Where to run.
     seed : int, optional
         Seed of the initial weights.
+
+    Raises
+    ------
+    InputTypeError
+        A configuration or a vocabulary of another type.
+    InputValueError
+        A seed that is none, or a device that is not there.
     """
 
     def __init__(self, config, vocabulary, device="cpu", seed=0):
+        check_type("config", config, ModelConfig)
+        check_type("vocabulary", vocabulary, Vocabulary)
+        if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+            raise InputValueError(f"seed: {seed!r}, expected an integer of 0 or more")
         self.config, self.vocabulary = config, vocabulary
-        self.device = torch.device(device)
         flux_tokens = vocabulary.tokens(vocabulary.flux) if vocabulary.flux else ()
         readout_tokens, opinion_tokens = (
             _tokens_of(vocabulary, name, getattr(config, name)) for name in ("readout_labels", "opinion_labels")
@@ -59,9 +70,11 @@ class StellarPerceptronCore:
                 )
             opinion_flux = vocabulary.tokens(config.opinion_flux).item()
         tokens = (flux_tokens, readout_tokens, power, opinion_tokens, opinion_flux)
-        with initial_weights(seed):
+        with initial_weights(int(seed)):
             self.torch_model = StellarPerceptronTorchModel(config, vocabulary.rows, *tokens)
-        self.torch_model.to(self.device).eval()
+        self.torch_model.eval()
+        self.device = torch.device("cpu")
+        self.to(device)
 
     @property
     def n_parameter(self):
@@ -80,9 +93,23 @@ class StellarPerceptronCore:
         -------
         StellarPerceptronCore
             Itself.
+
+        Raises
+        ------
+        InputValueError
+            It is no device, or none that this machine has; the model stays where it was.
         """
-        self.device = torch.device(device)
-        self.torch_model.to(self.device)
+        try:
+            wanted = torch.device(device)
+            self.torch_model.to(wanted)
+        # what torch raises depends on the device, and on how it was built
+        except Exception as error:
+            self.torch_model.to(self.device)
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise InputValueError(
+                f"device: {str(device)!r} cannot be used here ({reason}); expected one that is there, for example 'cpu'"
+            ) from error
+        self.device = wanted
         return self
 
     @torch.inference_mode()
@@ -99,9 +126,7 @@ class StellarPerceptronCore:
         layer = self.torch_model.patch_layer
         if layer is None:
             return
-        flux = self.vocabulary.tokens(self.vocabulary.flux)
-        zero = torch.from_numpy(-self.vocabulary.mean[flux] / self.vocabulary.std[flux])
-        layer.flux_zero.copy_(zero.reshape(layer.flux_zero.shape))
+        self.set_flux_zero()
 
         def patches():
             for step in range(n_step):
@@ -113,6 +138,15 @@ class StellarPerceptronCore:
                     yield features[there.to(features.device)], width.broadcast_to(center.shape)[there]
 
         layer.set_components(patches())
+
+    @torch.inference_mode()
+    def set_flux_zero(self):
+        """Tell the patches what a flux of 0 is when it is standardised."""
+        layer = self.torch_model.patch_layer
+        if layer is not None:
+            flux = self.vocabulary.tokens(self.vocabulary.flux)
+            zero = torch.from_numpy(-self.vocabulary.mean[flux] / self.vocabulary.std[flux])
+            layer.flux_zero.copy_(zero.reshape(layer.flux_zero.shape))
 
     def most_pixels(self, n_known=0):
         """Return how many pixels of a star are seen at once.
@@ -150,12 +184,12 @@ class StellarPerceptronCore:
         ----------
         inputs : array_like
             ``(n_star, n_token)`` known values in physical units (flux
-            normalised as the model expects); NaN is not known.
+            normalised as the model expects); NaN is not known, nor is what is masked.
         names : array_like of str
             ``(n_token,)`` or ``(n_star, n_token)`` name of each.
         wavelengths : array_like, optional
             ``(n_token,)`` or ``(n_star, n_token)`` [Angstrom, vacuum, rest
-            frame]; 0 or NaN for what has none.
+            frame]; 0 or NaN for what has none. Only what is a flux has one.
         sigmas : array_like, optional
             ``(n_star, n_token)`` standard deviations; NaN is not known.
 
@@ -165,13 +199,22 @@ class StellarPerceptronCore:
 
         Raises
         ------
+        InputTypeError
+            Something else than numbers.
         InputValueError
             Unknown names, shapes that do not agree, too many tokens.
         """
-        inputs = as_native(np.atleast_2d(inputs), np.float64)
+
+        def numbers(name, array):
+            try:
+                return as_native(array, np.float64)
+            except (ValueError, TypeError) as error:
+                raise InputTypeError(f"{name}: expected an array of numbers ({error})") from error
+
+        inputs = np.atleast_2d(numbers("inputs", inputs))
 
         def spread(name, array, dtype):
-            array = np.asarray(array) if dtype is None else as_native(array, dtype)
+            array = np.asarray(array) if dtype is None else numbers(name, array)
             if array.shape not in (inputs.shape, inputs.shape[1:]):
                 raise InputValueError(
                     f"{name}: shape {array.shape}, expected {inputs.shape} or {inputs.shape[1:]} as of inputs"
@@ -284,9 +327,11 @@ class StellarPerceptronCore:
         Raises
         ------
         CheckpointError
-            Names or shapes that do not fit.
+            Names or shapes that do not fit, or weights that are not finite.
         """
         state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        if spoilt := [k for k, v in state.items() if not bool(torch.isfinite(v).all())]:
+            raise CheckpointError(f"weights are not finite: {', '.join(spoilt[:3])}; get the files again")
         try:
             self.torch_model.load_state_dict(state)
         except RuntimeError as error:
@@ -321,12 +366,25 @@ def read_config(folder):
     """
     try:
         settings = json.loads((folder / "config.json").read_text())
-        if settings["format"] in _READ:
-            return ModelConfig.from_dict(settings["model"]), Vocabulary(**settings["vocabulary"])
     except FileNotFoundError as error:
         raise CheckpointError(
             f"folder: {error.filename} not found; expected a folder with config.json and model.safetensors"
         ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"folder: {error.filename} cannot be read ({error.strerror}); expected a folder with config.json and "
+            "model.safetensors"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
+    if not isinstance(settings, dict) or not {"format", "model", "vocabulary"} <= settings.keys():
+        raise CheckpointError(
+            f"folder: {folder} is of something else than this model; expected what StellarPerceptron.save wrote "
+            "(StellarPerceptron.from_reference reads checkpoints of the published code)"
+        )
+    try:
+        if settings["format"] in _READ:
+            return ModelConfig.from_dict(settings["model"]), Vocabulary(**settings["vocabulary"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"folder: {folder} is damaged ({error}); get the files again") from error
     raise CheckpointError(

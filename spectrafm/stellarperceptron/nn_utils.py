@@ -10,7 +10,7 @@ import torch
 from ..exceptions import InputValueError
 from .config import AugmentationConfig
 from .precision import float64_device
-from .tokens import Tokens, as_native, evenly
+from .tokens import Tokens, as_names, as_native, evenly
 
 __all__ = [
     "TrainingBatch",
@@ -165,7 +165,7 @@ class TrainingGenerator:
         The stars.
     vocabulary : Vocabulary
         Names and standardisation.
-    targets : sequence of str
+    targets : str or sequence of str
         Quantities to ask for.
     indices : array_like of int, optional
         Stars to draw from; all when left out.
@@ -183,6 +183,12 @@ class TrainingGenerator:
         applies too. It is called after noise and windows.
     seed, rank, world_size : int
         Seed; number of this process and of all processes.
+
+    Raises
+    ------
+    InputValueError
+        Targets that are not in the table, or hold numbers that they cannot have (infinite ones, none that is positive
+        where the logarithm is learnt, errors that are negative or infinite); no star to draw from.
     """
 
     def __init__(
@@ -201,13 +207,14 @@ class TrainingGenerator:
         rank=0,
         world_size=1,
     ):
-        self.table, self.vocabulary, self.targets = table, vocabulary, tuple(targets)
+        self.table, self.vocabulary, self.targets = table, vocabulary, as_names(targets)
         self.indices = np.arange(len(table)) if indices is None else np.asarray(indices)
         if not len(self.indices):
             raise InputValueError("indices: no star to draw from; expected at least one")
         missing = [t for t in self.targets if t not in table.names]
         if missing:
             raise InputValueError(f"targets: {missing} not in the table; it has {', '.join(table.names)}")
+        _check_targets(table, self.targets, vocabulary.log)
         self.batch_size, self.context_length, self.patch_size = batch_size, context_length, patch_size
         self.augmentation = augmentation or AugmentationConfig()
         if self.augmentation.reddening and table.extinction is None:
@@ -273,9 +280,12 @@ class TrainingGenerator:
         n_star, n_pixel = flux.shape
         sigma = None if table.sigma is None else as_native(table.sigma[stars], np.float32)
         sigma = np.full_like(flux, np.nan) if sigma is None else sigma
+        # errors that cannot be are not known, as in inference
+        sigma = np.where((sigma >= 0) & (sigma < np.inf), sigma, np.nan)
         wavelength = as_native(table.wavelength, np.float64)
         wavelength = np.broadcast_to(wavelength if wavelength.ndim == 1 else wavelength[stars], flux.shape)
-        there = np.isfinite(flux)
+        somewhere = (wavelength > 0) & (wavelength < np.inf)
+        there = np.isfinite(flux) & somewhere
         values = as_native(table.values[stars], np.float64)
         errors = np.full_like(values, np.nan) if table.errors is None else as_native(table.errors[stars], np.float64)
         given, only = self._draw_given(np.isfinite(values[:, self.given_columns]), rng)
@@ -304,7 +314,8 @@ class TrainingGenerator:
         request = self._requests(values, errors, given)
         n_flux = self.augmentation.flux_requests if rng is not None else 0
         if n_flux:
-            more = self._flux_requests(n_flux, clean, clean_sigma, wavelength, there, only, rng)
+            at = np.where(somewhere, wavelength, 0.0)
+            more = self._flux_requests(n_flux, np.where(there, clean, np.nan), clean_sigma, at, there, only, rng)
             request = [np.concatenate(pair, axis=1) for pair in zip(request, more, strict=True)]
         token, at, target, target_sigma, weight = request
         single = (torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in (target, target_sigma, weight))
@@ -412,6 +423,27 @@ class TrainingGenerator:
         sigma = self.vocabulary.standardize_sigma(token, take[0], take[1])
         weight = np.broadcast_to(np.where(only, 1.0, self.augmentation.flux_weight), token.shape)
         return [token, np.array(take[2]), target, sigma, weight]
+
+
+def _check_targets(table, targets, log):
+    """Refuse numbers that nothing can be learnt from, naming the target, how many there are and the first of them."""
+    for name in targets:
+        values = table.column(name)
+        checks = [("values", values, np.isinf(values), "finite numbers")]
+        if name in log:
+            checks.append(("values", values, values <= 0, "positive numbers, as the logarithm is learnt"))
+        if table.errors is not None:
+            errors = as_native(table.errors[:, table.names.index(name)], np.float64)
+            # that of what is not known does not matter
+            impossible = ((errors < 0) | np.isinf(errors)) & ~np.isnan(values)
+            checks.append(("errors", errors, impossible, "finite standard deviations, 0 or more"))
+        for what, numbers, wrong, expected in checks:
+            if wrong.any():
+                first = np.flatnonzero(wrong)[0]
+                raise InputValueError(
+                    f"{what}: {name!r} of {np.count_nonzero(wrong)} of {len(wrong)} stars cannot be learnt from, first "
+                    f"{numbers[first]:g} in row {first}; expected {expected}, and NaN where not known"
+                )
 
 
 def split_by_star(n_star, fraction, seed):

@@ -112,7 +112,6 @@ def assign_patches(wavelength, good, *, patch_size, patch_width, patch_anchor):
         ``(n_star, n_patch)`` float64: central wavelength [Angstrom] (0 where
         the patch has no good pixel) and width in ln(wavelength).
     """
-    n_pixel = wavelength.shape[1]
     x = torch.log(torch.where(good, wavelength, patch_anchor) / patch_anchor)  # (n_star, n_pixel)
     spacing, typical = _spacing(x, good, patch_width / patch_size)
     # a hair of tolerance, so that rounding does not decide the level
@@ -126,7 +125,7 @@ def assign_patches(wavelength, good, *, patch_size, patch_width, patch_anchor):
     new[:, 1:] = cell[:, 1:] != cell[:, :-1]
     # number the cells that hold good pixels, in order of wavelength
     patch = (torch.cumsum(new & good, dim=1) - 1).clamp(min=0)
-    n_patch = int(patch.max()) + 1 if n_pixel else 1
+    n_patch = int(patch.max()) + 1 if patch.numel() else 1
 
     reach = _REACH * typical[:, None]
     step = torch.minimum(torch.nan_to_num(spacing, nan=torch.inf), reach)
@@ -159,7 +158,7 @@ def ascending(wavelength, good):
         ``(n_star, n_most_good)`` int64, numbers of pixels.
     """
     n_good = good.sum(dim=1, keepdim=True)
-    n_most = max(int(n_good.max()), 1)
+    n_most = max(int(n_good.max()), 1) if len(good) else 1
     highest = torch.where(good, wavelength, -torch.inf).cummax(dim=1).values
     if bool((good & (wavelength < highest)).any()):
         return torch.argsort(torch.where(good, wavelength, torch.inf), dim=1, stable=True)[:, :n_most]
@@ -289,7 +288,7 @@ class PatchEmbedding(nn.Module):
         summed.scatter_add_(2, index, channels * (1 - share))
         summed.scatter_add_(2, index + 1, channels * share)
         summed = summed.view(n_star, self.n_channel, n_patch, n_knot).transpose(1, 2)
-        return summed.reshape(n_star, n_patch, -1), center, width
+        return summed.flatten(2), center, width
 
     def _interpolated(self, channels, wavelength, good, center, width):
         """Return channels ``(n_star, n_channel, n_patch * n_knot)`` between pixels, 0 where there are none near."""

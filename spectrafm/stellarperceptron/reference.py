@@ -15,6 +15,10 @@ from .vocabulary import Vocabulary
 __all__ = ["read_reference"]
 
 
+# what files of other structure end in
+_DAMAGED = (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError, EOFError)
+
+
 def read_reference(folder):
     """Read configuration, vocabulary and weights of a published checkpoint.
 
@@ -46,7 +50,7 @@ def read_reference(folder):
         raise CheckpointError(
             f"folder: {error.filename} not found; expected config.json, weights.pt and embed_map.npz"
         ) from error
-    except (KeyError, ValueError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except (*_DAMAGED, OSError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"folder: {folder} is not a checkpoint of the published code ({error})") from error

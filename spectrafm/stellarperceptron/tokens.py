@@ -10,29 +10,54 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..exceptions import InputValueError
+from ..exceptions import InputTypeError, InputValueError
 from .precision import float64_device
 
-__all__ = ["TokenTable", "Tokens", "as_native", "evenly", "in_columns", "places_among"]
+__all__ = ["TokenTable", "Tokens", "as_names", "as_native", "evenly", "in_columns", "places_among"]
 
 
 def as_native(array, dtype=None):
-    """Return an array in native byte order, which is what torch accepts.
+    """Return an array in native byte order, which is what torch accepts, with NaN where it is masked.
 
     Parameters
     ----------
     array : array_like
-        Numbers of any byte order.
+        Numbers of any byte order; masked arrays, those of astropy and lists of them too.
     dtype : dtype, optional
-        Floating type wanted; the array's own when left out.
+        Floating type wanted; the array's own when left out, or float64 where integers are masked.
 
     Returns
     -------
     numpy.ndarray
         The array itself where nothing has to change.
     """
-    array = np.asarray(array)
-    return np.asarray(array, dtype=array.dtype.newbyteorder("=") if dtype is None else dtype)
+    if isinstance(array, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in array):
+        array = np.ma.asarray(array)
+    mask = getattr(array, "mask", False)
+    # the mask of pandas is a method
+    mask = False if callable(mask) else np.asarray(mask)
+    array = np.asarray(getattr(array, "unmasked", array))
+    # what single precision cannot hold is infinite
+    with np.errstate(over="ignore"):
+        array = np.asarray(array, dtype=array.dtype.newbyteorder("=") if dtype is None else dtype)
+    if not np.any(mask):
+        return array
+    return np.where(mask, np.nan, array)
+
+
+def as_names(names):
+    """Return names as a tuple; a string is one name.
+
+    Parameters
+    ----------
+    names : str or iterable of str
+        The names.
+
+    Returns
+    -------
+    tuple of str
+    """
+    return (names,) if isinstance(names, str) else tuple(map(str, names))
 
 
 def evenly(good, n_pixel):
@@ -184,22 +209,26 @@ class Tokens:
 class TokenTable:
     """Stars with spectra and named quantities: what a model is trained on.
 
-    Arrays are kept as they come (memory maps too) and read a batch at a time.
+    Arrays are kept as they come (memory maps too) and read a batch at a time; what is masked counts as NaN.
+    Lists become arrays.
 
     Attributes
     ----------
     flux : array_like
-        ``(n_star, n_pixel)``; NaN where there is no good pixel.
+        ``(n_star, n_pixel)``; NaN where there is no good pixel. Nor is there one where the flux or the
+        wavelength is infinite or no wavelength is given.
     wavelength : array_like
         ``(n_pixel,)`` or ``(n_star, n_pixel)`` [Angstrom, vacuum, rest frame].
     sigma : array_like or None
-        ``(n_star, n_pixel)`` standard deviation of the flux, NaN where not known.
+        ``(n_star, n_pixel)`` standard deviation of the flux; NaN where not known, as is what is negative or
+        infinite.
     values : array_like
         ``(n_star, n_quantity)`` named quantities in physical units, NaN where missing.
     errors : array_like or None
-        ``(n_star, n_quantity)`` their standard deviations, NaN where not known.
-    names : sequence of str
-        Names of the quantities.
+        ``(n_star, n_quantity)`` their standard deviations, NaN where not known. Negative or infinite ones count as
+        not known for inputs and are refused for targets.
+    names : str or sequence of str
+        Names of the quantities, each once.
     flux_name : str or sequence of str
         Name of the flux token, one for all pixels or one a pixel (paper).
     extinction : array_like or None
@@ -208,7 +237,9 @@ class TokenTable:
     Raises
     ------
     InputValueError
-        Shapes that do not agree.
+        Shapes that do not agree, or repeated names.
+    InputTypeError
+        Something else than arrays of numbers.
     """
 
     flux: np.ndarray
@@ -222,8 +253,15 @@ class TokenTable:
 
     def __post_init__(self):
         """Check the shapes against each other."""
+        for name in ("flux", "wavelength", "sigma", "values", "errors", "extinction"):
+            if (array := getattr(self, name)) is not None:
+                setattr(self, name, _numbers(name, array))
+        if np.ndim(self.flux) != 2:
+            raise InputValueError(f"flux: shape {np.shape(self.flux)}, expected (n_star, n_pixel); reshape it")
         n_star, n_pixel = np.shape(self.flux)
-        self.names = tuple(self.names)
+        self.names = as_names(self.names)
+        if repeated := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise InputValueError(f"names: {', '.join(repeated)} more than once; each column needs its own name")
         expected = {
             "wavelength": ((n_pixel,), (n_star, n_pixel)),
             "sigma": ((n_star, n_pixel),),
@@ -240,6 +278,11 @@ class TokenTable:
                     f"{name}: shape {np.shape(array)}, expected {' or '.join(map(str, shapes))} "
                     f"to go with flux of shape {(n_star, n_pixel)} and {len(self.names)} names"
                 )
+
+        if not isinstance(self.flux_name, str) and np.shape(self.flux_name) != (n_pixel,):
+            raise InputValueError(
+                f"flux_name: shape {np.shape(self.flux_name)}, expected one name or one a pixel, ({n_pixel},)"
+            )
 
     def __len__(self):
         """Return the number of stars."""
@@ -260,4 +303,16 @@ class TokenTable:
         """
         if name not in self.names:
             raise InputValueError(f"name: {name!r} is not in the table; it has {', '.join(self.names)}")
-        return np.asarray(self.values[:, self.names.index(name)], dtype=np.float64)
+        return as_native(self.values[:, self.names.index(name)], np.float64)
+
+
+def _numbers(name, array):
+    """Return a field of a table as what can be indexed as arrays are; memory maps and the like stay as they are."""
+    if not (hasattr(array, "dtype") and hasattr(array, "shape")):
+        try:
+            array = as_native(array)
+        except ValueError as error:
+            raise InputValueError(f"{name}: rows of different lengths, expected an array ({error})") from error
+    if getattr(array.dtype, "kind", "f") not in "fiub":
+        raise InputTypeError(f"{name}: of type {array.dtype}, expected an array of numbers")
+    return array

@@ -1,13 +1,16 @@
 """The training loop: exact resume, equal replicas, nothing hidden."""
 
 import csv
+import hashlib
 import json
 import logging
 import math
 import os
+import pickle
 import time
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +19,11 @@ from torch import distributed
 
 from .._progress import progress as progress_bar
 from .._storage import atomic_write
-from ..exceptions import CheckpointError, TrainingError
-from .config import AugmentationConfig, FitConfig, ModelConfig
+from ..exceptions import CheckpointError, InputValueError, TrainingError
+from .config import AugmentationConfig, FitConfig, ModelConfig, check_type
 from .muon import Muon, multiplies_bfloat16
 from .nn_utils import TrainingGenerator, learning_rate_factor, robust_mean_squared_error, seeded, split_by_star
+from .tokens import as_names, as_native
 
 __all__ = ["TableStream", "Trainer", "process_group", "processes"]
 
@@ -31,8 +35,12 @@ _VALIDATION_BATCH = 512
 _MUON_SIZE = 16
 # processes wait this long for one that calibrates
 _PATIENCE = timedelta(days=1)
-# what the stars decide about a vocabulary: not the same to the bit on another processor
+# what the stars decide about a vocabulary
 _STANDARDIZATION = ("mean", "std", "fitted")
+# what may differ by rounding, as on another processor
+_ROUNDED = 1e-6
+# stars, evenly chosen, whose spectra tell tables apart
+_LOOKED_AT = 256
 
 
 class TableStream:
@@ -41,11 +49,11 @@ class TableStream:
     Parameters
     ----------
     model : StellarPerceptron
-        A vocabulary that was never standardised is standardised from the training
-        stars, and so are the patches.
+        Names that were never standardised are standardised from the training stars. So are the
+        patches, where no name was.
     table : TokenTable
         Spectra and quantities.
-    targets : sequence of str
+    targets : str or sequence of str
         Quantities to learn to predict.
     config : FitConfig
         Batch size, seed and share of the stars to validate on.
@@ -53,22 +61,31 @@ class TableStream:
         What is drawn anew for every star and step.
     divisor : callable, optional
         See `TrainingGenerator`.
-    validation : array_like of int, optional
-        Stars to validate on; drawn with the seed when left out.
+    validation : array_like of int or bool, optional
+        Stars to validate on: their numbers, or a mask ``(n_star,)``; drawn with the seed when left out.
+
+    Raises
+    ------
+    InputValueError
+        Validation stars that are not in the table, or all of it; a table without any good pixel; targets as in
+        `TrainingGenerator`.
+    InputTypeError
+        Settings of another type.
     """
 
     def __init__(self, model, table, targets, config, *, augmentation=None, divisor=None, validation=None):
-        self.augmentation = augmentation or AugmentationConfig()
-        self.targets = tuple(targets)
+        check_type("config", config, FitConfig)
+        self.augmentation = AugmentationConfig() if augmentation is None else augmentation
+        check_type("augmentation", self.augmentation, AugmentationConfig)
+        self.targets = as_names(targets)
         if validation is None:
             train, validation = split_by_star(len(table), config.validation_fraction, config.seed)
         else:
-            validation = np.unique(validation)
+            validation = _check_validation(validation, len(table))
             train = np.setdiff1d(np.arange(len(table)), validation)
-        self.validation_stars = validation
-        standardize = not model.vocabulary.fitted
-        if standardize:
-            model.vocabulary.fit(table, train)
+        self.table, self.validation_stars = table, validation
+        if model.config.patch_size > 1 or np.shape(table.flux)[1]:
+            _check_pixels(table, train)
         rank, world_size = processes()
         self.generator = TrainingGenerator(
             table,
@@ -84,8 +101,14 @@ class TableStream:
             rank=rank,
             world_size=world_size,
         )
-        if standardize:
+        # what is set now stays: only from a table that nothing is wrong with
+        vocabulary = model.vocabulary
+        never, before = not vocabulary.fitted, vocabulary.is_fitted.copy()
+        vocabulary.fit(table, train)
+        if never:
             model.fit_patches(self)
+        elif (vocabulary.is_fitted != before)[vocabulary.tokens(vocabulary.flux)].any():
+            model.set_flux_zero()
 
     def batches(self, step):
         """Draw what a step needs.
@@ -123,7 +146,67 @@ class TableStream:
         -------
         dict
         """
-        return {"augmentation": self.augmentation.to_dict(), "targets": list(self.targets)}
+        return {
+            "augmentation": self.augmentation.to_dict(),
+            "targets": list(self.targets),
+            "validation": hashlib.sha256(self.validation_stars.astype("<i8").tobytes()).hexdigest(),
+            "table": {"names": list(self.table.names), "sums": self._sums},
+        }
+
+    @cached_property
+    def _sums(self):
+        """Shape of the table, and sums that another one would not have: of all quantities, of some of the spectra."""
+        table, some = self.table, np.unique(np.linspace(0, len(self.table) - 1, _LOOKED_AT).astype(int))
+        wavelength = table.wavelength if np.ndim(table.wavelength) == 1 else table.wavelength[some]
+        parts = [wavelength, table.flux[some], *as_native(table.values).T]
+        parts += [table.sigma[some]] if table.sigma is not None else []
+        parts += [*as_native(table.errors).T] if table.errors is not None else []
+        sums = [float(n) for n in np.shape(table.flux)]
+        for part in parts:
+            part = np.abs(as_native(part, np.float64)).ravel()
+            known = np.isfinite(part)
+            # weights that grow tell orders apart
+            weight = np.linspace(1.0, 2.0, part.size)
+            sums += [float(weight @ known), float(weight @ np.where(known, part, 0.0))]
+        return sums
+
+
+def _check_validation(validation, n_star):
+    """Return the numbers of the stars to validate on, each once."""
+    stars = np.asarray(validation)
+    if stars.dtype.kind == "b":
+        if stars.shape != (n_star,):
+            raise InputValueError(f"validation: a mask of shape {stars.shape}, expected ({n_star},): one a star")
+        stars = np.flatnonzero(stars)
+    elif stars.ndim != 1 or (stars.size and stars.dtype.kind not in "iu"):
+        raise InputValueError(
+            f"validation: {stars.dtype} of shape {stars.shape}, expected the numbers of stars, integers in one "
+            f"dimension, or a mask of {n_star} True and False"
+        )
+    elif (outside := (stars < 0) | (stars >= n_star)).any():
+        raise InputValueError(
+            f"validation: {np.count_nonzero(outside)} stars that are not in the table, the first is "
+            f"{stars[outside][0]}; expected numbers from 0 to {n_star - 1}"
+        )
+    stars = np.unique(stars).astype(np.int64)
+    if n_star and len(stars) == n_star:
+        raise InputValueError(f"validation: all {n_star} stars; leave some to train on")
+    return stars
+
+
+def _check_pixels(table, stars):
+    """Refuse spectra of which none has a good pixel."""
+    for start in range(0, len(stars), _LOOKED_AT):
+        some = stars[start : start + _LOOKED_AT]
+        flux = as_native(table.flux[some], np.float32)
+        wavelength = as_native(table.wavelength if np.ndim(table.wavelength) == 1 else table.wavelength[some])
+        if (np.isfinite(flux) & np.isfinite(wavelength) & (wavelength > 0)).any():
+            return
+    if len(stars):
+        raise InputValueError(
+            f"flux: no good pixel in {len(stars)} spectra; expected finite fluxes at positive, finite wavelengths "
+            "[Angstrom]"
+        )
 
 
 def processes():
@@ -181,10 +264,21 @@ class Trainer:
     watch : callable, optional
         Called with the number of the step at each validation, when the model is as it
         would be kept; training ends where it returns True.
+
+    Raises
+    ------
+    InputTypeError
+        A configuration of another type.
+    InputValueError
+        ``resume`` without a folder.
     """
 
     def __init__(self, model, stream, config=None, *, folder=None, resume=False, progress=False, watch=None):
-        self.model, self.stream, self.config, self.watch = model, stream, config or FitConfig(), watch
+        config = FitConfig() if config is None else config
+        check_type("config", config, FitConfig)
+        if resume and folder is None:
+            raise InputValueError("resume: True without a folder; give the folder whose checkpoint to go on from")
+        self.model, self.stream, self.config, self.watch = model, stream, config, watch
         self.folder = None if folder is None else Path(folder)
         self.resume, self.progress = resume, progress
         self.rank, self.world_size = processes()
@@ -207,13 +301,13 @@ class Trainer:
         network = self.model.torch_model
         blocks = [*network.torch_encoder.blocks, *network.torch_decoder.blocks] if self.config.compile else []
         for block in blocks:
-            block.compile(dynamic=True)
+            # in front of the method of its class: from `torch.nn.Module.compile` there is no public way back
+            block.forward = torch.compile(block.forward, dynamic=True)
         try:
             yield
         finally:
             for block in blocks:
-                # there is no public way back
-                block._compiled_call_impl = None
+                del block.forward
 
     def _run(self):
         config, network = self.config, self.model.torch_model
@@ -477,23 +571,63 @@ class Trainer:
 
     def _load_checkpoint(self):
         path = self.folder / "checkpoint.pt"
-        state = torch.load(path, map_location=self.model.device, weights_only=True)
-        theirs, ours = json.loads(state["settings"]), json.loads(self._settings())
-        # settings that are newer than the checkpoint are as they were by default
-        theirs["model"] = ModelConfig.from_dict(theirs["model"]).to_dict()
+        remedy = "resume with the settings it was started with, or start in an empty folder"
+        state, theirs = _read_checkpoint(path, self.model.device)
+        ours = json.loads(self._settings())
         scale, own = ({k: some["vocabulary"].pop(k) for k in _STANDARDIZATION} for some in (theirs, ours))
+        if missing := [k for k in ours if k not in theirs]:
+            raise CheckpointError(
+                f"folder: {path} does not tell {', '.join(missing)}: it is of an earlier version, or of training on "
+                f"something else; {remedy}"
+            )
+        sums = [some.get("table", {}).pop("sums", []) for some in (theirs, ours)]
         differ = [k for k in ours | theirs if theirs.get(k) != ours.get(k)]
-        if not differ and not all(np.allclose(scale[k], own[k], 1e-6, 1e-6) for k in scale):
+        if "table" not in differ and not _nearly(*sums, least=0.0):
+            differ.append("table")
+        if not differ and not all(_nearly(scale[k], own[k]) for k in ("mean", "std")):
             differ.append("standardisation, as of other stars")
         if differ:
-            raise CheckpointError(
-                f"folder: {path} was written with another {', '.join(differ)}; "
-                "resume with the settings it was started with, or start in an empty folder"
-            )
+            raise CheckpointError(f"folder: {path} was written with another {', '.join(differ)}; {remedy}")
         # in place: the stream standardises with the same arrays
         vocabulary = self.model.vocabulary
         vocabulary.mean[1:], vocabulary.std[1:] = scale["mean"], scale["std"]
-        self.model.torch_model.load_state_dict(state["model"])
-        for optimizer, its_state in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(its_state)
-        self.average, self.step, self.log = state["average"], state["step"], json.loads(state["log"])
+        try:
+            self.model.torch_model.load_state_dict(state["model"])
+            for optimizer, its_state in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(its_state)
+            self.average, self.step, self.log = state["average"], int(state["step"]), json.loads(state["log"])
+        except _DAMAGED as error:
+            raise _damaged(path, error) from error
+
+
+def _nearly(these, those, least=_ROUNDED):
+    """Tell whether numbers are the same but for rounding."""
+    return len(these) == len(those) and np.allclose(these, those, _ROUNDED, least)
+
+
+# what reading a file that is no checkpoint, or only part of one, ends in
+_DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+_DAMAGED += (pickle.UnpicklingError,)
+
+
+def _damaged(path, error):
+    """Return the error of a checkpoint that cannot be read."""
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return CheckpointError(
+        f"folder: {path} is no checkpoint, or is damaged ({reason}); put a copy of it back, or start in an empty folder"
+    )
+
+
+def _read_checkpoint(path, device):
+    """Return what a checkpoint holds, and its settings."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        theirs = json.loads(state["settings"])
+        # settings that are newer than the checkpoint are as they were by default
+        theirs["model"] = ModelConfig.from_dict(theirs["model"]).to_dict()
+        whole = state.keys() >= {"step", "model", "optimizers", "average", "log"}
+        if not whole or not theirs["vocabulary"].keys() >= set(_STANDARDIZATION):
+            raise ValueError("parts of it are missing")
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
+    return state, theirs

@@ -4,59 +4,78 @@ import numpy as np
 import torch
 
 from ..exceptions import ConfigError, InputValueError
-from .tokens import Tokens
+from .tokens import Tokens, as_names, as_native
 
 __all__ = ["Vocabulary"]
 
+# squares and sums of larger standardised values are beyond single precision
+_LARGEST = 1e10
+
 
 class Vocabulary:
-    """Names of tokens and their standardisation, frozen once it is set.
+    """Names of tokens and their standardisation, which is frozen for each name once it is set.
 
     Parameters
     ----------
-    names : sequence of str
+    names : str or sequence of str
         Names; token ``i + 1`` is ``names[i]``, token 0 is padding.
-    flux : sequence of str, optional
+    flux : str or sequence of str, optional
         Which of them are the flux of a pixel.
-    log : sequence of str, optional
+    log : str or sequence of str, optional
         Names whose logarithm is standardised (positive quantities).
     rows : sequence of int, optional
         Row of the embedding of each name; one of its own when left out.
     mean, std : array_like, optional
-        Standardisation of each name; 0 and 1 when left out.
-    fitted : bool, optional
-        Whether the standardisation is final; by default, whether it was given.
+        Standardisation of each name, finite, and positive for ``std``; 0 and 1 when left out.
+    fitted : bool or sequence of bool, optional
+        Whether the standardisation of all names, or of each, is final; by default, whether it was given.
 
     Raises
     ------
     ConfigError
-        Repeated names, or arrays of another length.
+        Repeated names, arrays of another length, or numbers that cannot be used.
     """
 
     def __init__(self, names, flux=(), log=(), rows=None, mean=None, std=None, fitted=None):
-        self.names = tuple(str(name) for name in names)
-        self.flux, self.log = tuple(flux), tuple(log)
+        self.names, self.flux, self.log = as_names(names), as_names(flux), as_names(log)
         n_name = len(self.names)
         problems = []
         if len(set(self.names)) != n_name:
             problems.append("names are repeated")
         problems += [f"{n!r} is not among the names" for n in (*self.flux, *self.log) if n not in self.names]
-        given = {"rows": rows, "mean": mean, "std": std}
-        problems += [
-            f"{k} has {len(v)} entries for {n_name} names"
-            for k, v in given.items()
-            if v is not None and len(v) != n_name
-        ]
+        fitted = (mean is not None) if fitted is None else fitted
+        fitted = np.full(n_name, fitted) if np.ndim(fitted) == 0 else np.asarray(fitted)
+        given = {
+            "rows": np.arange(1, n_name + 1) if rows is None else np.asarray(rows),
+            "mean": np.zeros(n_name) if mean is None else np.asarray(mean),
+            "std": np.ones(n_name) if std is None else np.asarray(std),
+            "fitted": fitted,
+        }
+        usable = {
+            "rows": ("iu", lambda rows: rows >= 0, "integers of 0 or more"),
+            "mean": ("fiu", np.isfinite, "finite numbers"),
+            "std": ("fiu", lambda std: np.isfinite(std) & (std > 0), "positive and finite numbers"),
+            "fitted": ("b", lambda fitted: np.ones(fitted.shape, dtype=bool), "True or False"),
+        }
+        for key, array in given.items():
+            kinds, is_right, what = usable[key]
+            if array.shape != (n_name,):
+                many = f"{len(array)} entries" if array.ndim == 1 else f"shape {array.shape}"
+                problems.append(f"{key} has {many} for {n_name} names")
+            elif n_name and array.dtype.kind not in kinds:
+                problems.append(f"{key} must be {what}, not of type {array.dtype}")
+            elif n_name and not is_right(array).all():
+                wrong = np.flatnonzero(~is_right(array))[0]
+                problems.append(f"{key} must be {what}, not {array[wrong]} as of {self.names[wrong]!r}")
         if problems:
             raise ConfigError("Vocabulary: " + "; ".join(problems))
-        self.fitted = (mean is not None) if fitted is None else bool(fitted)
         self._token = {name: i for i, name in enumerate(self.names, start=1)}
-        self.rows = np.concatenate(
-            ([0], np.arange(1, n_name + 1) if rows is None else np.asarray(rows, dtype=np.int64))
-        )
-        self.mean = np.concatenate(([0.0], np.zeros(n_name) if mean is None else np.asarray(mean, dtype=np.float64)))
-        self.std = np.concatenate(([1.0], np.ones(n_name) if std is None else np.asarray(std, dtype=np.float64)))
+        self.rows = np.concatenate(([0], given["rows"].astype(np.int64)))
+        self.mean = np.concatenate(([0.0], given["mean"].astype(np.float64)))
+        self.std = np.concatenate(([1.0], given["std"].astype(np.float64)))
         self.is_log = np.array([False, *(name in self.log for name in self.names)])
+        #: Whether the standardisation of each name is final, by token.
+        self.is_fitted = np.concatenate(([True], given["fitted"].astype(bool)))
 
     def __contains__(self, name):
         """Whether there is a token of this name."""
@@ -65,6 +84,15 @@ class Vocabulary:
     def __len__(self):
         """Return the number of names."""
         return len(self.names)
+
+    @property
+    def fitted(self):
+        """Whether any name is standardised for good; set it for all of them."""
+        return bool(self.is_fitted[1:].any())
+
+    @fitted.setter
+    def fitted(self, fitted):
+        self.is_fitted[1:] = fitted
 
     def tokens(self, names, argument="names"):
         """Return the tokens of names.
@@ -104,14 +132,16 @@ class Vocabulary:
         Returns
         -------
         numpy.ndarray
-            float64; NaN stays NaN, and the logarithm of what is not positive is NaN.
+            float64; NaN stays NaN. The logarithm of what is not positive is NaN, and so is what is further than
+            1e10 standard deviations from the mean, which single precision cannot square.
         """
         value = np.asarray(value, dtype=np.float64)
         is_log = self.is_log[token]
         if is_log.any():
             logarithm = np.log(np.where(is_log & (value > 0), value, 1.0))
             value = np.where(is_log, np.where(value > 0, logarithm, np.nan), value)
-        return (value - self.mean[token]) / self.std[token]
+        standardized = (value - self.mean[token]) / self.std[token]
+        return np.where(np.abs(standardized) <= _LARGEST, standardized, np.nan)
 
     def standardize_sigma(self, token, value, sigma):
         """Return standardised errors.
@@ -124,12 +154,13 @@ class Vocabulary:
         Returns
         -------
         numpy.ndarray
-            float64; NaN stays NaN.
+            float64; NaN stays NaN, and so is the error of the logarithm of what is not positive.
         """
         sigma = np.asarray(sigma, dtype=np.float64)
         is_log = self.is_log[token]
         if is_log.any():
-            sigma = np.where(is_log, sigma / np.where(is_log, value, 1.0), sigma)
+            value = np.asarray(value, dtype=np.float64)
+            sigma = np.where(is_log, sigma / np.where(is_log & (value > 0), value, np.nan), sigma)
         return sigma / self.std[token]
 
     def destandardize(self, token, value, sigma):
@@ -181,7 +212,8 @@ class Vocabulary:
         value, sigma : numpy.ndarray
             ``(n_star, n_token)`` physical values and errors, NaN where not known.
         wavelength : numpy.ndarray
-            ``(n_star, n_token)`` float64 [Angstrom]; 0 or NaN for none.
+            ``(n_star, n_token)`` float64 [Angstrom]; 0 or NaN for none. What is no flux has none, where the
+            vocabulary says what is.
 
         Returns
         -------
@@ -189,17 +221,20 @@ class Vocabulary:
             Of the same shape, on the CPU.
         """
         standardized = self.standardize(token, value)
-        wavelength = np.nan_to_num(np.asarray(wavelength, dtype=np.float64), nan=0.0)
+        wavelength = np.asarray(wavelength, dtype=np.float64)
+        wavelength = np.where(np.isfinite(wavelength), wavelength, 0.0)
         there = (token != 0) & np.isfinite(standardized)
         # the flux of a pixel that is nowhere says nothing
-        there &= ~self._flux_mask[token] | (wavelength > 0)
+        is_flux = self._flux_mask[token]
+        there &= ~is_flux | (wavelength > 0)
+        has_wavelength = there & is_flux if self.flux else there
         sigma = self.standardize_sigma(token, value, sigma)
-        sigma = np.where(there & np.isfinite(sigma) & (sigma >= 0), sigma, np.nan)
+        sigma = np.where(there & (sigma >= 0), sigma, np.nan)
         return Tokens(
             torch.from_numpy(np.where(there, token, 0)),
             torch.from_numpy(np.where(there, standardized, 0.0).astype(np.float32)),
-            torch.from_numpy(sigma.astype(np.float32)),
-            torch.from_numpy(np.where(there, wavelength, 0.0)),
+            torch.from_numpy(as_native(sigma, np.float32)),
+            torch.from_numpy(np.where(has_wavelength, wavelength, 0.0)),
         )
 
     @property
@@ -207,7 +242,7 @@ class Vocabulary:
         return np.array([False, *(name in self.flux for name in self.names)])
 
     def fit(self, table, stars):
-        """Set mean and standard deviation from the training stars.
+        """Set mean and standard deviation, of names that have none yet, from the training stars.
 
         Parameters
         ----------
@@ -218,26 +253,29 @@ class Vocabulary:
         """
         sample = np.asarray(stars)[:: max(len(stars) // 4096, 1)]
         for name in self.names:
+            if self.is_fitted[self._token[name]]:
+                continue
             if name in self.flux:
-                values = np.asarray(table.flux[sample], dtype=np.float64)
-                if not isinstance(table.flux_name, str):
-                    values = values[:, np.asarray(table.flux_name) == name]
+                values = as_native(table.flux[sample], np.float64)
+                at = as_native(table.wavelength if np.ndim(table.wavelength) == 1 else table.wavelength[sample])
+                is_its = np.broadcast_to(table.flux_name, values.shape[1]) == name
+                values = np.where((at > 0) & (at < np.inf), values, np.nan)[:, is_its]
             elif name in table.names:
                 values = table.column(name)[stars]
             else:
                 continue
             self.fit_name(name, [values])
-        self.fitted = True
 
     def fit_name(self, name, samples):
-        """Set mean and standard deviation of one name.
+        """Set mean and standard deviation of one name, if there are any values.
 
         Parameters
         ----------
         name : str
             The name.
         samples : list of numpy.ndarray
-            Values, each set of which counts alike, however long it is; NaN is left out.
+            Values, each set of which counts alike, however long it is; NaN is left out, and so is what lies absurdly
+            far from the others.
         """
         token = self._token[name]
         moments = []
@@ -245,6 +283,7 @@ class Vocabulary:
             values = np.asarray(values, dtype=np.float64)
             values = values[np.isfinite(values)]
             values = np.log(values[values > 0]) if name in self.log else values
+            values = _without_absurd(values)
             if values.size:
                 moments.append((values.mean(), values.var(), np.abs(values).max()))
         if moments:
@@ -253,6 +292,7 @@ class Vocabulary:
             spread = np.sqrt(variances.mean() + means.var())
             # a constant (a code that is always 1) keeps its scale
             self.std[token] = spread if spread > 1e-6 * largest.max() else 1.0
+            self.is_fitted[token] = True
 
     def to_dict(self):
         """Return everything as plain JSON types.
@@ -268,5 +308,15 @@ class Vocabulary:
             "rows": self.rows[1:].tolist(),
             "mean": self.mean[1:].tolist(),
             "std": self.std[1:].tolist(),
-            "fitted": self.fitted,
+            "fitted": self.is_fitted[1:].tolist(),
         }
+
+
+def _without_absurd(values):
+    """Return values less those so far from all others that `Vocabulary.standardize` can make nothing of them."""
+    if not values.size:
+        return values
+    some = values[:: max(len(values) // 100_000, 1)]
+    middle = np.median(some)
+    near = np.abs(values - middle) <= _LARGEST * max(np.median(np.abs(some - middle)), 1.0)
+    return values if near.all() else values[near]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from spectrafm.exceptions import CheckpointError, InputValueError
+from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, TableStream, Vocabulary
 from spectrafm.stellarperceptron import model as model_module
 from spectrafm.stellarperceptron.model_core import named_bytes, split_bytes
@@ -227,6 +227,26 @@ def test_load_damaged(model, tmp_path):
         StellarPerceptron.load(tmp_path)
 
 
+def test_load_what_is_no_model(model, tmp_path):
+    """A file, a configuration of something else and weights that are not finite are told apart."""
+    model.save(tmp_path)
+    config, tensors = tmp_path / "config.json", tmp_path / "model.safetensors"
+    with pytest.raises(CheckpointError, match="config.json cannot be read .* expected a folder with"):
+        StellarPerceptron.load(config)
+    state, written = load_file(tensors), config.read_text()
+    name = "torch_decoder.decoder_out.weight"
+    save_file(state | {name: state[name] * np.nan}, tensors)
+    with pytest.raises(CheckpointError, match=f"weights are not finite: {name}"):
+        StellarPerceptron.load(tmp_path)
+    for foreign in ('{"architectures": ["Bert"]}', "[1]", "null"):
+        config.write_text(foreign)
+        with pytest.raises(CheckpointError, match="is of something else than this model; expected what"):
+            StellarPerceptron.load(tmp_path)
+    config.write_text(written.replace('"std": [', '"std": ["a", '))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        StellarPerceptron.load(tmp_path)
+
+
 def test_load_other_shape(model, tmp_path):
     """Weights of another architecture do not load silently."""
     model.save(tmp_path)
@@ -286,11 +306,106 @@ def test_bad_shapes(model):
         model.request(model.perceive(FLUX, NAMES, WAVELENGTH), ["flux"], [5000.0, 6000.0])
 
 
-def test_flux_needs_wavelength():
-    """Flux is asked for at a wavelength."""
-    model = tiny_model()
+@pytest.mark.parametrize("at", [None, [0.0], [np.nan], [np.inf], np.ma.masked_array([5000.0], True)])
+def test_flux_needs_wavelength(model, at):
+    """Flux is asked for at a wavelength, in all configurations."""
     with pytest.raises(InputValueError, match="without a wavelength"):
-        model.request(model.perceive(FLUX, NAMES, WAVELENGTH), ["flux"])
+        model.request(model.perceive(FLUX, NAMES, WAVELENGTH), ["flux"], at)
+
+
+def test_wavelengths_of_labels_do_not_matter(model):
+    """Nothing but a flux is at a wavelength: one beside a label, asked for or known, changes nothing."""
+    perception = model.perceive(FLUX, NAMES, WAVELENGTH)
+    expected = model.request(perception, ["teff", "flux"], [0, 5000.0])
+    np.testing.assert_array_equal(model.request(perception, ["teff", "flux"], [5000.0, 5000.0]), expected)
+    known = [model.request(model.perceive([[9.0]], ["k_mag"], [at]), ["logg"]) for at in (0.0, 5000.0)]
+    np.testing.assert_array_equal(*known)
+
+
+def test_masked_is_not_known(model):
+    """What is masked, of any input, is as NaN, in lists of masked arrays too."""
+    columns = np.arange(60)
+    bad_flux, bad_sigma, bad_wavelength = columns == 3, columns == 20, columns == 40
+    sigma = np.full(FLUX.shape, 0.01)
+    expected = ask(
+        model,
+        np.where(bad_flux | bad_wavelength, np.nan, FLUX),
+        sigma=np.where(bad_sigma, np.nan, sigma),
+    )
+    masked = [
+        np.ma.masked_array(np.where(bad, fill, values), np.broadcast_to(bad, np.shape(values)))
+        for values, bad, fill in ((FLUX, bad_flux, 1e3), (WAVELENGTH, bad_wavelength, 4e3), (sigma, bad_sigma, 7.0))
+    ]
+    for flux in (masked[0], list(masked[0])):
+        perception = model.perceive(flux, NAMES, *masked[1:])
+        np.testing.assert_array_equal(model.request(perception, ["teff", "logg"]), expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_absurd_pixels(model):
+    """Pixels that are infinitely far away, or beyond single precision, do not count."""
+    bad = FLUX.copy()
+    bad[:, 7], bad[2, 5], bad[3, 9] = np.nan, np.nan, np.nan
+    absurd, wavelength = np.where(np.isnan(bad), 1.0, bad), WAVELENGTH.copy()
+    wavelength[7], absurd[2, 5], absurd[3, 9] = np.inf, 1e25, -1e300
+    np.testing.assert_array_equal(ask(model, absurd, wavelength=wavelength), ask(model, bad))
+    # what counts, however far off it is, gives numbers
+    absurd[:, 20] = 1e9
+    assert np.isfinite(ask(model, absurd)).all()
+
+
+def test_no_stars(model):
+    """No stars give no answers, embeddings and weights."""
+    perception = model.perceive(FLUX[:0], NAMES, WAVELENGTH, np.ones((0, 60)), need_attention=True)
+    answer, sigma = model.request(perception, ["teff", "flux", "logg"], [0, 5000.0, 0])
+    assert answer.shape == sigma.shape == (0, 3)
+    assert perception.pooled.shape == (0, 32)
+    assert model.request_attention(perception, ["teff"]).shape[1] == 0
+
+
+def test_perception_of_another_model(model, tmp_path):
+    """A perception is for the weights that made it, wherever these are, and for no others."""
+    perception = model.perceive(FLUX, NAMES, WAVELENGTH)
+    model.save(tmp_path)
+    again = StellarPerceptron.load(tmp_path)
+    np.testing.assert_array_equal(again.request(perception, ["teff"]), model.request(perception, ["teff"]))
+    other = StellarPerceptron(model.config, model.vocabulary, seed=5)
+    with pytest.raises(InputValueError, match="perception: of another model"):
+        other.request(perception, ["teff"])
+    again.fit(tiny_table(40), ["teff"], FitConfig(steps=1, batch_size=8, warmup_steps=0))
+    with pytest.raises(InputValueError, match="or of this one before it was trained"):
+        again.request(perception, ["teff"])
+    with pytest.raises(InputTypeError, match="perception: of type ndarray, expected Perception"):
+        model.request(FLUX, ["teff"])
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", None])
+def test_devices_that_are_not_there(model, device):
+    """A move that fails names the device, and leaves the model where it was."""
+    expected = ask(model)
+    with pytest.raises(InputValueError, match=f"device: '{device}' cannot be used here"):
+        model.to(device)
+    assert model.device == torch.device("cpu")
+    np.testing.assert_array_equal(ask(model), expected)
+    with pytest.raises(InputValueError, match="device: "):
+        StellarPerceptron(model.config, model.vocabulary, device)
+
+
+def test_bad_parts():
+    """What a model cannot be made of is named."""
+    config, vocabulary = tiny_config(), Vocabulary(["flux", "teff"], flux=["flux"])
+    for seed in (-1, 1.5, None, True):
+        with pytest.raises(InputValueError, match=f"seed: {seed}, expected an integer of 0 or more"):
+            StellarPerceptron(config, vocabulary, seed=seed)
+    with pytest.raises(InputTypeError, match="config: of type Vocabulary, expected ModelConfig"):
+        StellarPerceptron(vocabulary, config)
+    with pytest.raises(InputTypeError, match="vocabulary: of type list, expected Vocabulary"):
+        StellarPerceptron(config, ["flux", "teff"])
+    for std in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ConfigError, match=f"std must be positive and finite numbers, not {std} as of 'teff'"):
+            Vocabulary(["flux", "teff"], flux="flux", mean=[0.0, 0.0], std=[1.0, std])
+    with pytest.raises(ConfigError, match=r"mean has shape \(\) for 2 names; .* not of type <U"):
+        Vocabulary(["flux", "teff"], mean=0.0, std=["a", "b"])
 
 
 def test_context_overflow():
@@ -321,4 +436,6 @@ def test_standardization_round_trip(value, sigma, log, mean, std):
 def test_standardization_of_impossible_values():
     """The logarithm of what is not positive is unknown, not a number."""
     vocabulary = Vocabulary(["q"], log=["q"])
-    assert np.isnan(vocabulary.standardize(np.array([1, 1, 1]), np.array([0.0, -3.0, np.nan]))).all()
+    token, value = np.array([1, 1, 1]), np.array([0.0, -3.0, np.nan])
+    assert np.isnan(vocabulary.standardize(token, value)).all()
+    assert np.isnan(vocabulary.standardize_sigma(token, value, np.ones(3))).all()

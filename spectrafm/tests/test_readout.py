@@ -12,7 +12,7 @@ from spectrafm.fine_tuning import FineTuneConfig, _choose_parameters
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
 from spectrafm.stellarperceptron.nn_utils import TrainingBatch
 from spectrafm.tests.test_recipes import tiny_data
-from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
+from spectrafm.tests.tiny import WAVELENGTH, known_data, tiny_config, tiny_model, tiny_table
 from spectrafm.training import (
     DomainConfig,
     ReadoutConfig,
@@ -20,6 +20,7 @@ from spectrafm.training import (
     SourceConfig,
     StarStream,
     StreamPart,
+    calibrate_weights,
     load_recipe,
     train_recipe,
     with_readout,
@@ -215,9 +216,9 @@ def test_training(stream):
 
 
 @pytest.mark.slow
+@known_data(tiny=tiny_data())
 def test_recipe_trains_it_last(tmp_path, monkeypatch):
     """A recipe with a readout gives weights that have one, and others can start from these."""
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
     source = SourceConfig(kind="table", data="tiny", domain="tiny", validation_fraction=0.4)
     emulator = SourceConfig(kind="emulator", data="gaia_rvs", domain="rvs", n_pool=200, galactic=0.0)
     recipe = Recipe(
@@ -230,8 +231,8 @@ def test_recipe_trains_it_last(tmp_path, monkeypatch):
         domains={"tiny": DomainConfig(), "rvs": DomainConfig({"name": "continuum"}, "continuum_normalized")},
         readout=ReadoutConfig(sources=("rvs",), n_star=48, batch_size=16, epochs=2),
     )
-    monkeypatch.setattr(train_module, "_N_DENSITY", 64)
-    monkeypatch.setattr(train_module, "_N_CALIBRATION", 64)
+    monkeypatch.setattr(calibrate_weights, "_N_DENSITY", 64)
+    monkeypatch.setattr(calibrate_weights, "_N_CALIBRATION", 64)
     fm = train_recipe(recipe, "nowhere", tmp_path)
     assert fm.model.config == recipe.model
     assert fm.model.torch_model.readout.out.weight.abs().max() > 0

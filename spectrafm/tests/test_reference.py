@@ -111,6 +111,29 @@ def test_damaged(case, tmp_path):
         StellarPerceptron.from_reference(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nn_config": [1]},
+        {"nn_config": {"encoder_head_num": None}},
+        {"nn_config": {"embedding_activation": ["gelu"]}},
+        {"tokenizer_config": {"vocabs": None}},
+        {"norm_config": {"_input_std": [1.0]}},
+    ],
+)
+def test_other_types(case, tmp_path, change):
+    """A configuration of another structure is refused, whatever it has instead."""
+    folder, _ = case[0]
+    for path in folder.iterdir():
+        shutil.copyfile(path, tmp_path / path.name)
+    settings = json.loads((folder / "config.json").read_text())
+    [(part, its)] = change.items()
+    settings[part] = settings[part] | its if isinstance(its, dict) else its
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="not a checkpoint of the published code"):
+        StellarPerceptron.from_reference(tmp_path)
+
+
 def test_other_sizes(case, tmp_path):
     """A weight of another shape than the configuration is named."""
     folder, _ = case[0]

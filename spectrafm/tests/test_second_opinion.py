@@ -13,7 +13,7 @@ from spectrafm.fine_tuning import FineTuneConfig, _choose_parameters
 from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron, TrainingGenerator, Vocabulary
 from spectrafm.stellarperceptron.second_opinion import weighed
 from spectrafm.tests.test_recipes import tiny_data
-from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model, tiny_table
+from spectrafm.tests.tiny import WAVELENGTH, known_data, tiny_config, tiny_model, tiny_table
 from spectrafm.training import (
     DomainConfig,
     OpinionConfig,
@@ -24,7 +24,6 @@ from spectrafm.training import (
     train_recipe,
     with_opinion,
 )
-from spectrafm.training import train as train_module
 
 OPINION = {
     "opinion_labels": ("logg", "teff"),
@@ -307,9 +306,9 @@ def test_failures(learnt):
 
 
 @pytest.mark.slow
-def test_recipe_learns_it_last(tmp_path, monkeypatch):
+@known_data(tiny=tiny_data())
+def test_recipe_learns_it_last(tmp_path):
     """A recipe with a second opinion gives weights that have one, and whose errors know of it."""
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
     stars = SourceConfig(kind="table", data="tiny", domain="tiny", validation_fraction=0.4)
     recipe = Recipe(
         name="tiny",

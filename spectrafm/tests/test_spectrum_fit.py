@@ -253,10 +253,11 @@ def looking():
     stream = StarStream(parts, batch_size=64, seed=3)
     model = StellarPerceptron(tiny_config(), vocabulary)
     model.fit_patches(stream, n_step=1)
-    how = ReadoutConfig(sources=("stars", "others"), n_star=1200, batch_size=64, epochs=10, n_fit=1000, fit_epochs=20)
+    how = ReadoutConfig(sources=("stars", "others"), n_star=1200, batch_size=64, epochs=10)
     config = tiny_config(**LOOKING)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spectrum_fits, "_N_COMPONENT", 512)
+        for name, number in (("_N_COMPONENT", 512), ("_N_FIT", 1000), ("_EPOCHS", 20)):
+            patch.setattr(spectrum_fits, name, number)
         yield with_readout(model, config, stream, how, 100), model, stream, how
 
 
@@ -326,8 +327,8 @@ def test_refusals(looking):
         tiny_config(**(LOOKING | {"fit_knots": (900, 900)}))
     with pytest.raises(ConfigError, match="fit_components must have an integer above 1"):
         tiny_config(**(LOOKING | {"fit_components": ()}))
-    with pytest.raises(ConfigError, match="n_fit must be a positive integer, not 0"):
-        dataclasses.replace(how, n_fit=0)
+    with pytest.raises(ConfigError, match="n_star must be a positive integer, not 0"):
+        dataclasses.replace(how, n_star=0)
     elsewhere = dataclasses.replace(new.config, readout_ranges=(5000.0, 6000.0))
     with pytest.raises(TrainingError, match=r"readout: none of its sources has its stars in \(5000.0, 6000.0\)"):
         with_readout(model, elsewhere, stream, how, 100)

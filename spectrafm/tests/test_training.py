@@ -1,6 +1,7 @@
 """Loss, batches, the training loop, resume and replicas."""
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from spectrafm.arrays import SpectrumArrays
-from spectrafm.exceptions import CheckpointError, ConfigError, InputValueError, TrainingError
+from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError, TrainingError
 from spectrafm.stellarperceptron import (
     AugmentationConfig,
     FitConfig,
@@ -379,7 +380,7 @@ def test_compiled_blocks_learn_the_same():
         config = FitConfig(**(SHORT | {"steps": 3, "log_every": 1, "compile": compiled}))
         losses.append([entry["loss"] for entry in model.fit(tiny_table(), ["teff", "logg"], config)])
         blocks = [*model.torch_model.torch_encoder.blocks, *model.torch_model.torch_decoder.blocks]
-        assert all(block._compiled_call_impl is None for block in blocks)
+        assert all(block.forward.__func__ is type(block).forward for block in blocks)
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
 
 
@@ -475,7 +476,7 @@ def test_muon_without_large_matrices():
 def test_resume_other_settings(tmp_path):
     """A checkpoint of other settings is refused, naming what differs."""
     new_model().fit(tiny_table(), ["teff"], FitConfig(**SHORT), folder=tmp_path)
-    with pytest.raises(CheckpointError, match="written with another fit;"):
+    with pytest.raises(CheckpointError, match="written with another fit, validation;"):
         new_model().fit(tiny_table(), ["teff"], FitConfig(**(SHORT | {"seed": 1})), folder=tmp_path, resume=True)
     other = StellarPerceptron(tiny_config(), Vocabulary(["flux", *QUANTITIES], flux=["flux"]), seed=3)
     with pytest.raises(CheckpointError, match="written with another vocabulary;"):
@@ -483,7 +484,7 @@ def test_resume_other_settings(tmp_path):
     model = new_model()
     stream = TableStream(model, tiny_table(), ["teff"], FitConfig(**SHORT))
     stream.settings = dict
-    with pytest.raises(CheckpointError, match="written with another augmentation, targets;"):
+    with pytest.raises(CheckpointError, match="written with another augmentation, table, targets, validation;"):
         Trainer(model, stream, FitConfig(**SHORT), folder=tmp_path, resume=True).run()
 
 
@@ -508,10 +509,197 @@ def test_resume_with_other_stars(tmp_path):
     """Stars whose mean is another are not those that the training began with."""
     config = FitConfig(**(SHORT | {"checkpoint_every": 4}))
     new_model().fit(tiny_table(), ["teff"], config, folder=tmp_path)
-    other = tiny_table()
-    other.values[:, 0] *= 1.2
+    model = new_model()
+    stream = TableStream(model, tiny_table(), ["teff"], config)
+    model.vocabulary.mean[1] += 0.1
     with pytest.raises(CheckpointError, match="another standardisation, as of other stars"):
-        new_model().fit(other, ["teff"], config, folder=tmp_path, resume=True)
+        Trainer(model, stream, config, folder=tmp_path, resume=True).run()
+
+
+def test_resume_with_another_table_or_split(tmp_path):
+    """Where the model was standardised before, too, training goes on with the same stars only."""
+    config, table = FitConfig(**SHORT), tiny_table()
+    tiny_model().fit(table, ["teff"], config, folder=tmp_path)
+
+    def resume(table, **settings):
+        return tiny_model().fit(table, ["teff"], config, folder=tmp_path, resume=True, **settings)
+
+    assert resume(tiny_table())[-1]["step"] == 12
+    one_value, order = tiny_table(), np.random.default_rng(0).permutation(200)
+    one_value.values[7, 1] += 1.0
+    shuffled = TokenTable(table.flux[order], WAVELENGTH, table.sigma, table.values, table.errors, QUANTITIES)
+    for other in (tiny_table(seed=1), one_value, shuffled, replace(table, sigma=None)):
+        with pytest.raises(CheckpointError, match="written with another table; resume with"):
+            resume(other)
+    with pytest.raises(CheckpointError, match="written with another validation;"):
+        resume(table, validation=np.arange(20))
+    _, drawn = split_by_star(200, config.validation_fraction, config.seed)
+    assert resume(table, validation=drawn)[-1]["step"] == 12
+
+
+def test_resume_needs_a_folder():
+    """There is nothing to go on from without one."""
+    with pytest.raises(InputValueError, match="resume: True without a folder"):
+        tiny_model().fit(tiny_table(), ["teff"], FitConfig(**SHORT), resume=True)
+
+
+def test_resume_from_what_is_no_checkpoint(tmp_path):
+    """Garbage, parts of a file, other files and those of earlier versions are named, with the remedy."""
+    config, table, path = FitConfig(**SHORT), tiny_table(), tmp_path / "checkpoint.pt"
+    tiny_model().fit(table, ["teff"], config, folder=tmp_path)
+    whole, state = path.read_bytes(), torch.load(path, weights_only=True)
+
+    def resume():
+        tiny_model().fit(table, ["teff"], config, folder=tmp_path, resume=True)
+
+    def is_refused(match):
+        with pytest.raises(CheckpointError, match=rf"checkpoint.pt {match}"):
+            resume()
+
+    for damaged in (b"garbage", b"", whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        is_refused("is no checkpoint, or is damaged .* start in an empty folder")
+    for foreign in ({"a": 1}, [1], {**state, "settings": "{}"}, {k: v for k, v in state.items() if k != "average"}):
+        torch.save(foreign, path)
+        is_refused("is no checkpoint, or is damaged")
+    earlier = json.loads(state["settings"])
+    del earlier["table"], earlier["validation"]
+    torch.save({**state, "settings": json.dumps(earlier)}, path)
+    is_refused("does not tell table, validation: it is of an earlier version, or")
+    path.write_bytes(whole)
+    resume()
+
+
+def test_validation_stars():
+    """They come as numbers or as a mask, and have to be in the table, but not to be all of it."""
+    table, mask = tiny_table(), np.arange(200) % 10 == 3
+    config = FitConfig(**SHORT)
+
+    def stream(validation):
+        return TableStream(tiny_model(), table, ["teff"], config, validation=validation)
+
+    for given_as in (mask, mask.tolist(), np.flatnonzero(mask), [*np.flatnonzero(mask), 3]):
+        np.testing.assert_array_equal(stream(given_as).validation_stars, np.flatnonzero(mask))
+        assert not np.isin(stream(given_as).generator.indices, np.flatnonzero(mask)).any()
+    assert not len(stream([]).validation_stars)
+    for wrong, match in (
+        ([-1, 3], "1 stars that are not in the table, the first is -1; expected numbers from 0 to 199"),
+        ([200], "1 stars .* the first is 200"),
+        (mask[:-1], r"a mask of shape \(199,\), expected \(200,\)"),
+        ([0.5, 3.0], "float64 of shape"),
+        ([[1], [2]], "int64 of shape"),
+        (np.arange(200), "all 200 stars; leave some to train on"),
+    ):
+        with pytest.raises(InputValueError, match=f"validation: {match}"):
+            stream(wrong)
+
+
+def test_masked_is_nan():
+    """What is masked, of any part of a table, is as NaN, in lists and arrays, for means and batches."""
+    table = tiny_table()
+
+    def masked(array, hidden, fill):
+        mask = np.zeros(array.shape, dtype=bool)
+        mask[hidden] = True
+        return np.where(mask, np.nan, array), np.ma.masked_array(np.where(mask, fill, array), mask)
+
+    parts = {
+        "flux": masked(table.flux, (slice(None), 5), 1e3),
+        "wavelength": masked(table.wavelength, 9, 5e3),
+        "sigma": masked(table.sigma, (slice(None), 7), 1e3),
+        "values": masked(table.values, slice(0, None, 2), -9999.0),
+        "errors": masked(table.errors, slice(0, None, 2), -9999.0),
+    }
+    plain, hidden = (replace(table, **{k: both[i] for k, both in parts.items()}) for i in (0, 1))
+    batches = []
+    for some in (plain, hidden, replace(hidden, flux=list(hidden.flux), values=list(hidden.values))):
+        model = new_model()
+        stream = TableStream(model, some, ["teff", "logg"], FitConfig(**SHORT), augmentation=ALL)
+        assert not batches or model.vocabulary.to_dict() == batches[0][0]
+        batches.append((model.vocabulary.to_dict(), stream.generator.batch(0)))
+    for _, batch in batches[1:]:
+        torch.testing.assert_close(batch.target, batches[0][1].target, rtol=0, atol=0, equal_nan=True)
+        for name in ("value", "sigma", "wavelength"):
+            ours, expected = (getattr(b.tokens, name) for b in (batch, batches[0][1]))
+            torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_impossible_targets():
+    """Numbers that nothing is learnt from are refused before anything is standardised, saying how many and where."""
+    table = tiny_table()
+    for name, row, number, column, match in (
+        ("errors", 3, np.inf, 1, "errors: 'logg' of 1 of 200 stars cannot be learnt from, first inf in row 3"),
+        ("errors", slice(5, None), -9999.0, 1, "errors: 'logg' of 195 of 200 .* first -9999 in row 5"),
+        ("values", [4, 8], 0.0, 0, "values: 'teff' of 2 of 200 .* first 0 in row 4; expected positive numbers, as the"),
+        ("values", 4, -np.inf, 1, "values: 'logg' of 1 of 200 .* first -inf in row 4; expected finite numbers"),
+    ):
+        array = getattr(table, name).copy()
+        array[row, column] = number
+        model = new_model()
+        with pytest.raises(InputValueError, match=match):
+            model.fit(replace(table, **{name: array}), ["teff", "logg"], FitConfig(**SHORT))
+        assert not model.vocabulary.fitted
+    # those of inputs, and of what is not known, do not matter
+    values, errors = table.values.copy(), table.errors.copy()
+    values[3, 1], errors[3, 1], errors[:, 2] = np.nan, -9999.0, -9999.0
+    assert np.isfinite(
+        new_model().fit(replace(table, values=values, errors=errors), ["logg"], FitConfig(**SHORT))[-1]["loss"]
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_absurd_pixels_do_not_count():
+    """Pixels with an absurd flux, error or wavelength are as bad ones, for means, inputs and targets."""
+    table, settings = tiny_table(), AugmentationConfig(noise=1.0, flux_requests=60)
+    bad = table.flux.astype(float)
+    bad[:, 3], bad[:, 8], bad[2, 5], bad[3, 7] = np.nan, np.nan, np.nan, np.nan
+    absurd, wavelength, sigma = bad.copy(), WAVELENGTH.copy(), table.sigma.copy()
+    wavelength[3], wavelength[8], absurd[:, 3], absurd[:, 8], absurd[2, 5], absurd[3, 7] = np.inf, 0, 1, 1, 1e25, 1e39
+    sigma[:, 11], sigma[:, 12] = -9999.0, np.inf
+    unknown = np.where((sigma < 0) | np.isinf(sigma), np.nan, sigma)
+    found = []
+    for flux, at, error in ((bad, WAVELENGTH, unknown), (absurd, wavelength, sigma)):
+        model = new_model()
+        some = replace(table, flux=flux, wavelength=at, sigma=error)
+        config = FitConfig(**(SHORT | {"steps": 2}))
+        log = model.fit(some, ["logg"], config, augmentation=settings)
+        found.append((log[-1]["loss"], model.vocabulary.mean, model.vocabulary.std))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    for flux, at in ((np.full_like(bad, np.inf), WAVELENGTH), (bad, np.full(60, np.nan))):
+        with pytest.raises(InputValueError, match="flux: no good pixel in 180 spectra"):
+            new_model().fit(replace(table, flux=flux, wavelength=at), ["logg"], FitConfig(**SHORT))
+
+
+def test_new_label_is_standardised():
+    """A quantity that had no value in an earlier training is standardised when it has; all others stay."""
+    table = tiny_table()
+    model = new_model()
+    known = replace(table, values=table.values[:, 1:], errors=None, names=QUANTITIES[1:])
+    model.fit(known, ["logg"], FitConfig(**SHORT))
+    before = {name: model.vocabulary.scale(name) for name in ("flux", "logg", "k_mag")}
+    assert model.vocabulary.scale("teff")[:2] == (0.0, 1.0)
+    again = Vocabulary(**json.loads(json.dumps(model.vocabulary.to_dict())))
+    assert again.to_dict() == model.vocabulary.to_dict()
+    table.values[:, 1:] += 5
+    TableStream(model, table, ["teff"], FitConfig(**SHORT))
+    assert {name: model.vocabulary.scale(name) for name in before} == before
+    mean, std, _ = model.vocabulary.scale("teff")
+    np.testing.assert_allclose([mean, std], [np.log(5000), 0.1], rtol=0.1)
+    # configurations that say it of all names at once
+    assert Vocabulary(**(again.to_dict() | {"fitted": True})).is_fitted.all()
+    assert not Vocabulary(["flux"], flux="flux").fitted
+
+
+def test_new_flux_tells_its_zero():
+    """A kind of flux that comes later is standardised, and the patches know what zero is then."""
+    table, names = tiny_table(), ["flux", "sed", *QUANTITIES]
+    model = StellarPerceptron(tiny_config(), Vocabulary(names, flux=["flux", "sed"], log="teff"), seed=1)
+    TableStream(model, table, ["logg"], FitConfig(**SHORT))
+    TableStream(model, replace(table, flux=3 * table.flux, flux_name="sed"), ["logg"], FitConfig(**SHORT))
+    mean, std = np.array([model.vocabulary.scale(name)[:2] for name in ("flux", "sed")]).T
+    np.testing.assert_allclose(mean, [1, 3], rtol=0.05)
+    np.testing.assert_allclose(model.torch_model.patch_layer.flux_zero, -mean / std, rtol=1e-6)
 
 
 def test_generators_of_others_are_left_alone(monkeypatch):
@@ -633,6 +821,46 @@ def test_standardization_from_training_stars():
     table.values[:, 1] += 5
     model.fit(table, ["logg"], config)
     assert model.vocabulary.to_dict() == frozen
+
+
+def test_numbers_of_numpy(tmp_path):
+    """Settings that are numbers of NumPy are saved as any others, within tuples too."""
+    config = FitConfig(**(SHORT | {"steps": np.int64(3), "learning_rate": np.float32(1e-3), "compile": np.False_}))
+    model = new_model(encoder_heads=(np.int64(4), np.int64(2)), embedding_dim=np.int32(32))
+    model.fit(tiny_table(), "teff", config, folder=tmp_path)
+    model.save(tmp_path)
+    assert StellarPerceptron.load(tmp_path).config == model.config == tiny_config()
+    assert type(config.steps) is int
+
+
+def test_one_name_is_a_name():
+    """A string is one name, of a target and of a flux, and not its letters."""
+    table = tiny_table()
+    stream = TableStream(
+        new_model(), replace(table, values=table.values[:, :1], errors=None, names="teff"), "teff", FitConfig()
+    )
+    assert stream.targets == stream.table.names == ("teff",)
+    assert Vocabulary(["flux", "teff"], flux="flux", log="teff").flux == ("flux",)
+
+
+def test_arguments_of_other_types():
+    """They are named, with what is expected."""
+    table, model = tiny_table(), tiny_model()
+    for error, match, settings in (
+        (InputTypeError, "config: of type dict, expected FitConfig", {"config": {"steps": 3}}),
+        (InputTypeError, "augmentation: of type dict, expected AugmentationConfig", {"augmentation": {"noise": 1.0}}),
+    ):
+        with pytest.raises(error, match=match):
+            model.fit(table, ["teff"], **settings)
+    for error, match, changes in (
+        (InputValueError, r"flux: shape \(60,\), expected \(n_star, n_pixel\)", {"flux": table.flux[0]}),
+        (InputValueError, "flux: rows of different lengths", {"flux": [[1.0], [1.0, 2.0]]}),
+        (InputTypeError, "wavelength: of type <U", {"wavelength": WAVELENGTH.astype(str)}),
+        (InputValueError, "names: teff more than once", {"names": ("teff", "teff", "logg")}),
+        (InputValueError, r"flux_name: shape \(3,\), expected one name or one a pixel", {"flux_name": ["flux"] * 3}),
+    ):
+        with pytest.raises(error, match=match):
+            replace(table, **changes)
 
 
 def test_bad_arguments():

@@ -1,8 +1,11 @@
 """A tiny model and a tiny set of stars, made in a second, for the tests."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
+from spectrafm.datasets import register_reader, unregister_reader
 from spectrafm.stellarperceptron import FitConfig, ModelConfig, StellarPerceptron, TableStream, TokenTable, Vocabulary
 
 WAVELENGTH = np.linspace(4000.0, 9000.0, 60)
@@ -64,3 +67,15 @@ def tiny_model(seed=0, **changes):
         opinion.components.normal_(generator=generator).mul_(0.05)
         opinion.trust.data.fill_(0.5)
     return model
+
+
+@contextmanager
+def known_data(**data_sets):
+    """Let recipes read data sets by name, within."""
+    for name, data in data_sets.items():
+        register_reader(name, lambda folder, data=data: data)
+    try:
+        yield
+    finally:
+        for name in data_sets:
+            unregister_reader(name)
