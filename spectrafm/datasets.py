@@ -1,4 +1,4 @@
-"""One real star that comes with the package, and readers for sets of real stars."""
+"""One real star that comes with the package, and readers for data sets of real stars."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,9 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from ._spectral_units import air_to_vacuum
-from .exceptions import InputValueError
+from .exceptions import InputTypeError, InputValueError
 
-__all__ = ["LabelledSpectra", "load_example_spectrum", "read_gaia_xp_apogee", "read_miles"]
+__all__ = [
+    "LabelledSpectra",
+    "get_reader",
+    "load_example_spectrum",
+    "read_gaia_xp_apogee",
+    "read_miles",
+    "register_reader",
+    "unregister_reader",
+]
 
 _EXAMPLE = Path(__file__).parent / "data" / "gaia_xp_example.fits"
 
@@ -56,6 +64,11 @@ class LabelledSpectra:
         ``flux_unit``; None where it is not known.
     flux_unit : str
         Unit of the scaled flux, in astropy's notation.
+
+    Raises
+    ------
+    InputValueError
+        Arrays whose shapes do not fit together, or wavelengths that do not ascend.
     """
 
     wavelength: np.ndarray
@@ -68,6 +81,21 @@ class LabelledSpectra:
     medium: str = "vacuum"
     flux_scale: np.ndarray | None = field(default=None)
     flux_unit: str = ""
+
+    def __post_init__(self):
+        """Check the shapes."""
+        flux = np.shape(self.flux)
+        if len(flux) != 2:
+            raise InputValueError(f"flux: shape {flux}, expected (n_star, n_pixel)")
+        shapes = {"wavelength": (self.wavelength, flux[1:]), "sigma": (self.sigma, flux)}
+        shapes["identifier"] = self.identifier, flux[:1]
+        for what, columns in (("labels", self.labels), ("label_errors", self.label_errors)):
+            shapes |= {f"{what}[{name!r}]": (column, flux[:1]) for name, column in columns.items()}
+        for name, (array, shape) in shapes.items():
+            if np.shape(array) != shape:
+                raise InputValueError(f"{name}: shape {np.shape(array)}, expected {shape} to fit flux of shape {flux}")
+        if not (np.diff(self.wavelength) > 0).all():
+            raise InputValueError("wavelength: it does not ascend everywhere; sort the pixels, each of them once")
 
     def __len__(self):
         """Return the number of stars."""
@@ -235,3 +263,77 @@ def read_miles(folder):
         label_errors={},
         identifier=np.asarray(table["name"]).astype(str),
     )
+
+
+_READERS = {"gaia_xp_apogee": read_gaia_xp_apogee, "miles": read_miles}
+
+
+def register_reader(name, function, *, overwrite=False):
+    """Make a data set known, so that recipes can name it: ``data = "<name>"`` of a source.
+
+    Parameters
+    ----------
+    name : str
+        Name of the data set.
+    function : callable
+        ``function(folder)`` returns `LabelledSpectra`. ``folder`` is the folder of that name in the folder of all
+        data sets, or the latter where there is none.
+    overwrite : bool, optional
+        Replace a reader of that name.
+
+    Raises
+    ------
+    InputTypeError
+        A name that is not a string, or a function that cannot be called.
+    InputValueError
+        There is another reader of that name.
+    """
+    if not isinstance(name, str) or not name:
+        raise InputTypeError(f"name: {name!r}, expected a string")
+    if not callable(function):
+        raise InputTypeError(f"function: {function!r}, expected a function that takes a folder")
+    if _READERS.get(name, function) is not function and not overwrite:
+        raise InputValueError(f"name: there is a reader {name!r} already; give another name, or overwrite=True")
+    _READERS[name] = function
+
+
+def unregister_reader(name):
+    """Remove a data set that `register_reader` made known.
+
+    Parameters
+    ----------
+    name : str
+        Name of the data set.
+
+    Raises
+    ------
+    InputValueError
+        There is no such data set; the message lists the known ones.
+    """
+    get_reader(name)
+    del _READERS[name]
+
+
+def get_reader(name):
+    """Look up the function that reads a data set.
+
+    Parameters
+    ----------
+    name : str
+        Name of the data set.
+
+    Returns
+    -------
+    callable
+        ``function(folder)``, which returns `LabelledSpectra`.
+
+    Raises
+    ------
+    InputValueError
+        There is no such data set; the message lists the known ones.
+    """
+    if name not in _READERS:
+        raise InputValueError(
+            f"data: no reader {name!r}; known are {', '.join(_READERS)}; see spectrafm.datasets.register_reader"
+        )
+    return _READERS[name]

@@ -10,9 +10,18 @@ from specutils.utils.wcs_utils import air_to_vac
 
 from spectrafm import _progress
 from spectrafm.adapters import to_arrays
-from spectrafm.datasets import LabelledSpectra, load_example_spectrum, read_gaia_xp_apogee, read_miles
-from spectrafm.exceptions import InputValueError
+from spectrafm.datasets import (
+    LabelledSpectra,
+    get_reader,
+    load_example_spectrum,
+    read_gaia_xp_apogee,
+    read_miles,
+    register_reader,
+    unregister_reader,
+)
+from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.quantities import QUANTITIES
+from spectrafm.training import read_data
 
 XP_COLUMNS = (
     "apogee_id,j,h,k,ak_targ,snr,gaiaedr3_source_id,gaiaedr3_phot_g_mean_mag,gaiaedr3_phot_bp_mean_mag,"
@@ -213,3 +222,58 @@ def test_progress_with_tqdm(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "read" in captured.err
+
+
+def test_readers(miles_folder, tmp_path):
+    """A data set of the user is read by name from its folder, until it is removed; names are not taken twice."""
+    seen = []
+
+    def read(folder):
+        seen.append(folder)
+        return read_miles(miles_folder)
+
+    register_reader("mine", read)
+    try:
+        assert len(read_data("mine", tmp_path)) == 2
+        (tmp_path / "mine").mkdir()
+        read_data("mine", str(tmp_path))
+        assert seen == [tmp_path, tmp_path / "mine"]
+        register_reader("mine", read)
+        with pytest.raises(InputValueError, match="name: there is a reader 'mine' already; give another name, or over"):
+            register_reader("mine", read_miles)
+        register_reader("mine", lambda folder: 3, overwrite=True)
+        with pytest.raises(InputTypeError, match="the reader of 'mine' returned a int, expected LabelledSpectra"):
+            read_data("mine", tmp_path)
+    finally:
+        unregister_reader("mine")
+    with pytest.raises(
+        InputValueError, match="no reader 'mine'; known are gaia_xp_apogee, miles.*; see .*register_reader"
+    ):
+        get_reader("mine")
+    with pytest.raises(InputValueError, match="no reader 'mine'"):
+        unregister_reader("mine")
+    with pytest.raises(InputTypeError, match="function: 3, expected a function that takes a folder"):
+        register_reader("mine", 3)
+    with pytest.raises(InputTypeError, match="name: 3, expected a string"):
+        register_reader(3, read)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("flux", np.ones(4), r"flux: shape \(4,\), expected \(n_star, n_pixel\)"),
+        ("wavelength", np.arange(3.0), r"wavelength: shape \(3,\), expected \(4,\) to fit flux of shape \(2, 4\)"),
+        ("wavelength", np.arange(4.0)[::-1], "wavelength: it does not ascend everywhere"),
+        ("sigma", None, r"sigma: shape \(\), expected \(2, 4\)"),
+        ("labels", {"teff": np.ones(3)}, r"labels\['teff'\]: shape \(3,\), expected \(2,\)"),
+        ("label_errors", {"teff": 1.0}, r"label_errors\['teff'\]: shape \(\), expected \(2,\)"),
+        ("identifier", np.arange(4), r"identifier: shape \(4,\), expected \(2,\)"),
+    ],
+)
+def test_shapes_of_data_sets(name, value, error):
+    """Arrays of a data set that do not fit together are refused by name."""
+    arrays = {"wavelength": np.arange(4.0), "flux": np.ones((2, 4)), "sigma": np.ones((2, 4))}
+    arrays |= {"labels": {"teff": np.ones(2)}, "label_errors": {}, "identifier": np.array(["a", "b"])}
+    assert len(LabelledSpectra(**arrays)) == 2
+    with pytest.raises(InputValueError, match=error):
+        LabelledSpectra(**(arrays | {name: value}))

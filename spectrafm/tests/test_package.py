@@ -211,7 +211,7 @@ def test_library_keeps_quiet(path):
             continue
         name, where = _dotted(node.func), f"{path.name}:{node.lineno}"
         assert name not in forbidden or node in forked, f"{where} calls {name}"
-        assert name != "print" or path.name == "cli.py", f"{where} prints"
+        assert name != "print" or path.name in ("cli.py", "_cli_common.py", "_cli_infer.py"), f"{where} prints"
         if name == "torch.load":
             safe = [k.value for k in node.keywords if k.arg == "weights_only"]
             assert safe, f"{where}: torch.load without weights_only"
@@ -260,14 +260,12 @@ def test_docstrings_follow_numpydoc():
 
 
 @in_checkout
-def test_readme_commands_are_those_of_ci():
-    """CI takes the README's two commands from the README itself, and both use the pins."""
-    readme, script = (_ROOT / "README.rst").read_text(), (_ROOT / ".ci" / "run").read_text()
+def test_readme_commands():
+    """The README has two commands, one to try the package and one to test it, and both use the pins."""
+    readme = (_ROOT / "README.rst").read_text()
     commands = re.findall(r"^ *(python3 -m venv .*)$", readme, re.M)
     assert len(commands) == 2
-    assert "s/^ *\\(python3 -m venv .*\\)$/\\1/p" in script
-    for number, command in enumerate(commands):
-        assert 'bash -c "${commands[%d]}"' % number in script  # noqa: UP031 (braces of the shell)
+    for command in commands:
         assert "pip install -c constraints.txt" in command
     assert commands[0].endswith("spectrafm infer --example -o labels.ecsv --plot labels.png --overwrite")
     assert commands[1].endswith("&& pytest")

@@ -1,6 +1,9 @@
 """Recipes: reading, splitting, calibrating, and training end to end."""
 
+import copy
 import dataclasses
+import json
+import tomllib
 
 import numpy as np
 import pytest
@@ -8,10 +11,11 @@ import pytest
 from spectrafm import Flag, SpectraFM
 from spectrafm.adapters import from_arrays
 from spectrafm.datasets import LabelledSpectra
-from spectrafm.exceptions import ConfigError, InputValueError
+from spectrafm.exceptions import ConfigError, InputValueError, SpectraFMError
 from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron
+from spectrafm.tests.fake_grid import fake_emulator
 from spectrafm.tests.fake_mps import FakeMps
-from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_table
+from spectrafm.tests.tiny import WAVELENGTH, known_data, tiny_config, tiny_table
 from spectrafm.training import (
     DomainConfig,
     ObservationConfig,
@@ -19,12 +23,16 @@ from spectrafm.training import (
     SourceConfig,
     StarStream,
     StreamPart,
+    build_stream,
+    calibrate,
     load_recipe,
+    make_vocabulary,
     recipe_names,
+    split_stars,
+    token_table,
     train_recipe,
 )
 from spectrafm.training import train as train_module
-from spectrafm.training.train import split_stars, token_table
 
 
 def tiny_data(n_star=300, seed=0):
@@ -66,27 +74,27 @@ def recipe():
     )
 
 
-def test_bridges(recipe, monkeypatch, tmp_path):
+@known_data(tiny=tiny_data())
+def test_bridges(recipe, tmp_path):
     """What a domain says of gaps is in the weights, and has to be a number of pixels."""
-    with pytest.raises(ConfigError, match="bridges must be an integer, 0 or more, not -1"):
+    with pytest.raises(ConfigError, match="bridges must be an integer of 0 or more, not -1"):
         DomainConfig(bridges=-1)
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
     short = dataclasses.replace(
         recipe, domains={"tiny": DomainConfig(bridges=3)}, fit=FitConfig(steps=2, batch_size=16, warmup_steps=1)
     )
     assert train_recipe(short, "nowhere", tmp_path).info.domains[0].bridges == 3
 
 
-def test_untold(recipe, monkeypatch):
+@known_data(tiny=tiny_data())
+def test_untold(recipe):
     """Labels that spectra of a domain do not tell are learnt, and are not among those that it tells."""
     with pytest.raises(ConfigError, match=r"untold of domain 'tiny' names \['vsinii'\], which are no labels of the"):
         dataclasses.replace(recipe, domains={"tiny": DomainConfig(untold=("vsinii",))})
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
     untold = dataclasses.replace(recipe, domains={"tiny": DomainConfig(untold=("logg",))})
-    vocabulary = train_module.make_vocabulary(untold)
-    _, calibration = train_module.build_stream(untold, "nowhere", vocabulary)
+    model = StellarPerceptron(untold.model, make_vocabulary(untold), seed=0)
+    _, calibration = build_stream(untold, "nowhere", model.vocabulary)
     assert calibration["stars"][0].targets == ("teff", "logg")
-    domain = train_module._describe_domain("tiny", untold, calibration)
+    [domain] = calibrate(model, untold, calibration).info.domains
     assert domain.labels == ("teff",)
     assert list(domain.label_ranges) == ["teff"]
 
@@ -143,20 +151,123 @@ def test_recipe_errors(tmp_path):
         load_recipe("soup")
     path = tmp_path / "mine.toml"
     path.write_text('name = "x"\nlabels = ["teff"]\nflavor = 3\n')
-    with pytest.raises(ConfigError, match=r"unknown settings \['flavor'\]; known are .*sources"):
+    with pytest.raises(ConfigError, match=r"mine.toml: .*unknown settings \['flavor'\]; known are: .*sources"):
         load_recipe(path)
-    path.write_text('name = "x"\nlog = ["logg"]\n[domains.b]\n[sources.s]\nkind = "table"\ndata = "y"\ndomain = "a"\n')
+    path.write_text(
+        'name = "x"\nlabels = ["teff"]\nlog = ["logg"]\n[domains.b]\n[sources.s]\n'
+        'kind = "table"\ndata = "y"\ndomain = "a"\n'
+    )
     with pytest.raises(ConfigError, match=r"(?s)log names \['logg'\].*domain 'a', which is not described.*'b' has no"):
         load_recipe(path)
     path.write_text('name = "x"\n[domains.a]\n[sources.s]\nkind = "soup"\ndata = "y"\ndomain = "a"\nshare = 0\n')
     with pytest.raises(ConfigError, match=r"kind must be 'table', 'library' or 'emulator', not 'soup'; share must"):
         load_recipe(path)
-    path.write_text('name = "x"\nlabels = ["temperature"]\n')
+    path.write_text('extends = "small"\nlabels = ["temperature"]\n')
     with pytest.raises(InputValueError, match="unknown quantity 'temperature'"):
         load_recipe(path)
     path.write_text("name = [")
     with pytest.raises(ConfigError, match="not a TOML file"):
         load_recipe(path)
+
+
+_RECIPE = {
+    "name": "mine",
+    "labels": ["teff", "logg"],
+    "sources": {"stars": {"kind": "table", "data": "tiny", "domain": "xp"}},
+    "domains": {"xp": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"name": 3}, "name must be a string, not 3"),
+        ({"start": 3}, "start must be a string, not 3"),
+        ({"extends": 3}, r"mine.toml: extends: 3, expected the name of a recipe"),
+        ({"log": 5}, "log must be a tuple of strings, not 5"),
+        ({"labels": 5}, "labels must be a tuple of strings, not 5"),
+        ({"labels": "teff"}, "labels must be a tuple of strings, not 'teff'"),
+        ({"labels": ["teff", 5]}, r"labels must be a tuple of strings, not \('teff', 5\)"),
+        ({"labels": []}, "labels must name at least one quantity"),
+        ({"labels": ["teff", "logg", "teff"]}, r"labels names \['teff'\] more than once"),
+        ({"known": ["logg"]}, r"known names \['logg'\], which are labels, .* leave them out"),
+        ({"known": ["magnitude"]}, "known: unknown quantity 'magnitude'"),
+        ({"split_seed": 1.5}, "split_seed must be an integer or None, not 1.5"),
+        ({"domains": "x"}, "domains must be a dictionary of DomainConfigs, not 'x'"),
+        ({"domains": {"xp": 3}}, r"\[domains.xp\] DomainConfig: 3, expected a section"),
+        ({"domains": {"xp": {"normalizer": "median"}}}, r"\[domains.xp\] .*normalizer must be a dictionary, not 'med"),
+        ({"domains": {"xp": {"bridges": True}}}, "bridges must be an integer, not True"),
+        ({"sources": {}}, "there is no source"),
+        ({"sources": {"a": {"data": "b"}}}, r"\[sources.a\] SourceConfig: missing settings \['domain', 'kind'\]"),
+        ({"sources": {"a": {"observation": 3}}}, r"\[sources.a\] \[observation\] ObservationConfig: 3, expected a sec"),
+        ({"sources": {"a": {"observation": {"snr": ["a", "b"]}}}}, r"snr must be a tuple of numbers, not \('a', 'b'\)"),
+        (
+            {"sources": {"a": {"kind": "emulator", "data": "b", "domain": "xp"}}},
+            "source 'a' is of the kind 'emulator', .* domain 'xp' must have the name 'continuum', not .*'median'",
+        ),
+        ({"fit": 3}, r"\[fit\] FitConfig: 3, expected a section"),
+        ({"model": {"readout_ranges": ["a", "b"]}}, "readout_ranges must be a tuple of numbers, not"),
+        ({"readout": {"sources": ["stars"], "doubt": ["much"]}}, "doubt must be a tuple of numbers, not"),
+        (None, r"missing settings \['domains', 'labels', 'name', 'sources'\]"),
+    ],
+)
+def test_wrong_types(settings, error, tmp_path, monkeypatch):
+    """Settings of wrong types, repeated or missing are errors that name the file, the setting and what came."""
+    monkeypatch.setattr(tomllib, "loads", lambda _: {} if settings is None else copy.deepcopy(_RECIPE) | settings)
+    path = tmp_path / "mine.toml"
+    path.touch()
+    with pytest.raises(SpectraFMError, match=error) as caught:
+        load_recipe(path)
+    assert "unknown quantity" in error or str(path) in str(caught.value)
+
+
+def test_resolving_power_is_no_known_quantity():
+    """Stars that are observed are given their resolving power anyway: a recipe does not name it."""
+    recipe = load_recipe("optical-synthetic")
+    with pytest.raises(ConfigError, match="ln_resolving_power is given with the stars of optical anyway; leave it out"):
+        dataclasses.replace(recipe, known=("ln_resolving_power",))
+
+
+def test_recipe_as_dictionary(recipe):
+    """A recipe is the same after a journey through JSON."""
+    for one in (recipe, load_recipe("base-lines")):
+        assert Recipe.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+def test_label_without_values(recipe, tmp_path):
+    """A label that no source has is refused before training; a known quantity that none has cannot be given later."""
+    data = tiny_data()
+    data.labels["logg"][:] = np.nan
+    with known_data(tiny=data), pytest.raises(ConfigError, match=r"no source has a training star .* \['logg'\]; leave"):
+        train_recipe(recipe, "nowhere", tmp_path)
+    asked = dataclasses.replace(recipe.sources["stars"], labels=("logg",))
+    with known_data(tiny=data), pytest.raises(ConfigError, match="no training star of source 'stars' has .* of logg"):
+        train_recipe(dataclasses.replace(recipe, sources={"stars": asked}), "nowhere", tmp_path)
+    both = dataclasses.replace(recipe.sources["stars"], labels=("teff", "logg"))
+    with known_data(tiny=data), pytest.raises(ConfigError, match=r"source 'stars' is asked for \['logg'\], and none"):
+        train_recipe(dataclasses.replace(recipe, sources={"stars": both}), "nowhere", tmp_path)
+    data = tiny_data()
+    data.labels["k_mag"][:] = np.nan
+    short = dataclasses.replace(recipe, known=("k_mag", "h_mag"), fit=FitConfig(steps=2, batch_size=16, warmup_steps=1))
+    with known_data(tiny=data):
+        fm = train_recipe(short, "nowhere", tmp_path)
+    assert fm.info.known == ("teff", "logg")
+    with pytest.raises(InputValueError, match="k_mag"):
+        fm.infer(from_arrays(WAVELENGTH, data.flux[:1]), known={"k_mag": 10.0})
+
+
+@known_data(tiny=tiny_data())
+def test_folder_of_the_data(recipe, tmp_path, monkeypatch):
+    """Without a folder a recipe is refused that reads a data set, before its start is trained; others need none."""
+    monkeypatch.setattr(train_module, "load_recipe", lambda _: pytest.fail("went on"))
+    with pytest.raises(InputValueError, match="data_folder: None, but recipe 'tiny' reads tiny; give the folder"):
+        train_recipe(dataclasses.replace(recipe, start="before"), None, tmp_path)
+    monkeypatch.setattr("spectrafm.training.sources.load_emulator", lambda _: fake_emulator())
+    source = SourceConfig(kind="emulator", data="fake", domain="tiny", n_pool=50)
+    domain = DomainConfig({"name": "continuum"}, "continuum_normalized")
+    lines = dataclasses.replace(recipe, sources={"lines": source}, domains={"tiny": domain}, known=())
+    stream, _ = build_stream(lines, None, make_vocabulary(lines))
+    assert stream.targets == lines.labels
 
 
 def test_split_by_star():
@@ -181,17 +292,15 @@ def test_token_table():
     assert table.flux.shape == (300, 60)
 
 
-def test_train_recipe(recipe, tmp_path, monkeypatch):
+def test_train_recipe(recipe, tmp_path):
     """From a recipe to weights on disk that give labels, hold their errors, and flag what is strange."""
     data = tiny_data(600)
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: data)
-    fm = train_recipe(recipe, "nowhere", tmp_path)
+    with known_data(tiny=data):
+        fm = train_recipe(recipe, "nowhere", tmp_path)
     assert (tmp_path / "log.csv").exists()
     again = SpectraFM.load(tmp_path / "weights")
     assert again.info == fm.info
-    _, calibration, test = split_stars(data, 0.4, 1)
-    from spectrafm.adapters import from_arrays
-
+    _, _, test = split_stars(data, 0.4, 1)
     table = again.infer(from_arrays(WAVELENGTH, data.flux[test], data.sigma[test]))
     residual = table["teff"].value - data.labels["teff"][test]
     assert np.std(residual) < 0.6 * np.std(data.labels["teff"][test])
@@ -202,28 +311,32 @@ def test_train_recipe(recipe, tmp_path, monkeypatch):
     assert strange["flag"][0] & Flag.UNUSUAL_SPECTRUM
 
 
-def test_errors_that_no_real_star_calibrated(recipe, monkeypatch):
+@known_data(tiny=tiny_data())
+def test_errors_that_no_real_star_calibrated(recipe):
     """Weights know which of their labels only synthetic stars have calibrated."""
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
-    model = StellarPerceptron(recipe.model, train_module.make_vocabulary(recipe), seed=0)
-    _, calibration = train_module.build_stream(recipe, "nowhere", model.vocabulary)
+    model = StellarPerceptron(recipe.model, make_vocabulary(recipe), seed=0)
+    _, calibration = build_stream(recipe, "nowhere", model.vocabulary)
     synthetic = dataclasses.replace(
         recipe.sources["stars"], kind="emulator", moved_by="", augmentation=AugmentationConfig()
     )
-    for kind, unproven in ((recipe.sources["stars"], ()), (synthetic, ("teff", "logg"))):
-        its = dataclasses.replace(recipe, sources={"stars": kind})
-        (domain,) = train_module.calibrate(model, its, calibration).info.domains
+    continuum = DomainConfig({"name": "continuum"})
+    for kind, domain, unproven in (
+        (recipe.sources["stars"], recipe.domains["tiny"], ()),
+        (synthetic, continuum, ("teff", "logg")),
+    ):
+        its = dataclasses.replace(recipe, sources={"stars": kind}, domains={"tiny": domain})
+        (domain,) = calibrate(model, its, calibration).info.domains
         assert domain.unproven == unproven
         assert set(domain.calibration) == {"teff", "logg"}
 
 
+@known_data(tiny=tiny_data())
 def test_star_that_cannot_be_read(recipe, monkeypatch):
     """One training star without a pixel does not spoil the density of the embeddings."""
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
-    model = StellarPerceptron(recipe.model, train_module.make_vocabulary(recipe), seed=0)
-    _, calibration = train_module.build_stream(recipe, "nowhere", model.vocabulary)
+    model = StellarPerceptron(recipe.model, make_vocabulary(recipe), seed=0)
+    _, calibration = build_stream(recipe, "nowhere", model.vocabulary)
     train, _ = calibration["stars"]
-    whole, examples = train_module.calibrate(model, recipe, calibration), train.examples
+    whole, examples = calibrate(model, recipe, calibration), train.examples
 
     def with_one_more(n_star, generator):
         spectra, values, errors = examples(n_star, generator)
@@ -231,17 +344,16 @@ def test_star_that_cannot_be_read(recipe, monkeypatch):
         return [*spectra, *more], *({k: np.append(v, np.nan) for k, v in each.items()} for each in (values, errors))
 
     monkeypatch.setattr(train, "examples", with_one_more)
-    found = train_module.calibrate(model, recipe, calibration)
+    found = calibrate(model, recipe, calibration)
     for name, tensor in whole._density.items():
         np.testing.assert_allclose(found._density[name], tensor, rtol=1e-5)
     assert found.info.domains[0].density_threshold == pytest.approx(whole.info.domains[0].density_threshold, rel=1e-4)
 
 
-def test_validation_has_no_star_twice(recipe, monkeypatch):
+@known_data(tiny=tiny_data())
+def test_validation_has_no_star_twice(recipe):
     """Rows of a table are validated on once each, all of them where there are few, the same ones at every call."""
-    data = tiny_data()
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: data)
-    stream, _ = train_module.build_stream(recipe, "nowhere", train_module.make_vocabulary(recipe))
+    stream, _ = build_stream(recipe, "nowhere", make_vocabulary(recipe))
     [part] = stream.parts.values()
     n_row = len(part.validation.rows)
     assert n_row == 120
@@ -258,11 +370,11 @@ def test_validation_has_no_star_twice(recipe, monkeypatch):
         np.testing.assert_array_equal(drawn(n_validation)[1], targets)
 
 
-def test_stars_for_mps_are_made_on_the_cpu(recipe, monkeypatch):
+@known_data(tiny=tiny_data())
+def test_stars_for_mps_are_made_on_the_cpu(recipe):
     """A recipe makes stars for a model on mps on the CPU; who asks for them there is told."""
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
-    vocabulary = train_module.make_vocabulary(recipe)
-    stream, _ = train_module.build_stream(recipe, "nowhere", vocabulary, "mps")
+    vocabulary = make_vocabulary(recipe)
+    stream, _ = build_stream(recipe, "nowhere", vocabulary, "mps")
     assert stream.device.type == "cpu"
     [(_, _, batch)] = stream.batches(0)
     with FakeMps():
@@ -273,9 +385,9 @@ def test_stars_for_mps_are_made_on_the_cpu(recipe, monkeypatch):
         StarStream({"stars": StreamPart(stream.parts["stars"].source)}, device="mps")
 
 
+@known_data(tiny=tiny_data())
 def test_train_from_a_start(recipe, tmp_path, monkeypatch):
     """The recipe that another starts from is trained first, once; the other goes on from its weights."""
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
     before = dataclasses.replace(recipe, name="before")
     monkeypatch.setattr(train_module, "load_recipe", {"before": before}.__getitem__)
     fit = dataclasses.replace(recipe.fit, steps=1, learning_rate=1e-9, warmup_steps=1, ema_decay=0.0, seed=7)
@@ -339,17 +451,17 @@ def test_mixed_with(recipe):
     # a small pool is soon there
     few = dataclasses.replace(other, n_pool=100)
     first = dataclasses.replace(lines, sources={"apogee_linemake": few} | lines.sources | {"apogee_linemake": few})
-    vocabulary = train_module.make_vocabulary(lines)
+    vocabulary = make_vocabulary(lines)
     with pytest.raises(InputValueError, match="no emulator 'linemake/apogee'; expected one of the packaged"):
-        train_module.build_stream(first, "nowhere", vocabulary)
+        build_stream(first, "nowhere", vocabulary)
 
 
+@known_data(tiny=tiny_data())
 def test_train_command(recipe, tmp_path, monkeypatch, capsys):
     """``spectrafm train`` writes weights that load; it does not overwrite a run, and resumes one when asked."""
     from spectrafm import training
     from spectrafm.cli import main
 
-    monkeypatch.setitem(train_module._READERS, "tiny", lambda folder: tiny_data())
     monkeypatch.setattr(training, "load_recipe", lambda name, changes: recipe)
     command = ["train", "tiny", "--data", "nowhere", "-o", str(tmp_path / "run")]
     assert main(command) == 0

@@ -1,4 +1,4 @@
-"""Batches that are made ahead of time, by other processes."""
+"""Batches that other processes make ahead of time."""
 
 import os
 import threading
@@ -17,11 +17,11 @@ _WAITING = 3
 
 
 class AheadStream:
-    """A stream whose batches are made by processes of their own, while the model trains on those before.
+    """A stream whose batches are made by other processes while the model trains on earlier ones.
 
-    Making stars is many small steps: by the side of training they cost a GPU little, in front of it much. Who makes
-    the batch of a step does not matter to what is in it, so that training gives the same with any number of
-    processes. They share the device of the stream: nothing is copied through the memory of the host.
+    Making stars takes many small operations, which cost a GPU little while it trains, and much in between. A batch
+    does not depend on the process that makes it, so that training gives the same with any number of processes.
+    They share the device of the stream: nothing is copied through the memory of the host.
 
     Parameters
     ----------
@@ -30,7 +30,12 @@ class AheadStream:
     n_process : int
         Number of processes.
     steps : int
-        Steps of the whole training.
+        Number of steps of the whole training.
+
+    Raises
+    ------
+    InputValueError
+        A number of processes that is not a positive integer.
     """
 
     def __init__(self, stream, n_process, steps):
@@ -59,7 +64,7 @@ class AheadStream:
         Parameters
         ----------
         step : int
-            Number of the step. Steps that follow each other are waited for; any other starts anew.
+            Number of the step. Successive steps are waited for; any other one starts the processes anew.
 
         Yields
         ------
@@ -75,7 +80,7 @@ class AheadStream:
         InputValueError
             A step beyond the last.
         TrainingError
-            A process ended before its time, or could not make a batch.
+            A process ended early, or could not make a batch.
         """
         if step >= self.steps:
             raise InputValueError(f"step: {step}, expected less than steps = {self.steps}, of the whole training")
@@ -96,7 +101,7 @@ class AheadStream:
         return self.stream.validation()
 
     def targets_of(self, name):
-        """Return what is asked for, as `StarStream.targets_of`.
+        """Return the labels that are asked for, as `StarStream.targets_of`.
 
         Parameters
         ----------
@@ -110,7 +115,7 @@ class AheadStream:
         return self.stream.targets_of(name)
 
     def settings(self):
-        """Return those of the stream, as `StarStream.settings`.
+        """Return the settings of the stream, as `StarStream.settings`.
 
         Returns
         -------
@@ -119,7 +124,7 @@ class AheadStream:
         return self.stream.settings()
 
     def close(self):
-        """End the processes; what they made and nobody took is lost."""
+        """End the processes; batches that were not taken are lost."""
         try:
             for _, arrived, _ in self._makers:
                 # taken, so that it is given back; who is gone cannot be asked

@@ -9,61 +9,59 @@ from ..stellarperceptron.config import Config, negative, not_fractions, not_posi
 
 __all__ = ["Observation", "ObservationConfig", "disturb_lines", "draw_observation", "joined"]
 
+# most pixels of a star: a coarser sampling is drawn where there were more
+_MAX_PIXELS = 9_000
+# radial velocities of stars that are not at rest lie within this of 0 [km / s]
+_LARGEST_VELOCITY = 300.0
+
 
 @dataclass(frozen=True)
 class ObservationConfig(Config):
-    """What instruments, nights and pipelines do to spectra.
+    """What instruments, observing conditions and pipelines do to spectra.
 
     Attributes
     ----------
     resolving_power : float
-        Resolving power of the instrument that the stars are known best from.
+        Resolving power of the instrument for which the model is mainly trained.
     nominal : float
         Fraction of batches at about this resolving power.
     resolving_power_range : tuple of float
-        That of the other batches, even in its logarithm.
+        Range of the resolving powers of the other batches, uniform in the logarithm.
     power_spread : float
-        How far resolving powers of the stars of a batch lie below its largest, at most,
-        as a fraction.
+        Largest fraction by which the resolving power of a star lies below that of its batch.
     pixels_per_fwhm : tuple of float
         Fewest and most pixels in a resolution element.
-    max_pixels : int
-        Most pixels of a star; a coarser sampling is drawn where there were more.
     snr : tuple of float
-        Signal-to-noise ratio of a pixel, even in its logarithm.
+        Range of the signal-to-noise ratio of a pixel, uniform in the logarithm.
     uneven_noise : float
         How much the noise varies along a spectrum; 0 for the same noise everywhere.
     withhold_sigma : float
         Fraction of stars whose errors are withheld.
     whole_range : float
-        Fraction of batches with all of the range; the others have a window, each star
-        its own, from ``narrowest`` [Angstrom] to all of it.
+        Fraction of batches with all of the wavelength range; each star of the others has a window of its own,
+        from ``narrowest`` to the whole range wide.
     narrowest : float
         Narrowest window [Angstrom].
     gaps : float
         Fraction of stars with up to three gaps.
     bad_pixels : float
-        Fraction of stars that lose single pixels, up to 30 % of them.
+        Fraction of stars with single bad pixels, up to 30 % of their pixels.
     sparse : float
-        Fraction of these that lose up to 95 %.
+        Fraction of these stars that lose up to 95 %.
     tilt : float
-        Size of slopes and waves that the instrument adds, in ln(flux).
+        Amplitude of the slopes and waves of the response, in ln(flux).
     velocity : float
-        Standard deviation of what is left of the radial velocity [km / s].
+        Standard deviation of the residual radial velocity [km / s].
     fast : float
-        Fraction of stars that have all of their radial velocity, even within
-        ``largest_velocity`` [km / s] of 0.
-    largest_velocity : float
-        See ``fast``.
+        Fraction of stars that are not at rest, with radial velocities uniform between -300 and 300 km / s.
     wrong_lines : float
-        Fraction of stars whose lines are wrong, as ``line_error`` and ``veil`` say.
+        Fraction of stars whose lines are disturbed by ``line_error`` and ``veil``.
     line_error : float
-        Largest error that lines are given, in ln(depth) of each resolution element and of
-        each region of the spectrum; each star has its own, so that trust in any single
-        synthetic line is not learnt. It is at least a third of this: spectra without can be
-        told from those that have it.
+        Largest error of lines, in ln(depth), of each resolution element and of each region of the spectrum,
+        drawn anew for each star, so that no single synthetic line is trusted. Disturbed stars have at least
+        a third of it, so that they can be told from the others.
     veil : float
-        Largest depth of weak lines that are added to the same stars, likewise.
+        Largest depth of weak lines that are added to the same stars, at least a third of it likewise.
 
     Raises
     ------
@@ -73,11 +71,10 @@ class ObservationConfig(Config):
 
     resolving_power: float = 22_500.0
     nominal: float = 0.5
-    resolving_power_range: tuple = (2_000.0, 22_500.0)
+    resolving_power_range: tuple[float, ...] = (2_000.0, 22_500.0)
     power_spread: float = 0.3
-    pixels_per_fwhm: tuple = (2.0, 3.5)
-    max_pixels: int = 9_000
-    snr: tuple = (10.0, 500.0)
+    pixels_per_fwhm: tuple[float, ...] = (2.0, 3.5)
+    snr: tuple[float, ...] = (10.0, 500.0)
     uneven_noise: float = 1.0
     withhold_sigma: float = 0.25
     whole_range: float = 0.6
@@ -88,7 +85,6 @@ class ObservationConfig(Config):
     tilt: float = 0.1
     velocity: float = 2.0
     fast: float = 0.0
-    largest_velocity: float = 300.0
     wrong_lines: float = 0.5
     line_error: float = 0.0
     veil: float = 0.0
@@ -102,17 +98,17 @@ class ObservationConfig(Config):
             ends = getattr(self, name)
             if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
                 problems.append(f"{name} must be two positive numbers in ascending order, not {ends!r}")
-        problems += not_positive(self, ("resolving_power", "max_pixels", "narrowest"))
-        problems += negative(self, ("uneven_noise", "tilt", "velocity", "largest_velocity", "line_error", "veil"))
+        problems += not_positive(self, ("resolving_power", "narrowest"))
+        problems += negative(self, ("uneven_noise", "tilt", "velocity", "line_error", "veil"))
         refuse("ObservationConfig", problems)
 
     def undisturbed(self, **changes):
-        """Return what the instrument that stars are known best from sees, all of its range, with nothing but noise.
+        """Return the main instrument, with all of its wavelength range, and nothing but noise.
 
         Parameters
         ----------
         **changes
-            Settings that differ from that.
+            Settings to change.
 
         Returns
         -------
@@ -192,7 +188,7 @@ def draw_observation(config, n_star, wavelength_range, generator, *, largest_pow
         narrowest = min(config.narrowest / np.exp(0.5 * (low + high)), width)
         width = narrowest * (width / narrowest) ** share
     n_pixel = int(np.ceil(width * power * (fewest + sampling * (most - fewest))))
-    n_pixel = max(min(n_pixel, config.max_pixels), 16)
+    n_pixel = max(min(n_pixel, _MAX_PIXELS), 16)
 
     first = low + draw.uniform() * (high - low - width)  # (n_star,)
     place = (torch.arange(n_pixel, dtype=torch.float64, device=draw.device) + 0.5) / n_pixel
@@ -204,7 +200,7 @@ def draw_observation(config, n_star, wavelength_range, generator, *, largest_pow
 
     powers = power * (1 - config.power_spread * draw.uniform())
     velocity = config.velocity * draw.normal()
-    any_velocity = config.largest_velocity * (2 * draw.uniform().float() - 1)
+    any_velocity = _LARGEST_VELOCITY * (2 * draw.uniform().float() - 1)
     velocity = torch.where(draw.uniform() < config.fast, any_velocity, velocity)
     place = place.float()
     response = torch.exp(config.tilt * draw.smooth(place, 4) * (draw.uniform() < 0.8)[:, None])

@@ -28,21 +28,26 @@ _DRAWS = torch.rand, torch.rand, torch.randn
 
 @dataclass(frozen=True)
 class RequestConfig(Config):
-    """What a star is told about and asked for.
+    """What is given as input and what is asked for, for stars of libraries and emulators.
 
     Attributes
     ----------
     give_quantity : float
-        Fraction of stars, 0.7 at most, that are given labels: each of those known with a chance of 0.3.
-        They are gathered in ``give_quantity / 0.7`` of the batches.
+        Fraction of stars, 0.7 at most, with labels as input: each known label with a probability of 0.3.
+        These stars are gathered in ``give_quantity / 0.7`` of the batches.
     give_resolving_power : float
-        Fraction of stars whose resolving power is told.
+        Fraction of stars with the resolving power as input.
     quantities_only : float
-        Fraction of batches without a spectrum: fluxes are asked for, from labels.
+        Fraction of batches without a spectrum: fluxes are predicted from labels.
     flux_requests : int
-        Number of fluxes asked for from each star, anywhere in the range.
+        Number of fluxes to predict for each star, anywhere in the range.
     flux_weight : float
-        Weight of these in the loss, relative to that of the labels.
+        Weight of these fluxes in the loss, relative to that of the labels.
+
+    Raises
+    ------
+    ConfigError
+        Listing everything that is inconsistent.
     """
 
     give_quantity: float = 0.1
@@ -74,13 +79,13 @@ class ObservedSource:
     vocabulary : Vocabulary
         Names and standardisation of the model.
     normalizer : ContinuumNormalizer
-        What spectra are divided by.
+        Gives the divisor of spectra.
     observation : ObservationConfig, optional
-        What instruments do.
+        Simulated instruments.
     request : RequestConfig, optional
-        What is given and asked for.
+        What is given as input and asked for.
     targets : sequence of str, optional
-        Labels to ask for; all that the source and the model know when left out.
+        Labels to predict; all labels that the source and the model have when left out.
     flux_kind : str, optional
         Kind of flux.
     context_length : int, optional
@@ -252,7 +257,7 @@ class ObservedSource:
         return [source]
 
     def all_asked(self, **changes):
-        """Return the same stars, of which nothing is given but spectra and their resolving power.
+        """Return the same stars with nothing but spectra and their resolving power as input.
 
         Parameters
         ----------
@@ -301,7 +306,7 @@ class ObservedSource:
         }
 
     def settings(self):
-        """Return what must be the same when training goes on, as plain JSON types.
+        """Return the settings that must stay the same when training is resumed, as plain JSON types.
 
         Returns
         -------

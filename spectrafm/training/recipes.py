@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .._tokens import FLUX_KINDS
 from ..continuum import normalizer_from_dict
-from ..exceptions import ConfigError, InputValueError
+from ..exceptions import ConfigError, InputTypeError, InputValueError
 from ..quantities import get_quantity
 from ..stellarperceptron import AugmentationConfig, FitConfig, ModelConfig
 from ..stellarperceptron.config import Config, not_counts, not_fractions, not_positive, refuse
@@ -32,27 +32,30 @@ class DomainConfig(Config):
     flux_kind : {"relative_sed", "continuum_normalized"}
         Kind of flux.
     bridges : int
-        Most pixels that lack in a gap that the model sees filled, once it is trained, see
-        `~spectrafm.arrays.SpectrumArrays.gaps_filled`: for pixels finer than the instrument resolves.
+        Largest number of missing pixels in a gap that is interpolated before inference; 0 fills none. For pixels
+        finer than the instrument resolves, see `~spectrafm.arrays.SpectrumArrays.gaps_filled`.
     untold : tuple of str
-        Labels that these stars have and such spectra do not tell: what is learnt of them is how often they occur.
+        Labels that the stars have but that spectra of this kind do not constrain. They are learnt, and not returned.
+
+    Raises
+    ------
+    ConfigError
+        Listing everything that is inconsistent.
     """
 
     normalizer: dict = dataclasses.field(default_factory=lambda: {"name": "median"})
     flux_kind: str = "relative_sed"
     bridges: int = 0
-    untold: tuple = ()
+    untold: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Check the settings."""
         super().__post_init__()
         normalizer_from_dict(self.normalizer)
-        if not isinstance(self.bridges, int) or self.bridges < 0:
-            raise ConfigError(f"DomainConfig: bridges must be an integer, 0 or more, not {self.bridges!r}")
+        problems = not_counts(self, ("bridges",), least=0)
         if self.flux_kind not in FLUX_KINDS:
-            raise ConfigError(
-                f"DomainConfig: flux_kind must be {' or '.join(map(repr, FLUX_KINDS))}, not {self.flux_kind!r}"
-            )
+            problems.append(f"flux_kind must be {' or '.join(map(repr, FLUX_KINDS))}, not {self.flux_kind!r}")
+        refuse("DomainConfig", problems)
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,14 @@ class SourceConfig(Config):
     Attributes
     ----------
     kind : {"table", "library", "emulator"}
-        Real spectra on one wavelength grid, taken as they are; real spectra that are seen
-        through instruments of any kind; synthetic spectra, likewise.
+        ``"table"``: real spectra on one wavelength grid, used as they are. ``"library"``: real spectra that are
+        observed with simulated instruments. ``"emulator"``: synthetic spectra, observed likewise.
     data : str
-        Name of the reader in `spectrafm.datasets`, or of the emulator.
+        Name of a data set, see `spectrafm.datasets.register_reader`, or of the emulator.
     domain : str
         Name of the domain of these spectra.
     labels : tuple of str
-        What is asked for; all labels of the recipe that are known when left out.
+        Labels to predict; all labels of the recipe that the stars have when left out.
     share : float
         Share of the stars of a step.
     weight : float
@@ -77,27 +80,32 @@ class SourceConfig(Config):
     validation_fraction : float
         Fraction of real stars set aside, drawn by star.
     resolving_power : float
-        Of the spectra of a library.
+        Resolving power of the spectra of a library.
     moved_by : str
-        Name of the emulator that moves stars of a library to labels near their own; they stay
-        where they are when left out.
+        Name of the emulator that moves stars of a library to labels near their own; they are not moved
+        when left out.
     mixed_with : str
-        Folder of an emulator of the same labels, made with other lines, whose lines synthetic stars have in part, see
-        `MixedEmulatorSource`; only their own when left out.
+        Folder of an emulator of the same labels, made with another line list, that is mixed with the emulator
+        of the source, see `MixedEmulatorSource`; none when left out.
     n_pool : int
         Number of synthetic stars whose labels are drawn in advance.
     galactic : float
         Fraction of synthetic stars with abundances that scatter as in the Galaxy.
     observation : ObservationConfig
-        Through what libraries and emulators are seen.
+        Simulated instruments for libraries and emulators.
     augmentation : AugmentationConfig
-        What is drawn anew for a table.
+        Augmentation of a table.
+
+    Raises
+    ------
+    ConfigError
+        Listing everything that is inconsistent.
     """
 
     kind: str
     data: str
     domain: str
-    labels: tuple = ()
+    labels: tuple[str, ...] = ()
     share: float = 1.0
     weight: float = 1.0
     validation_fraction: float = 0.1
@@ -132,25 +140,23 @@ class SourceConfig(Config):
 
     @classmethod
     def from_dict(cls, settings):
-        """Build from a dictionary of TOML, as `Config.from_dict`.
+        """Build from a dictionary, as `Config.from_dict`.
 
         Parameters
         ----------
         settings : dict
-            With dictionaries for observation and augmentation.
+            Field names and values, with dictionaries for ``observation`` and ``augmentation``.
 
         Returns
         -------
         SourceConfig
         """
-        inner = {"observation": ObservationConfig, "augmentation": AugmentationConfig}
-        settings = {k: inner[k].from_dict(v) if k in inner else v for k, v in settings.items()}
-        return super().from_dict(settings)
+        return super().from_dict(_with_sections(settings, _SECTIONS_OF_SOURCE))
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what training gives.
+class Recipe(Config):
+    """Everything that decides the result of training.
 
     Attributes
     ----------
@@ -167,19 +173,19 @@ class Recipe:
     domains : dict of str to DomainConfig
         Kinds of spectra, by name.
     request : RequestConfig
-        What stars of libraries and emulators are told and asked.
+        What is given and asked for of stars of libraries and emulators.
     known : tuple of str
-        Quantities that may be given, beside the labels.
+        Quantities that may be given as input, in addition to the labels.
     log : tuple of str
         Quantities whose logarithm is modelled.
     readout : ReadoutConfig, optional
         How the readout is trained, for a model with ``readout_labels``; not used for one without.
     opinion : OpinionConfig, optional
-        How the second opinion is learnt, for a model with ``opinion_labels``; not used for one without.
+        How the second opinion is trained, for a model with ``opinion_labels``; not used for one without.
     start : str
-        Name of the recipe whose weights training begins with; random ones when left out.
+        Name of the recipe whose weights training starts from; random weights when left out.
     split_seed : int
-        Decides which real stars are set aside; the seed of ``fit`` when left out.
+        Seed of the draw of the real stars that are set aside; the seed of ``fit`` when left out.
     training_data, license, citation : str
         Provenance, for the model card.
 
@@ -190,14 +196,14 @@ class Recipe:
     """
 
     name: str
-    labels: tuple
+    labels: tuple[str, ...]
     model: ModelConfig
     fit: FitConfig
-    sources: dict
-    domains: dict
+    sources: dict[str, SourceConfig]
+    domains: dict[str, DomainConfig]
     request: RequestConfig = RequestConfig()
-    known: tuple = ()
-    log: tuple = ()
+    known: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
     readout: ReadoutConfig | None = None
     opinion: OpinionConfig | None = None
     start: str = ""
@@ -208,21 +214,26 @@ class Recipe:
 
     def __post_init__(self):
         """Check that everything that is named is there."""
-        for name in (*self.labels, *self.known):
-            get_quantity(name, "labels")
+        super().__post_init__()
+        for argument in ("labels", "known"):
+            for name in getattr(self, argument):
+                get_quantity(name, argument)
         if self.split_seed is None:
             object.__setattr__(self, "split_seed", self.fit.seed)
         problems = not_counts(self, ("split_seed",), least=0)
+        problems += self._problems_of_names()
         if self.start and self.start == self.name:
             problems.append("start names the recipe itself")
-        stray = [name for name in self.log if name not in (*self.labels, *self.known)]
-        if stray:
-            problems.append(f"log names {stray}, which are neither labels nor known")
         if not self.sources:
             problems.append("there is no source")
         for name, source in self.sources.items():
             if source.domain not in self.domains:
                 problems.append(f"source {name!r} is of the domain {source.domain!r}, which is not described")
+            elif source.kind != "table" and self.domains[source.domain].normalizer.get("name") != "continuum":
+                problems.append(
+                    f"source {name!r} is of the kind {source.kind!r}, so the normalizer of domain {source.domain!r} "
+                    f"must have the name 'continuum', not {self.domains[source.domain].normalizer!r}"
+                )
             stray = [label for label in source.labels if label not in self.labels]
             if stray:
                 problems.append(f"source {name!r} asks for {stray}, which are no labels of the recipe")
@@ -247,6 +258,44 @@ class Recipe:
         unused = sorted(set(self.domains) - {source.domain for source in self.sources.values()})
         problems += [f"domain {name!r} has no source" for name in unused]
         refuse(f"Recipe {self.name!r}", problems)
+
+    @classmethod
+    def from_dict(cls, settings):
+        """Build from a dictionary, as `Config.from_dict`.
+
+        Parameters
+        ----------
+        settings : dict
+            Field names and values, with a dictionary of settings for each section, source and domain. The sections
+            ``model``, ``fit`` and ``request`` take their defaults when left out.
+
+        Returns
+        -------
+        Recipe
+        """
+        if isinstance(settings, dict):
+            settings = {name: {} for name in _SECTIONS if name not in _OPTIONAL} | settings
+            for name, kind in (("sources", SourceConfig), ("domains", DomainConfig)):
+                if isinstance(entries := settings.get(name), dict):
+                    settings[name] = _with_sections(entries, dict.fromkeys(entries, kind), f"{name}.")
+        return super().from_dict(_with_sections(settings, _SECTIONS))
+
+    def _problems_of_names(self):
+        """Return what is wrong with the names of labels and other quantities."""
+        problems = [] if self.labels else ["labels must name at least one quantity"]
+        for argument in ("labels", "known", "log"):
+            names = getattr(self, argument)
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                problems.append(f"{argument} names {repeated} more than once")
+        if both := [name for name in self.known if name in self.labels]:
+            problems.append(f"known names {both}, which are labels, and labels may be given anyway; leave them out")
+        if stray := [name for name in self.log if name not in (*self.labels, *self.known)]:
+            problems.append(f"log names {stray}, which are neither labels nor known")
+        power = "ln_resolving_power"
+        observed = [name for name, source in self.sources.items() if source.kind != "table"]
+        if observed and power in (*self.labels, *self.known):
+            problems.append(f"{power} is given with the stars of {', '.join(observed)} anyway; leave it out")
+        return problems
 
     def _problems_of_opinion(self):
         """Return what is inconsistent about a second opinion."""
@@ -284,10 +333,14 @@ def recipe_names():
 
 
 def _read(name, before=()):
-    """Return path and settings of a recipe; what it does not say is that of the recipe it extends.
+    """Return the settings of a recipe; those that it leaves out are those of the recipe that it extends.
 
     A file that another one extends is looked for beside that.
     """
+    if not isinstance(name, (str, Path)):
+        raise InputTypeError(
+            f"{f'{before[-1]}: extends' if before else 'name'}: {name!r}, expected the name of a recipe or of a file"
+        )
     folder = before[-1].parent if before else Path()
     path = _FOLDER / f"{name}.toml" if str(name) in recipe_names() else folder / name
     if not path.is_file():
@@ -303,17 +356,32 @@ def _read(name, before=()):
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not a TOML file ({error})") from error
     if "extends" in settings:
-        _, extended = _read(settings.pop("extends"), (*before, path))
+        extended = _read(settings.pop("extends"), (*before, path))
         settings = _merge(extended, settings)
-    return path, settings
+    return settings
 
 
 def _merge(settings, changes):
     """Return settings with changes, section by section."""
-    inner = {k: _merge(settings[k], v) for k, v in changes.items() if isinstance(v, dict) and k in settings}
+    both = [k for k, v in changes.items() if isinstance(v, dict) and isinstance(settings.get(k), dict)]
+    inner = {k: _merge(settings[k], changes[k]) for k in both}
     return settings | changes | inner
 
 
+def _with_sections(settings, kinds, prefix=""):
+    """Return settings with configurations in place of the dictionaries of some sections."""
+    made = {}
+    for name, kind in kinds.items():
+        if not isinstance(settings, dict) or isinstance(settings.get(name), (kind, type(None))):
+            continue
+        try:
+            made[name] = kind.from_dict(settings[name])
+        except ConfigError as error:
+            raise ConfigError(f"[{prefix}{name}] {error}") from error
+    return settings | made if made else settings
+
+
+_SECTIONS_OF_SOURCE = {"observation": ObservationConfig, "augmentation": AugmentationConfig}
 # sections in which single settings can be replaced, and those of them that only some recipes have
 _SECTIONS = {
     "model": ModelConfig,
@@ -344,8 +412,10 @@ def load_recipe(name, changes=None):
     ------
     InputValueError
         There is no such recipe; the message lists the packaged ones.
+    InputTypeError
+        A name that is neither a string nor a path.
     ConfigError
-        Unknown or contradicting settings.
+        Settings that are unknown, missing, of a wrong type, or that contradict each other.
     """
     changes = {} if changes is None else changes
     stray = [section for section, some in changes.items() if section not in _SECTIONS or not isinstance(some, dict)]
@@ -354,19 +424,8 @@ def load_recipe(name, changes=None):
             f"changes: {stray}; expected a dictionary of settings for some of the sections {', '.join(_SECTIONS)}; "
             "write a recipe that extends this one to change anything else"
         )
-    path, settings = _read(name)
-    for section, kind in _SECTIONS.items():
-        if section not in _OPTIONAL or section in settings or section in changes:
-            settings[section] = kind.from_dict(settings.get(section, {}) | changes.get(section, {}))
-    for section, kind in (("sources", SourceConfig), ("domains", DomainConfig)):
-        settings[section] = {name: kind.from_dict(entry) for name, entry in settings.get(section, {}).items()}
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise ConfigError(f"{path}: unknown settings {unknown}; known are {', '.join(sorted(known))}")
-    for name in ("labels", "known", "log"):
-        settings[name] = tuple(settings.get(name, ()))
+    settings = _merge(_read(name), changes)
     try:
-        return Recipe(**settings)
-    except TypeError as error:
-        raise ConfigError(f"{path}: {str(error).partition('() ')[2]}") from error
+        return Recipe.from_dict(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error

@@ -39,7 +39,7 @@ class _Source:
     relative = False
 
     def settings(self):
-        """Return what must be the same when training goes on, as plain JSON types.
+        """Return the settings that must stay the same when training is resumed, as plain JSON types.
 
         Returns
         -------
@@ -51,8 +51,8 @@ class _Source:
 class EmulatorSource(_Source):
     """Synthetic stars.
 
-    Labels come from a pool of stars drawn by `spectrafm.synthesis.draw_labels`, each time
-    moved by a little, so that no star comes twice.
+    Labels come from a pool of stars drawn by `spectrafm.synthesis.draw_labels`, and are moved by a small random
+    amount each time, so that no star comes twice.
 
     Parameters
     ----------
@@ -65,13 +65,13 @@ class EmulatorSource(_Source):
     device : str or torch.device, optional
         Where spectra are made.
     galactic : float, optional
-        Fraction of the stars whose abundances scatter about the trends as little as in the
-        Galaxy; those of the others scatter three times as much.
+        Fraction of the stars whose abundances scatter about the trends of the Galaxy as real ones do; the scatter
+        of the other stars is three times as large.
 
     Attributes
     ----------
     names : tuple of str
-        Names of the quantities that are known of each star.
+        Names of the quantities of each star.
     wavelength_range : tuple of float
         Where stars can be observed [Angstrom, vacuum].
     resolving_power : float
@@ -158,20 +158,21 @@ class EmulatorSource(_Source):
 
 
 class MixedEmulatorSource(EmulatorSource):
-    """Synthetic stars whose lines differ from those of a list as another does, more or less so from region to region.
+    """Synthetic stars with a mixture of two line lists that varies from region to region of the spectrum.
 
-    Nobody knows the lines of real stars better than lists agree: from such stars it can be learnt which errors labels
-    have that are told by lines of one list. As each star has lines of its own, no list can be learnt by heart.
+    Lines of real stars are not known better than line lists agree: from such stars a model learns how large the errors
+    of labels are when the lines differ from those of one list. As each star has a mixture of its own, no list
+    can be learnt by heart.
 
     Parameters
     ----------
     emulator : str or Emulator
         As of `EmulatorSource`.
     other : str or Emulator
-        Emulator of the same labels, made with other lines, or its name or folder. Of the difference between the two a
-        star has a share between none and all on the average, which scatters by a half from region to region.
+        Emulator of the same labels, made with another line list, or its name or folder. The mean share of this list
+        is uniform between 0 and 1; within a star it scatters by 0.5 from region to region.
     **settings
-        As of `EmulatorSource`.
+        As for `EmulatorSource`.
 
     Raises
     ------
@@ -240,7 +241,7 @@ class LibrarySource(_Source):
     rows : array_like of int
         Stars to draw from.
     names : sequence of str
-        Quantities to take along; all of the library when left out.
+        Quantities to include; all of the library when left out.
     resolving_power : float
         Resolving power of the spectra.
     device : str or torch.device, optional
@@ -329,13 +330,13 @@ class LibrarySource(_Source):
 
 
 class MovedLibrarySource(LibrarySource):
-    """Real stars, most of them moved to labels near their own by what an emulator says of the difference.
+    """Real stars, most of them moved to labels near their own with an emulator.
 
-    The spectrum of a star is multiplied with the ratio of two synthetic ones, of the new
-    labels and of its own. What synthetic spectra get wrong is mostly the same in both, so
-    few real stars stand for all around them, where each by itself could be learnt by heart.
-    Abundances that are not known follow the trends of the Galaxy in both, and change a
-    little as well. Stars with labels missing, or beyond the emulator, stay as they are.
+    The spectrum of a star is multiplied by the ratio of two synthetic spectra, for the new
+    labels and for its own. Errors of synthetic spectra mostly cancel in the ratio, so that
+    few real stars represent all stars around them, instead of being learnt by heart.
+    Unknown abundances follow the trends of the Galaxy in both spectra, and are moved by a
+    small amount as well. Stars with missing labels, or outside the range of the emulator, are not moved.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ import time
 import torch
 from torch import nn
 
+from .._numerics import MAD_TO_STD
 from ..exceptions import TrainingError
 from ..stellarperceptron.precision import float64_device
 from .epochs import train_layers
@@ -17,6 +18,8 @@ logger = logging.getLogger("spectrafm")
 # how stars are seen that tell what spectra are made of: whole, without noise
 _CLEAN = {"snr": (1e5, 1e5), "uneven_noise": 0.0, "withhold_sigma": 0.0, "whole_range": 1.0, "gaps": 0.0}
 _CLEAN |= {"bad_pixels": 0.0}
+# stars that a fit is learnt from, without noise and with noise, and how often each of them is seen
+_N_FIT, _EPOCHS = 150_000, 40
 # stars that components are made of, and in a batch
 _N_COMPONENT, _BATCH = 8192, 64
 # stars in a step of training, and the largest learning rate
@@ -29,7 +32,7 @@ _USUAL_SNR = 50.0
 _SMALL = 1e-3
 
 
-def learn_fits(readout, sources, vocabulary, config, generator):
+def learn_fits(readout, sources, vocabulary, generator):
     """Learn all that the fits of a readout know.
 
     Parameters
@@ -40,8 +43,6 @@ def learn_fits(readout, sources, vocabulary, config, generator):
         Stars.
     vocabulary : Vocabulary
         Standardisation.
-    config : ReadoutConfig
-        How many stars, how often.
     generator : torch.Generator
         Source of all draws.
 
@@ -70,10 +71,10 @@ def learn_fits(readout, sources, vocabulary, config, generator):
 
         stars = drawn(_N_COMPONENT, **_CLEAN)
         learn_components(fit, torch.cat([_clean(fit, star) for star, _ in stars]), generator)
-        stars = drawn(config.n_fit, **_CLEAN, wrong_lines=0.0)
-        error = learn_response(fit, *projected(stars), config.fit_epochs, generator)
-        seen = [(*fit.coefficients(*fit.normal_equations(*star)), p) for star, p in drawn(config.n_fit)]
-        learn_guess(fit, *_together(seen), config.fit_epochs, generator)
+        stars = drawn(_N_FIT, **_CLEAN, wrong_lines=0.0)
+        error = learn_response(fit, *projected(stars), _EPOCHS, generator)
+        seen = [(*fit.coefficients(*fit.normal_equations(*star)), p) for star, p in drawn(_N_FIT)]
+        learn_guess(fit, *_together(seen), _EPOCHS, generator)
         # of another list; where there is none, lines that are wrong at random
         wrong = {} if len(inside) > 1 else {"wrong_lines": 1.0}
         learn_other_lines(fit, *projected(drawn(_N_COMPONENT, inside[-1], **(_CLEAN | wrong), tilt=0.0)))
@@ -141,7 +142,7 @@ def learn_components(fit, flux, generator):
     rest = apart - left[:, :n_component] @ components
     fit.components.copy_(components / len(apart) ** 0.5)
     # a median: of lines that are wrong in some stars, the others know nothing
-    fit.rest.copy_((1.4826 * rest.abs().median(dim=0).values) ** 2)
+    fit.rest.copy_((MAD_TO_STD * rest.abs().median(dim=0).values) ** 2)
 
 
 def learn_response(fit, coefficient, parameter, epochs, generator):

@@ -28,8 +28,7 @@ class StreamPart:
     weight : float
         Weight in the loss.
     validation : ObservedSource or TableSource, optional
-        Where the stars to validate on come from; where the stars never come twice, the
-        source itself does.
+        Source of the validation stars; the source itself, whose stars never come twice, when left out.
     """
 
     source: object
@@ -39,9 +38,9 @@ class StreamPart:
 
 
 class StarStream:
-    """Batches from several sources: what `Trainer` is fed with.
+    """Training batches from several sources, for `Trainer`.
 
-    A step has one batch of each source, and its loss is their weighted mean. The same
+    A step has one batch of each source, and its loss is the weighted mean of their losses. The same
     (seed, step, rank) always gives the same batches, whatever was drawn before.
 
     Parameters
@@ -49,14 +48,14 @@ class StarStream:
     parts : dict of str to StreamPart
         The sources by name.
     batch_size : int
-        Stars in a step, of all sources and processes.
+        Number of stars in a step, summed over all sources and processes.
     seed, rank, world_size : int, optional
         Seed; number of this process and of all processes.
     device : str or torch.device, optional
-        Where batches are made: one that computes in float64, which ``"mps"`` does not. A model there
-        is trained with stars that are made on the CPU.
+        Device on which batches are made. It must compute in float64, which ``"mps"`` does not: for a model
+        there, stars are made on the CPU.
     n_validation : int, optional
-        Stars of each source that are validated on, drawn with the seed; all of a table that has fewer.
+        Number of validation stars of each source, drawn with the seed; all stars of a table that has fewer.
 
     Raises
     ------
@@ -125,7 +124,7 @@ class StarStream:
                 yield name, batch
 
     def targets_of(self, name):
-        """Return what the first requests of the batches of a source ask for.
+        """Return the labels that the first requests of the batches of a source ask for.
 
         Parameters
         ----------
@@ -139,7 +138,7 @@ class StarStream:
         return self.parts[name].source.targets
 
     def settings(self):
-        """Return what must be the same when training goes on, as plain JSON types.
+        """Return the settings that must stay the same when training is resumed, as plain JSON types.
 
         Returns
         -------

@@ -17,7 +17,7 @@ class TableSource:
     generator : TrainingGenerator
         Draws training stars from the table; its seed and rank decide.
     rows : numpy.ndarray
-        Rows of the table that this source stands for.
+        Rows of the table that belong to this source.
     data : LabelledSpectra
         The stars of the table.
     """
@@ -103,7 +103,7 @@ class TableSource:
         return list(from_arrays(data.wavelength, data.flux[rows], data.sigma[rows])), values, errors
 
     def undisturbed(self):
-        """Return nothing: the stars of a table are as they are.
+        """Return an empty list: stars of a table are not observed anew.
 
         Returns
         -------
@@ -139,7 +139,7 @@ class TableSource:
         }
 
     def settings(self):
-        """Return what must be the same when training goes on, as plain JSON types.
+        """Return the settings that must stay the same when training is resumed, as plain JSON types.
 
         Returns
         -------

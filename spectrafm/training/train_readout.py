@@ -27,16 +27,16 @@ _ONE_IN = 24
 
 @dataclass(frozen=True)
 class ReadoutConfig(Config):
-    """How the readout of a model is trained, once all else is.
+    """How the readout of a model is trained, after all other parts.
 
     Attributes
     ----------
     sources : tuple of str
-        Where the stars come from: those of a recipe that never come twice, as a model is
-        better on stars that it was trained on than on others. The first that lies in a range is what the fit
-        of this range is learnt from.
+        Sources of the recipe that the stars come from. They must be emulators, whose stars never come twice, as a
+        model is better on stars that it was trained on than on others. The fit of a range is learnt from the first
+        source that lies in it.
     n_star : int
-        Number of stars, of all sources, in the shares that they have in the recipe.
+        Number of stars of all sources, in the shares of the recipe.
     batch_size : int
         Stars in a step.
     epochs : int
@@ -45,14 +45,9 @@ class ReadoutConfig(Config):
         Of AdamW; the rate warms up in a tenth of the steps and falls in a cosine.
     beta : float
         As of `~spectrafm.stellarperceptron.FitConfig`.
-    n_fit : int
-        Stars of each range that its fit is learnt from, where the model has fits; these see stars ``fit_epochs`` times.
-    fit_epochs : int
-        See ``n_fit``.
     doubt : tuple of float
-        For each range with a fit, the factor on the errors of spectra whose lines are seen to be other than those of
-        the stars that it was learnt from, once errors were calibrated: how far such stars of another origin are off. 1
-        where left out.
+        For each range with a fit, the factor by which errors of spectra grow, after calibration, whose lines differ
+        from those of the training stars. 1 for all ranges when left out.
 
     Raises
     ------
@@ -60,22 +55,20 @@ class ReadoutConfig(Config):
         Listing everything that is inconsistent.
     """
 
-    sources: tuple = ()
+    sources: tuple[str, ...] = ()
     n_star: int = 200_000
     batch_size: int = 1024
     epochs: int = 20
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     beta: float = 0.25
-    n_fit: int = 150_000
-    fit_epochs: int = 40
-    doubt: tuple = ()
+    doubt: tuple[float, ...] = ()
 
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
         super().__post_init__()
         problems = [] if self.sources else ["sources must name some of the sources of the recipe"]
-        problems += not_counts(self, ("n_star", "batch_size", "epochs", "n_fit", "fit_epochs"))
+        problems += not_counts(self, ("n_star", "batch_size", "epochs"))
         problems += negative(self, ("learning_rate", "weight_decay", "beta"))
         if not all(factor >= 1 for factor in self.doubt):
             problems.append(f"doubt must be factors of 1 or more, not {self.doubt!r}")
@@ -112,7 +105,7 @@ def with_readout(model, model_config, stream, config, first_step):
     looking.start_from(model)
     readout = looking.torch_model.readout
     sources = [stream.parts[name].source for name in config.sources]
-    learn_fits(readout, sources, looking.vocabulary, config, seeded_generator((_FITS, stream.seed), stream.device))
+    learn_fits(readout, sources, looking.vocabulary, seeded_generator((_FITS, stream.seed), stream.device))
     start = time.perf_counter()
     seen = _look(looking, stream, config, first_step)
     logger.info("readout: looked at %d stars in %.0f s", len(seen.first), time.perf_counter() - start)

@@ -33,15 +33,15 @@ _TRUST_STEPS = 60
 
 @dataclass(frozen=True)
 class OpinionConfig(Config):
-    """How the second opinion of a model is learnt, once all else is.
+    """How the second opinion of a model is trained, after all other parts.
 
     Attributes
     ----------
     source : str
-        Where the stars come from: a table of the recipe. Those of them that calibrate errors decide how far the opinion
-        is trusted, as the decoder knows its training stars too well.
+        Table of the recipe that the stars come from. Its stars that calibrate errors set the weight of the opinion, as
+        the decoder knows its training stars too well.
     n_star : int
-        Number of spectra, each with noise and gaps of its own: stars come as often as that takes.
+        Number of spectra, each with noise and gaps of its own; stars are repeated as needed.
     batch_size : int
         Spectra in a step.
     epochs : int
