@@ -4,8 +4,9 @@ import numpy as np
 from astropy import units as u
 from astropy.table import Row, Table
 
+from ._tokens import FLUX_KINDS
 from .exceptions import InputTypeError, InputValueError
-from .quantities import OTHER_COLUMNS, get_quantity
+from .quantities import OTHER_COLUMNS, QUANTITIES, Quantity, get_quantity, register_quantity
 
 # nothing has a larger logarithm or magnitude, but what stands for "not known" often has
 _LARGEST = {"dex": 90.0, "mag": 90.0}
@@ -13,7 +14,16 @@ _LARGEST = {"dex": 90.0, "mag": 90.0}
 # what tables of results hold beside labels, that of the command line its files, too
 _NOT_LABELS = (*OTHER_COLUMNS, "file")
 
-__all__ = ["in_unit", "known_labels", "known_quantities", "label_columns", "split_mask", "table_columns"]
+__all__ = [
+    "in_unit",
+    "known_labels",
+    "known_quantities",
+    "label_columns",
+    "label_truth",
+    "refuse_inputs",
+    "split_mask",
+    "table_columns",
+]
 
 
 def table_columns(table, argument):
@@ -111,6 +121,84 @@ def known_labels(columns, labels, n_star, argument, positive=()):
                 f"{argument}[{name!r}]: shape {np.shape(column)}, expected ({n_star},): one row a star, in their order"
             )
     return known_quantities(wanted, n_star, labels, argument, positive)
+
+
+def label_truth(labels_table, n_star, labels=None, positive=()):
+    """Return the labels of stars that a table holds, and their errors.
+
+    Parameters
+    ----------
+    labels_table : `~astropy.table.Table` or dict
+        A row a star: ``<label>`` and, where known, ``e_<label>``; with units or in those of
+        `spectrafm.quantities.QUANTITIES`; NaN or masked where not known. Other columns are
+        left alone.
+    n_star : int
+        Number of stars.
+    labels : sequence of str, optional
+        Columns to take; all stellar labels by their names when left out. A column that is
+        named here and that nobody knows becomes a quantity of its own, with the unit that it has.
+    positive : sequence of str, optional
+        Labels whose logarithm is modelled.
+
+    Returns
+    -------
+    dict of str to (numpy.ndarray, numpy.ndarray)
+        Values and errors ``(n_star,)`` in the units of the registry, NaN where not known.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        Not a table, another number of rows, no label, names that mean something else, units that do not fit,
+        numbers that a label cannot have.
+    """
+    columns = table_columns(labels_table, "labels_table")
+    if labels is None:
+        labels = [name for name in columns if name in QUANTITIES and QUANTITIES[name].kind == "label"]
+    labels = [labels] if isinstance(labels, str) else list(labels)
+    missing = [name for name in labels if name not in columns]
+    if missing or not labels:
+        raise InputValueError(
+            f"labels_table: no column {', '.join(missing) or 'that is a label'}; it has {', '.join(columns)}; "
+            "name columns as in spectrafm.quantities, or say which are labels with labels="
+        )
+    taken = [name for name in labels if name in OTHER_COLUMNS or name.startswith("e_")]
+    if taken:
+        raise InputValueError(
+            f"labels: {taken} are names that tables of results have for something else; rename these columns"
+        )
+    refuse_inputs(labels, ("flux", *FLUX_KINDS))
+    for name in labels:
+        if name not in QUANTITIES:
+            column = columns[name]
+            unit = getattr(column, "unit", None) or ""
+            text = getattr(getattr(column, "info", None), "description", None) or name
+            # errors of magnitudes and of logarithms are differences: they have no zero point
+            register_quantity(Quantity(name, str(unit), str(getattr(unit, "function_unit", unit)), "", text))
+    return known_labels(columns, labels, n_star, "labels_table", positive)
+
+
+def refuse_inputs(labels, fluxes):
+    """Refuse labels with the names of what spectra come with: fluxes, and properties of an observation.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        Names.
+    fluxes : iterable of str
+        Names of fluxes.
+
+    Raises
+    ------
+    InputValueError
+        Naming those labels.
+    """
+    observed = [name for name, quantity in QUANTITIES.items() if quantity.kind == "observation"]
+    taken = [name for name in labels if name in (*fluxes, *observed)]
+    if taken:
+        raise InputValueError(
+            f"labels: {taken} are names of fluxes or of properties of an observation; expected labels of stars; "
+            "rename these columns, or leave them out"
+        )
 
 
 def known_quantities(known, n_star, allowed, argument="known", positive=()):

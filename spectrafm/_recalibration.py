@@ -8,7 +8,14 @@ import numpy as np
 
 from ._inference import labels_of
 from ._known import known_labels, table_columns
-from .calibration import HIGHEST_FACTOR, LOWEST_FACTOR, conformal_factor, temperature
+from .calibration import (
+    HIGHEST_FACTOR,
+    LOWEST_FACTOR,
+    conformal_factor,
+    determined_factor,
+    temperature,
+    truth_error_factor,
+)
 from .exceptions import InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS
 
@@ -65,7 +72,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
             f"labels_table: no column of a label that spectra of {kinds} tell; they tell "
             f"{', '.join(name for name in fm.labels if name in told)}"
         )
-    factors, kept, extreme, unusable = {}, [], [], 0
+    factors, kept, extreme, large, unusable = {}, [], [], [], 0
     for kind, stars, which in with_and_without_errors(spectra):
         its = labels_of(fm, domains[which & readable])
         predicted, unusable = _infer_quietly(fm, stars, [name for name in labels if name in its] or labels, which)
@@ -77,7 +84,11 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
                 if n_known < _MIN_STARS:
                     kept.append(f"{name} of {domain.name} {kind} ({n_known})")
                     continue
-                factor = methods[method](*sample)
+                smaller = truth_error_factor(*sample)
+                if smaller < 1:
+                    large.append(f"e_{name} of {domain.name} {kind}")
+                    sample[3] = sample[3] * smaller
+                factor = determined_factor(methods[method](*sample), *sample)
                 factors.setdefault((number, name), {})[kind] = factor
                 if not 1.001 * LOWEST_FACTOR < factor < 0.999 * HIGHEST_FACTOR:
                     extreme.append(f"{name} of {domain.name} {kind} ({factor:.3g})")
@@ -89,6 +100,9 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     problems = {
         f"{unusable} of {len(spectra)} spectra cannot be used and are left out": unusable,
         f"fewer than {_MIN_STARS} stars with a known truth, factors kept: {', '.join(kept)}": kept,
+        f"labels_table: quoted errors ({', '.join(large)}) are larger than the scatter of stars about their "
+        "predictions, and were taken for smaller; the stars then hardly determine how large predicted errors should "
+        "be; see whether these columns are standard deviations of single stars": large,
         f"factors at the end of what is sensible, check units and order of the stars: {', '.join(extreme)}": extreme,
     }
     for text in (text for text, present in problems.items() if present):

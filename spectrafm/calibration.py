@@ -5,6 +5,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from ._known import known_labels, split_mask, table_columns
+from ._numerics import mad_std
 from .exceptions import InputTypeError, InputValueError
 from .quantities import get_quantity
 
@@ -16,10 +17,12 @@ __all__ = [
     "conformal_factor",
     "coverage",
     "crps",
+    "determined_factor",
     "error_factor",
     "negative_log_likelihood",
     "pit",
     "temperature",
+    "truth_error_factor",
     "z_scores",
 ]
 
@@ -32,6 +35,10 @@ _LEVELS = tuple(np.linspace(0.05, 0.95, 19))
 # coverages that one factor has to serve, and their weights: real residuals have longer tails than a Gaussian, so that
 # no factor is right for both. Weights were chosen on stars of MILES that no benchmark tests on
 _SERVED = {_ONE_SIGMA: 0.6, _TWO_SIGMA: 0.4}
+# predicted errors, and those of the truth, are right within a factor of two, before residuals are looked at
+_PRIOR = np.log(2.0)
+# a scatter is too small by chance by less than so many standard deviations; relative one of a median, of one star
+_CHANCE, _MEDIAN_NOISE = 2.0, 1.17
 
 
 def z_scores(values, errors, truth, truth_errors=None):
@@ -113,27 +120,28 @@ def coverage(values, errors, truth, truth_errors=None, levels=(_ONE_SIGMA, _TWO_
     return np.mean(size <= norm.ppf(0.5 + _checked_levels(levels)[..., None] / 2), axis=-1)
 
 
-def calibration_error(values, errors, truth, truth_errors=None, levels=_LEVELS):
-    """Return how far observed and nominal coverage are apart.
+def calibration_error(values, errors, truth, truth_errors=None, levels=None):
+    """Return the mean absolute difference between observed and nominal coverage.
 
     Parameters
     ----------
     values, errors, truth, truth_errors : array_like
         As for `z_scores`.
     levels : sequence of float, optional
-        Levels to average over, by default 0.05 to 0.95 in steps of 0.05.
+        Levels to average over, between 0 and 1; 0.05 to 0.95 in steps of 0.05 when left out.
 
     Returns
     -------
     float
-        Mean of the absolute difference: 0 where the errors are right, up to the noise of
-        a finite number of stars; 0.5 where they are far too small or large.
+        Dimensionless: 0 if the errors are right, up to the noise of
+        a finite number of stars; 0.5 if they are far too small or large.
 
     Raises
     ------
     InputTypeError, InputValueError
         As `coverage`.
     """
+    levels = _LEVELS if levels is None else levels
     observed = coverage(values, errors, truth, truth_errors, levels)
     return float(np.mean(np.abs(observed - np.asarray(levels, dtype=np.float64))))
 
@@ -310,6 +318,85 @@ def error_factor(values, errors, truth, truth_errors=None):
     return float(np.exp(np.log(np.minimum(factors, HIGHEST_FACTOR)) @ list(_SERVED.values())))
 
 
+def truth_error_factor(values, errors, truth, truth_errors):
+    """Return the factor on errors of the truth that are larger than the scatter of the residuals.
+
+    Residuals contain the errors of the truth and those of the prediction, so they scatter by
+    more than the errors of the truth alone, unless these are quoted too large.
+
+    Parameters
+    ----------
+    values, errors, truth, truth_errors : array_like
+        As for `z_scores`, of stars that the weights have not seen.
+
+    Returns
+    -------
+    float
+        1 where the residuals scatter by as much as the errors of the truth, but for chance; else the factor, 0 or
+        more, with which both errors together fit the scatter. That is from the median, which outliers do not disturb.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `z_scores`.
+    """
+    residual, error, truth_error, _ = _known_stars(values, errors, truth, truth_errors)
+    quoted = truth_error > 0
+    if not quoted.any():
+        return 1.0
+    scatter, share = (np.median(np.abs(size[quoted]) / truth_error[quoted]) for size in (residual, error))
+    scatter /= norm.ppf(0.75)
+    if scatter >= 1 - _CHANCE * _MEDIAN_NOISE / np.sqrt(quoted.sum()):
+        return 1.0
+    return float(np.sqrt(max(scatter**2 - share**2, 0.0)))
+
+
+def determined_factor(factor, values, errors, truth, truth_errors=None):
+    """Return a factor on the predicted errors, no smaller than the residuals say by themselves.
+
+    Where errors of the truth explain the residuals, a factor that makes errors fit is as small
+    as one likes, since predicted errors hardly matter beside them. The logarithm of a factor
+    below 1 is therefore multiplied with how well residuals determine it, between 0 and 1,
+    if predicted errors and those of the truth are each known within a factor of two.
+
+    Parameters
+    ----------
+    factor : float
+        From `temperature`, `conformal_factor` or `error_factor`.
+    values, errors, truth, truth_errors : array_like
+        The stars that it is from, as for `z_scores`.
+
+    Returns
+    -------
+    float
+        The factor itself where it is 1 or more, or the truth has no errors; between it and 1 elsewhere.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `z_scores`.
+
+    Notes
+    -----
+    The prior of the logarithm of the factor is a Gaussian about 0 with a standard deviation of ln 2. Residuals
+    of ``n_star`` stars of which the prediction has a share ``p`` in the variance give it the variance ``(1 / (2 n_star)
+    + (1 - p)^2 ln(2)^2) / p^2``, from the Fisher information of a Gaussian likelihood in which a factor on the errors
+    of the truth is free, with the same prior. ``1 / (2 n_star)``, what that is without errors of the truth, is taken
+    off, so that few stars alone change nothing.
+    """
+    _, error, truth_error, _ = _known_stars(values, errors, truth, truth_errors)
+    if factor >= 1:
+        return float(factor)
+    # share of the prediction in the variance of a typical star, at a factor of 1
+    share = np.median(error**2 / (error**2 + truth_error**2))
+    if share == 0:
+        return 1.0
+    noise = 1 / (2 * len(error))
+    variance = (noise + (_PRIOR * (1 - share)) ** 2) / share**2 - noise
+    weight = _PRIOR**2 / (_PRIOR**2 + variance)
+    return float(factor**weight)
+
+
 def calibration_table(table, truth_table):
     """Return how good labels and their errors are, label by label.
 
@@ -339,7 +426,6 @@ def calibration_table(table, truth_table):
         They have no label in common, a column has a unit or length that cannot be used,
         or there is no star of which anything is known.
     """
-    from astropy.stats import mad_std
     from astropy.table import MaskedColumn, Table
 
     given = {"table": table_columns(table, "table"), "truth_table": table_columns(truth_table, "truth_table")}

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from ._kernels import matern, squared_distance
+from ._numerics import mad_std
+from .calibration import truth_error_factor
 
 __all__ = ["ResidualHead", "fit_residual_head"]
 
@@ -26,6 +28,8 @@ _JITTER = 1e-6
 # beyond so many sigma a star counts less, and most components of the embedding
 _OUTLIER, _N_COMPONENT = 3.0, 12
 _N_ITERATION = 80
+# times that errors of labels are brought down to the scatter, which they have widened
+_N_RESCALED = 3
 
 
 @dataclass
@@ -67,9 +71,9 @@ class _Process:
         return mean * self.scale, variance.sqrt() * self.scale
 
     def leave_one_out(self):
-        """Return the error of each star in units of what is expected, predicted from all others."""
+        """Return the residual of each star, predicted from all others, and what is expected of it."""
         inverse = torch.cholesky_inverse(self._root).diagonal()
-        return self._solved / inverse.sqrt()
+        return self._solved / inverse, inverse.rsqrt()
 
 
 def _kernel(a, b, hyper, n_leading, is_correction):
@@ -97,14 +101,14 @@ def _fit_process(features, target, error, predicted_error, n_leading, is_correct
     """Fit a process to residuals ``(n_star,)``; the most probable hyperparameters decide."""
     from scipy.optimize import minimize
 
-    scale = float(1.4826 * np.median(np.abs(target - np.median(target)))) or float(np.std(target)) or 1.0
+    scale = mad_std(target) or float(np.std(target)) or 1.0
     prior = torch.tensor(list(_PRIORS.values()), dtype=torch.float64)
     arrays = (torch.from_numpy(np.asarray(array, dtype=np.float64)) for array in (features, target, error))
     features, target, error = arrays
     target, variance = target / scale, (error / scale) ** 2
     predicted = torch.from_numpy(predicted_error / scale)
 
-    def objective(flat):
+    def objective(flat, variance):
         hyper = torch.from_numpy(np.array(flat)).requires_grad_()
         named = dict(zip(_PRIORS, hyper, strict=True))
         noise = variance + torch.exp(2 * named["noise"]) + torch.exp(2 * named["error"]) * predicted**2 + _JITTER
@@ -118,19 +122,29 @@ def _fit_process(features, target, error, predicted_error, n_leading, is_correct
 
     start = prior[:, 0].numpy()
     bounds = [(mean - 5, mean + 5) for mean in start]
-    for _ in range(2):
-        found = minimize(
-            objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _N_ITERATION}
-        )
+
+    def fit(start, variance):
+        options = {"maxiter": _N_ITERATION}
+        found = minimize(objective, start, variance, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         hyper = torch.from_numpy(found.x)
-        process = _Process(features, target, variance, predicted, hyper, scale, n_leading, is_correction)
-        # a star far from what all others say has a wrong label more often than a strange spectrum
-        z = process.leave_one_out().abs()
-        if not bool((z > _OUTLIER).any()):
+        return found.x, _Process(features, target, variance, predicted, hyper, scale, n_leading, is_correction)
+
+    start, process = fit(start, variance)
+    for _ in range(_N_RESCALED):
+        # errors of the labels that are larger than the scatter about what all others say would hide what is there
+        residual, expected = (array.numpy() for array in process.leave_one_out())
+        own = np.sqrt(np.clip(expected**2 - variance.numpy(), 1e-12, None))
+        factor = truth_error_factor(residual, own, np.zeros(len(own)), variance.sqrt().numpy())
+        if factor == 1:
             break
+        variance = variance * factor**2
+        start, process = fit(start, variance)
+    # a star far from what all others say has a wrong label more often than a strange spectrum
+    residual, expected = process.leave_one_out()
+    z = (residual / expected).abs()
+    if bool((z > _OUTLIER).any()):
         noise = variance + process._noise(predicted)
-        variance = variance + noise * ((z / _OUTLIER) ** 2 - 1).clamp(min=0)
-        start = found.x
+        process = fit(start, variance + noise * ((z / _OUTLIER) ** 2 - 1).clamp(min=0))[1]
     return process
 
 

@@ -13,6 +13,7 @@ from specutils import Spectrum
 from spectrafm import Flag, SpectraFM, SpectraFMWarning
 from spectrafm._spectral_units import air_to_vacuum, doppler_factor
 from spectrafm.adapters import from_arrays
+from spectrafm.benchmarks.flags import CASES, area_under_roc, benchmark_flags
 from spectrafm.diagnostics import (
     STATISTICS,
     Diagnosis,
@@ -21,14 +22,12 @@ from spectrafm.diagnostics import (
     _noise,
     _quantile,
     _saturation,
-    _thresholds,
-    set_thresholds,
 )
 from spectrafm.exceptions import InputValueError
 from spectrafm.flags import describe_flags
-from spectrafm.flags_benchmark import CASES, area_under_roc, benchmark_flags
 from spectrafm.stellarperceptron import StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_table
+from spectrafm.thresholds import _thresholds, set_thresholds
 from spectrafm.weights_info import Domain, WeightsInfo
 
 NAMES = ("teff", "logg", "rv_offset")

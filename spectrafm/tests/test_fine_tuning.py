@@ -1,8 +1,10 @@
 """Weights adapted to few stars: what is learnt, what stays, what is saved, what is refused."""
 
 import copy
+import inspect
 import pickle
-from dataclasses import replace
+import warnings
+from dataclasses import fields, replace
 
 import astropy.units as u
 import numpy as np
@@ -12,11 +14,13 @@ from astropy.nddata import StdDevUncertainty
 from astropy.table import Column, MaskedColumn, QTable, Table
 from specutils import Spectrum
 
-from spectrafm import SpectraFM, SpectraFMWarning, core, diagnostics, fine_tuning, residual_head
+from spectrafm import SpectraFM, SpectraFMWarning, core, diagnostics, residual_head
+from spectrafm._known import label_truth
 from spectrafm._table_formats import column_values
-from spectrafm.adapters import to_arrays
+from spectrafm._tuning_stars import rows_of_one_star, tuning_stars
+from spectrafm.adapters import from_arrays, to_arrays
 from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
-from spectrafm.fine_tuning import METHODS, FineTuneConfig, fine_tune, label_truth
+from spectrafm.fine_tuning import METHODS, FineTuneConfig, fine_tune
 from spectrafm.flags import Flag
 from spectrafm.quantities import QUANTITIES as REGISTRY
 from spectrafm.quantities import Quantity, register_quantity
@@ -350,9 +354,11 @@ def test_refused(base):
     """Settings that contradict themselves, and too few stars."""
     with pytest.raises(ConfigError, match=r"(?s)method must be 'auto' or one of head.*n_fold must be an integer of 2"):
         FineTuneConfig(method="magic", n_fold=1)
-    with pytest.raises(ConfigError, match=r"(?s)seed must be an integer of 0 or more, not -1.*or infinite, not inf"):
+    with pytest.raises(
+        ConfigError, match=r"(?s)seed must be an integer of 0 or more, not -1.*positive and finite, not inf"
+    ):
         FineTuneConfig(seed=-1, learning_rate=np.inf)
-    with pytest.raises(ConfigError, match="FineTuneConfig: learning_rate must be a number, not 'fast'"):
+    with pytest.raises(ConfigError, match="FineTuneConfig: learning_rate must be a number or None, not 'fast'"):
         FineTuneConfig(learning_rate="fast")
     with pytest.raises(InputValueError, match="teff: 8, logg: 8; expected 10 or more"):
         base.fine_tune(spectra(slice(0, 8)), labels(slice(0, 8)))
@@ -418,7 +424,7 @@ def test_gaps_are_bridged_in_training_as_in_use(base):
     """What is learnt of spectra with narrow gaps is learnt of the pixels that are read of them later."""
     bridging = base.adapted(base.model, replace(base.info.domains[0], bridges=2))
     holes = [replace(star, good=np.arange(60) != 20) for star in to_arrays(spectra(FEW))]
-    stars = fine_tuning._stars(bridging, holes, label_truth(labels(), 40), correct_lines=False)
+    stars = tuning_stars(bridging, holes, label_truth(labels(), 40), np.arange(40), correct_lines=False)
     assert np.isfinite(stars.table.flux).all()
     for row, star in enumerate(holes):
         np.testing.assert_allclose(np.delete(stars.table.wavelength[row], 20), WAVELENGTH[star.good])
@@ -426,6 +432,104 @@ def test_gaps_are_bridged_in_training_as_in_use(base):
         np.testing.assert_allclose(stars.table.flux[row, 20], between, rtol=1e-5)
     perceived = stars.perceive(base.model, np.arange(40))
     np.testing.assert_array_equal(perceived.pooled, bridging.perceive(stars.prepared, 0).pooled)
+
+
+def test_labels_that_do_not_vary(base):
+    """Nothing can be learnt of a label that is the same for all stars, even if other labels vary."""
+    table = labels()
+    table["fe_h"] = 0.1
+    with pytest.raises(
+        InputValueError, match=r"labels_table\['fe_h'\]: 0.1 dex for all 40 stars; expected a label that"
+    ):
+        base.fine_tune(spectra(FEW), table, method="head", **SETTINGS)
+    table["fe_h"] = np.where(np.arange(40) < 20, 0.1, np.nan)
+    with pytest.raises(InputValueError, match=r"labels_table\['fe_h'\]: 0.1 dex for all 20 stars"):
+        base.fine_tune(spectra(FEW), table, method="head", **SETTINGS)
+
+
+def test_quoted_errors_that_are_too_large(base):
+    """Quoted errors far beyond the scatter are warned of, and do not make predicted errors vanish."""
+    table = labels()
+    table.remove_column("teff")
+    table["logg"] += np.random.default_rng(2).normal(scale=0.2, size=40)
+    table["e_logg"] = 0.8
+    with pytest.warns(
+        SpectraFMWarning, match=r"quoted errors \(e_logg\) are larger than the scatter of stars left out"
+    ):
+        new = base.fine_tune(spectra(FEW), table, method="head", **SETTINGS)
+    found = new.infer(spectra(REST))
+    z = (numbers(found, "logg") - LOGG[REST]) / numbers(found, "e_logg")
+    assert np.mean(np.abs(z) < 1) > 0.5
+    assert np.median(numbers(found, "e_logg")) < 0.4
+
+
+def test_rows_of_one_star_stay_together(base):
+    """Spectra of one star are found, said, and left out together; who says so himself is not warned."""
+    visit = np.arange(20).repeat(2)
+    stars, table = [spectra(FEW)[i] for i in visit], labels()[visit]["logg",]
+    with pytest.warns(SpectraFMWarning, match="40 rows are of 20 stars, as their spectra and labels say") as caught:
+        found = base.fine_tune(stars, table, method="head", **SETTINGS)
+    assert [warning.filename for warning in caught] == [__file__]
+    apart = base.fine_tune(stars, table, method="head", groups=np.arange(40), **SETTINGS)
+    # who has seen the star itself is thought to be better
+    assert found.history[0]["score"] > apart.history[0]["score"] + 0.1
+    with pytest.raises(InputValueError, match="stars with a usable spectrum and a label: logg: 4; expected 10"):
+        base.fine_tune(stars, table, method="head", groups=visit // 5, **SETTINGS)
+    with pytest.raises(InputValueError, match=r"groups: shape \(3,\), expected \(40,\)"):
+        base.fine_tune(stars, table, method="head", groups=["a", "b", "c"], **SETTINGS)
+
+
+def star_numbers(values, identifier=None, groups=None):
+    """Return the number of the star of each row, of different spectra with one label."""
+    flux = np.arange(60.0) + np.arange(len(values))[:, None]
+    arrays = from_arrays(WAVELENGTH, flux, identifier=identifier)
+    truth = {"logg": (np.asarray(values, dtype=float), np.full(len(values), 0.1))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SpectraFMWarning)
+        return rows_of_one_star(arrays, truth, groups)
+
+
+def test_which_rows_are_of_one_star():
+    """Names and labels that repeat beyond chance tell; numbers of rows, rounded labels and limits do not."""
+    rng = np.random.default_rng(7)
+    several, alone = np.arange(30).repeat(4), np.arange(120)
+    values = rng.normal(2, 1, 120)
+    np.testing.assert_array_equal(star_numbers(values, [f"HD {i}" for i in several]), several)
+    np.testing.assert_array_equal(star_numbers(values[several]), several)
+    np.testing.assert_array_equal(star_numbers(np.round(values, 3)[several]), several)
+    # names and labels that each tell of some
+    names = [f"HD {i}" if i < 15 else "" for i in several]
+    np.testing.assert_array_equal(star_numbers(np.where(several < 15, values, 9 + values[several]), names), several)
+    np.testing.assert_array_equal(
+        star_numbers(values, groups=["" if i < 60 else "a" for i in alone]), np.minimum(alone, 60)
+    )
+    masked = np.ma.array(several, mask=several < 15)
+    np.testing.assert_array_equal(
+        star_numbers(values, groups=masked), _in_order(np.where(several < 15, -alone, several))
+    )
+    for different in (
+        np.round(values, 1),
+        np.where(values < 1.5, 1.5, values),
+        rng.integers(0, 2, 120),
+        rng.integers(0, 14, 120),
+        np.full(120, np.nan),
+    ):
+        np.testing.assert_array_equal(star_numbers(different), alone)
+    for names in (["survey"] * 120, [str(i) for i in several], [""] * 120):
+        np.testing.assert_array_equal(star_numbers(values, names), alone)
+
+
+def _in_order(names):
+    """Return numbers in the order in which names come first."""
+    _, first, back = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[back]
+
+
+def test_defaults_agree():
+    """`SpectraFM.fine_tune` and the settings that it makes have the same defaults."""
+    defaults = inspect.signature(SpectraFM.fine_tune).parameters
+    for field in fields(FineTuneConfig):
+        assert defaults[field.name].default == field.default
 
 
 def test_nothing_warns_twice(base, tuned):
