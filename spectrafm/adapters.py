@@ -6,7 +6,6 @@ judged good or bad. See the page "Giving spectra" of the documentation.
 """
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from ._known import split_mask
 from ._orders import merged
 from ._pixel_quality import MASK_POLICIES, Block, as_real, finish, policy_bits, told_problem, unusable
 from ._spectral_units import SPEED_OF_LIGHT, axis_to_angstrom
+from ._star_names import common_name, name_text, star_names
 from .arrays import SpectrumArrays
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
@@ -24,8 +24,6 @@ from .flags import Flag
 __all__ = ["MASK_POLICIES", "SpectrumArrays", "from_arrays", "merge_orders", "resolving_powers", "to_arrays"]
 
 _MEDIA = ("air", "vacuum")
-_META_KEYS = ("identifier", "id", "source_id", "sdss_id", "apogee_id", "objid", "obj", "object", "label", "name")
-_HEADER_KEYS = ("OBJID", "APOGEE_ID", "SDSS_ID", "OBJECT", "OBJNAME", "TARGNAME")
 
 
 def to_arrays(spectra, *, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None):
@@ -72,6 +70,7 @@ def to_arrays(spectra, *, medium=None, radial_velocity=None, resolving_power=Non
     if leaves and not any(_is_spectrum(leaf) or (is_list and leaf is None) for leaf in leaves):
         raise InputTypeError(f"spectra: {_not_a_spectrum(leaves[0])}")
     blocks = [_read(leaf) for leaf in leaves]
+    _name_arms(leaves, blocks)
     n_star = sum(1 if isinstance(block, SpectrumArrays) else block.n_star for block in blocks)
     options = _per_star_options(n_star, medium, radial_velocity, resolving_power)
     found = []
@@ -152,7 +151,7 @@ def from_arrays(
     if identifier is not None:
         if not isinstance(identifier, Iterable):
             raise InputTypeError(f"identifier: {identifier!r}; expected a name for each star")
-        identifier = [identifier] if isinstance(identifier, str) else [_text(name) for name in identifier]
+        identifier = [identifier] if isinstance(identifier, str) else [name_text(name) for name in identifier]
         if len(identifier) != n_star:
             raise InputValueError(f"identifier: {len(identifier)} names for {n_star} stars")
     options = _per_star_options(n_star, medium, radial_velocity, resolving_power)
@@ -178,6 +177,8 @@ def merge_orders(orders, *, medium=None, radial_velocity=None, resolving_power=N
     orders : `~specutils.SpectrumList`, `~specutils.SpectrumCollection` or list
         The orders, in any order and on any scale; whatever `to_arrays` takes, each row of
         which is an order: a list of `~specutils.Spectrum` or of `SpectrumArrays`, a 2-D spectrum.
+        Several 2-D spectra with the same number of rows, as the arms of DESI, are refused:
+        there each row is usually a star of its own.
     medium, radial_velocity, resolving_power, mask_policy
         As in `to_arrays`, for all orders or one an order.
     identifier : str, optional
@@ -195,7 +196,8 @@ def merge_orders(orders, *, medium=None, radial_velocity=None, resolving_power=N
     InputTypeError
         As of `to_arrays`, or the name is none.
     InputValueError
-        As of `to_arrays`; there is no order; one cannot be used; some have errors and others none.
+        As of `to_arrays`; there is no order; one cannot be used; some have errors and others none;
+        the rows of several 2-D spectra may be different stars.
 
     Notes
     -----
@@ -227,6 +229,9 @@ def merge_orders(orders, *, medium=None, radial_velocity=None, resolving_power=N
     >>> star.sigma[[0, 900]].round(4)
     array([0.01  , 0.0071])
     """
+    if not _is_spectrum(orders) and isinstance(orders, Iterable):
+        orders = list(_flatten(orders))
+        _check_one_star(orders)
     found = to_arrays(
         orders,
         medium=medium,
@@ -248,10 +253,25 @@ def merge_orders(orders, *, medium=None, radial_velocity=None, resolving_power=N
             f"orders: no usable errors in number {', '.join(lacking)}, but in {sum(told)} others; expected errors in "
             "all orders, or in none; give them, or leave them out of all"
         )
-    # rows of one object are numbered behind its name, those without a name have the number alone
-    names = {re.sub(r"(^|:)\d+$", "", order.identifier) for order in found} if len(found) > 1 else {found[0].identifier}
-    name = (names.pop() if len(names) == 1 else "") or "0" if identifier is None else identifier
+    name = common_name([order.identifier for order in found]) or "0" if identifier is None else identifier
     return replace(found[0], identifier=name) if len(found) == 1 else merged(found, name)
+
+
+def _check_one_star(orders):
+    """Refuse spectra that have the same number of rows each, which may be as many stars."""
+    sizes = {_n_row(order) for order in orders}
+    if len(orders) > 1 and len(sizes) == 1 and (n_star := sizes.pop()) > 1:
+        raise InputValueError(
+            f"orders: {len(orders)} spectra with {n_star} rows each, and it is not clear whether a row is a star or an "
+            f"order; with stars = to_arrays(orders) give merge_orders(stars[row::{n_star}]) for each row that is a "
+            "star, or merge_orders(stars) where all rows are of one star"
+        )
+
+
+def _n_row(order):
+    if not _is_spectrum(order) or isinstance(order, SpectrumArrays):
+        return 1
+    return order.flux.size // order.flux.shape[getattr(order, "spectral_axis_index", -1)]
 
 
 def _together(name, rows):
@@ -319,7 +339,7 @@ def _is_table(thing):
 def _not_a_spectrum(thing):
     remedy = "a specutils Spectrum, SpectrumCollection or SpectrumList, or a list of these"
     if isinstance(thing, (str, bytes)) or hasattr(thing, "__fspath__"):
-        remedy += "; read a file with Spectrum.read(path)"
+        remedy += "; read a file with spectrafm.spectrum_files.read_spectra(path)"
     elif _is_table(thing):
         remedy += "; for the columns of a table use spectrafm.adapters.from_arrays(wavelength, flux, sigma)"
     elif isinstance(thing, (np.ndarray, float, int)):
@@ -455,7 +475,7 @@ def _read(thing):
         array = array if index == array.ndim - 1 else np.moveaxis(array, index, -1)
         return array.reshape(n_star, n_pixel)
 
-    block = Block(n_star, _identifiers(thing.meta, n_star), in_air=_says_air(thing))
+    block = Block(n_star, star_names(thing.meta, n_star), in_air=_says_air(thing))
     axis = thing.spectral_axis
     if axis is None:
         block.problem = "there is no spectral axis; give the collection spectral_axis="
@@ -475,33 +495,26 @@ def _read(thing):
     return block
 
 
+def _name_arms(leaves, blocks):
+    """Add the arm to the names of stars that were observed in several; DESI has the names in the first arm alone."""
+    arms = [str(leaf.meta.get("band") or "") if _has_meta(leaf) else "" for leaf in leaves]
+    if len({*arms} - {""}) < 2:
+        return
+    known = None
+    for arm, block in zip(arms, blocks, strict=True):
+        if not arm:
+            continue
+        known = block.identifiers or known
+        if known is not None and len(known) == block.n_star:
+            block.identifiers = [None if name is None else f"{name}:{arm}" for name in known]
+
+
+def _has_meta(leaf):
+    return _is_spectrum(leaf) and hasattr(getattr(leaf, "meta", None), "get")
+
+
 def _says_air(thing):
     """Say whether the WCS of an object is that of wavelengths in air."""
     # a header may have come along from another axis
     kinds = getattr(getattr(thing, "wcs", None), "world_axis_physical_types", None)
     return "em.wl;obs.atmos" in (kinds or ())
-
-
-def _identifiers(meta, n_star):
-    """Return the names found in the meta of an object, or None."""
-    if isinstance(meta, (list, tuple)) and len(meta) == n_star:
-        names = [_identifiers(one, 1) for one in meta]
-        # who has none is named by its number
-        return [None if name is None else name[0] for name in names]
-    if not hasattr(meta, "keys"):
-        return None
-    lower = {str(key).lower(): key for key in meta}
-    header = meta.get("header")
-    values = [meta[lower[key]] for key in _META_KEYS if key in lower]
-    values += [header.get(key) for key in _HEADER_KEYS] if hasattr(header, "keys") else []
-    for value in values:
-        if isinstance(value, (str, bytes, int, np.integer)) and _text(value).strip():
-            name = _text(value)
-            return [name] if n_star == 1 else [f"{name}:{row}" for row in range(n_star)]
-        if isinstance(value, (list, tuple, np.ndarray)) and np.shape(value) == (n_star,):
-            return [_text(name) if _text(name).strip() else None for name in value]
-    return None
-
-
-def _text(name):
-    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)

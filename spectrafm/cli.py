@@ -2,25 +2,20 @@
 
 Each subcommand is a pair of functions: ``_add_<name>`` declares its options and
 ``_run_<name>`` does the work and returns the exit status. A new one needs such
-a pair and a line in ``_COMMANDS``.
+a pair and a line in ``_COMMANDS``. The one for ``infer`` has a module of its own.
 """
 
 import argparse
-import math
 import os
 import sys
-import warnings
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
-from .exceptions import InputValueError, SpectraFMError, SpectraFMWarning
-from .flags import MASKING_FLAGS, Flag, describe_flags
+from ._cli_common import FAILED, SOME_FAILED, add_device, complain
+from ._cli_infer import add_infer, run_infer
+from .benchmarks import BENCHMARKS, run_benchmark
+from .exceptions import InputValueError, SpectraFMError
 
 __all__ = ["main"]
-
-#: Exit status when some spectra could not be read, and when nothing could be done.
-_SOME_FAILED, _FAILED = 1, 2
 
 
 def main(argv=None):
@@ -53,10 +48,10 @@ def main(argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (SpectraFMError, OSError) as error:
-        _complain(f"error: {error}")
-        return _FAILED
+        complain(f"error: {error}")
+        return FAILED
     except KeyboardInterrupt:
-        _complain("stopped")
+        complain("stopped")
         return 130
 
 
@@ -73,259 +68,6 @@ def _parser():
     return parser
 
 
-def _complain(text):
-    print(f"spectrafm: {text}", file=sys.stderr)
-
-
-def _positive(text):
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
-    return value
-
-
-def _speed(text):
-    from ._spectral_units import SPEED_OF_LIGHT
-
-    value = float(text)
-    if not abs(value) < SPEED_OF_LIGHT:
-        raise argparse.ArgumentTypeError(f"{text}: expected a speed in km/s below that of light")
-    return value
-
-
-def _names(text):
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(text):
-    pairs = [pair.partition("=") for pair in _names(text)]
-    try:
-        return {name.strip(): float(value) for name, _, value in pairs}
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected numbers such as teff=5000,e_teff=50") from None
-
-
-def _add_infer(parser):
-    from .adapters import MASK_POLICIES
-    from .results import EXTENSIONS
-
-    parser.add_argument("files", nargs="*", metavar="FILE", help="spectra, in any format that specutils reads")
-    parser.add_argument("--example", action="store_true", help="use the star that comes with the package")
-    parser.add_argument("-o", "--output", metavar="TABLE", help=f"table to write: {', '.join(EXTENSIONS)}")
-    parser.add_argument("--plot", metavar="FIGURE", help="figure to write: .png, .pdf, .svg")
-    parser.add_argument("--overwrite", action="store_true", help="replace TABLE and FIGURE if they exist")
-    parser.add_argument(
-        "--model", metavar="M", help="name or folder of weights, or hf://owner/name; by default those in the package"
-    )
-    parser.add_argument("--labels", type=_names, metavar="A,B", help="labels wanted, by default all")
-    parser.add_argument("--known", type=_numbers, metavar="A=X,B=Y", help="what is known of the stars already")
-    parser.add_argument(
-        "--medium", choices=("vacuum", "air"), help="of the wavelengths, by default what the file says, or vacuum"
-    )
-    parser.add_argument("--radial-velocity", type=_speed, metavar="KM_S", help="by default what the file says, or 0")
-    parser.add_argument("--resolving-power", type=_positive, metavar="R", help="resolving power, where it is known")
-    parser.add_argument("--mask-policy", choices=sorted(MASK_POLICIES), help="which mask bits mean a bad pixel")
-    parser.add_argument("--format", metavar="FMT", help="format of the files, as specutils or astropy's Table names it")
-    parser.add_argument("--wavelength-unit", metavar="UNIT", help="of the wavelengths, where files do not tell it")
-    parser.add_argument("--flux-unit", metavar="UNIT", help="of the flux, where files do not tell it")
-    parser.add_argument(
-        "--merge-orders", action="store_true", help="the spectra in each file are orders of one star: merge them"
-    )
-    _add_device(parser)
-
-
-def _add_device(parser):
-    parser.add_argument("--device", default="cpu", metavar="D", help="where to run: cpu, cuda, mps (cpu)")
-
-
-def _run_infer(arguments):
-    if bool(arguments.files) == arguments.example:
-        arguments.parser.error("give the files of spectra, or --example and no files")
-    _check_outputs(arguments)
-    from ._inference import uncovered_range
-    from ._weights_files import check_device
-    from .core import SpectraFM
-
-    check_device(arguments.device, "--device")
-    model = SpectraFM.from_pretrained(arguments.model, arguments.device)
-    arrays, sources = _read_all(arguments)
-    _check_stars(arguments, model, arrays, sources)
-    with warnings.catch_warnings():
-        # said below, file by file
-        warnings.filterwarnings("ignore", message=".*rows are masked", category=SpectraFMWarning)
-        table = model.infer(arrays, labels=arguments.labels, known=arguments.known, progress=sys.stderr.isatty())
-    table.add_column(sources, name="file", index=0)
-    table["file"].info.description = "File of the spectrum"
-    for source, star, flag in zip(sources, arrays, table["flag"], strict=True):
-        if flag & MASKING_FLAGS:
-            problem = (
-                star.problem
-                or uncovered_range(star, flag)
-                or describe_flags(flag & MASKING_FLAGS)[-1].partition(": ")[2]
-            )
-            _complain(f"{source}: {problem}")
-    if arguments.output:
-        from .results import write_labels
-
-        write_labels(table, arguments.output, overwrite=arguments.overwrite)
-    if arguments.example or not arguments.output:
-        print("\n".join(_printed(table)))
-    if arguments.example:
-        print(_reference_labels())
-    if arguments.plot:
-        _write_plot(arguments.plot, model, arrays, table)
-    failed = (table["flag"] & int(Flag.BAD_INPUT)) != 0
-    return _SOME_FAILED if failed.any() else 0
-
-
-def _check_outputs(arguments):
-    """Refuse before any work what could not be written after it."""
-    from .results import check_filename
-
-    if arguments.output:
-        check_filename(arguments.output, arguments.overwrite)
-    if arguments.plot:
-        from matplotlib.backend_bases import FigureCanvasBase
-
-        path, known = Path(arguments.plot), FigureCanvasBase.get_supported_filetypes()
-        if path.suffix.lstrip(".").lower() not in known:
-            raise InputValueError(f"--plot: {path.name!r}, expected a name that ends in .{', .'.join(sorted(known))}")
-        if path.exists() and not arguments.overwrite:
-            raise InputValueError(f"--plot: {path} exists; choose another name, or add --overwrite")
-        if not path.parent.is_dir():
-            raise InputValueError(f"--plot: there is no folder {path.parent}; make it first")
-        if len(set(arguments.files)) > 1 and arguments.labels:
-            _check_kiel(arguments.labels)
-    written = {Path(name).resolve() for name in (arguments.output, arguments.plot) if name}
-    for name in arguments.files:
-        if Path(name).resolve() in written:
-            raise InputValueError(f"{name} is to be read and to be written; choose another name for the output")
-
-
-def _check_stars(arguments, model, arrays, sources):
-    """Refuse before inference what could not be written of these stars after it."""
-    from .results import check_texts
-
-    if arguments.output:
-        check_texts(arguments.output, [*sources, *(star.identifier for star in arrays)])
-    if arguments.plot and len(arrays) > 1:
-        _check_kiel(arguments.labels or model.labels)
-
-
-def _check_kiel(labels):
-    """Refuse a figure of several stars without its axes."""
-    missing = [name for name in ("teff", "logg") if name not in labels]
-    if missing:
-        raise InputValueError(
-            f"--plot: of several stars it is their Kiel diagram; add {','.join(missing)} to --labels, or leave it out"
-        )
-
-
-def _read_all(arguments):
-    """Read all files; return all stars, and the file of each."""
-    from astropy import units as u
-
-    from ._progress import progress
-    from .adapters import SpectrumArrays, merge_orders, to_arrays
-    from .datasets import load_example_spectrum
-    from .spectrum_files import read_stars
-
-    velocity = None if arguments.radial_velocity is None else arguments.radial_velocity * u.km / u.s
-    spectrum_options = {
-        "medium": arguments.medium,
-        "radial_velocity": velocity,
-        "resolving_power": arguments.resolving_power,
-        "mask_policy": arguments.mask_policy,
-    }
-    told = {
-        "file_format": arguments.format,
-        "wavelength_unit": arguments.wavelength_unit,
-        "flux_unit": arguments.flux_unit,
-    }
-    names = ["example"] if arguments.example else list(dict.fromkeys(arguments.files))
-    stars, sources, notes = [], [], {}
-    for name in progress(names, sys.stderr.isatty() and len(names) > 1, description="read"):
-        try:
-            if arguments.example:
-                found, said = to_arrays(load_example_spectrum(), **spectrum_options), []
-            else:
-                found, said = read_stars(name, **told, **spectrum_options)
-            if not found:
-                raise InputValueError("there is no spectrum in it")
-            if arguments.merge_orders:
-                found = [merge_orders(found)]
-        except SpectraFMError as error:
-            found, said = [SpectrumArrays.unusable(str(error), name)], []
-        for note in said:
-            notes.setdefault(note, []).append(name)
-        stars += [_named(star, row, len(found), name) for row, star in enumerate(found)]
-        sources += [name] * len(found)
-    for note, where in notes.items():
-        # once for all files of a kind
-        _complain(f"{where[0]}{f' and {len(where) - 1} others' * (len(where) > 1)}: {note}")
-    return stars, sources
-
-
-def _named(star, row, n_star, name):
-    """Return a star named after its file, where the file has no name for it."""
-    if star.identifier != str(row):
-        return star
-    return replace(star, identifier=Path(name).stem if n_star == 1 else f"{Path(name).stem}:{row}")
-
-
-def _printed(table):
-    """Return the lines that show a table to a reader: in words for one star, else as a table."""
-    from astropy.table import Table
-
-    from .results import describe_row, unproven_lines
-
-    if len(table) == 1:
-        identifier = table["identifier"][0] if "identifier" in table.colnames else table["file"][0]
-        return [str(identifier), *describe_row(table)]
-    plain = Table(table)
-    for name in plain.colnames:
-        if plain[name].dtype.kind == "f":
-            plain[name].info.format = ".1f" if name == "snr" or str(plain[name].unit) == "K" else ".3f"
-    legend = sorted({bit for flag in table["flag"] for bit in Flag if flag & bit})
-    return [
-        *plain.pformat(max_lines=-1, max_width=-1),
-        *(f"flag {int(bit)} {describe_flags(bit)[0]}" for bit in legend),
-        *unproven_lines(table),
-    ]
-
-
-def _reference_labels():
-    """Return a line with what APOGEE says of the example star."""
-    from .datasets import load_example_spectrum
-
-    header = load_example_spectrum().meta["header"]
-    known = [f"{name} {header[key]:.4g}" for name, key in (("teff", "TEFF"), ("logg", "LOGG"), ("fe_h", "FE_H"))]
-    return f"for comparison, {header['LABELREF']}: {', '.join(known)}"
-
-
-def _write_plot(filename, fm, arrays, table):
-    """Draw the spectrum with its labels, and the model's own, if there is one star, else the Kiel diagram of all."""
-    # not by way of pyplot: no window and no backend to choose
-    from matplotlib.figure import Figure
-
-    from .plotting import plot_labels, plot_spectrum, spectrum_size
-
-    single = len(table) == 1
-    figure = Figure(figsize=spectrum_size(table) if single else (6.4, 5.2), layout="constrained")
-    if not single:
-        plot_labels(table, ax=figure.subplots())
-    elif arrays[0].problem:
-        figure.text(0.5, 0.5, "there is no spectrum to draw", ha="center")
-    else:
-        model = None
-        # weights that predict no flux of such spectra say so
-        with suppress(InputValueError):
-            [model] = fm.reconstruct(arrays)
-        # as it was read: in vacuum and at rest, with the masks of the policy
-        plot_spectrum(arrays, table, ax=figure.subplots(), model=model)
-    figure.savefig(filename, dpi=150)
-
-
 def _add_describe(parser):
     parser.add_argument("model", nargs="?", metavar="MODEL", help="name or folder; by default the packaged weights")
 
@@ -339,10 +81,10 @@ def _run_describe(arguments):
 
 def _add_train(parser):
     parser.add_argument("recipe", metavar="RECIPE", help="name of a packaged recipe, or a TOML file")
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="folder of the recipe's data set")
+    parser.add_argument("--data", metavar="FOLDER", help="folder of the recipe's data sets, where it has some")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="for checkpoint, log and weights")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
-    _add_device(parser)
+    add_device(parser)
     parser.add_argument("--steps", type=int, metavar="N", help="train for another number of steps")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that make stars, for a GPU (0)")
 
@@ -356,6 +98,8 @@ def _run_train(arguments):
     check_device(arguments.device, "--device")
     changes = None if arguments.steps is None else {"fit": {"steps": arguments.steps}}
     recipe = load_recipe(arguments.recipe, changes)
+    if arguments.data is None and any(source.kind != "emulator" for source in recipe.sources.values()):
+        raise InputValueError(f"--data: none given, but recipe {recipe.name!r} reads real spectra; give their folder")
     output = Path(arguments.output)
     # those of recipes that this one starts from lie within
     if any(output.rglob("checkpoint.pt")) and not arguments.resume:
@@ -378,12 +122,8 @@ def _add_benchmark(parser):
     parser.add_argument(
         "name",
         metavar="NAME",
-        help="gaia-xp: accuracy on held-out stars; speed: time and memory; throughput: of recipes, on a "
-        "GPU if there is one; synthesis: emulators on real stars; "
-        "synthesis-settings: spectra beside those of a much finer synthesis; "
-        "foundation: weights that read every instrument; networks: others trained on the same synthetic stars; "
-        "lines: whether weights look at the lines of an element; flags: what flags catch and what they miss; "
-        "few-shot: what a hundred real stars add",
+        choices=BENCHMARKS,
+        help="; ".join(f"{name}: {benchmark.summary}" for name, benchmark in BENCHMARKS.items()),
     )
     parser.add_argument("--data", default=".", metavar="FOLDER", help="folder of the benchmark's data sets (.)")
     parser.add_argument(
@@ -393,8 +133,6 @@ def _add_benchmark(parser):
 
 
 def _run_benchmark(arguments):
-    from .benchmarks import run_benchmark
-
     for line in run_benchmark(arguments.name, arguments.data, arguments.model, not arguments.no_rivals):
         print(line, flush=True)
     return 0
@@ -429,14 +167,14 @@ def _run_synthesize(arguments):
     grid = build_grid(
         arguments.output,
         **recipe,
-        workers=arguments.workers,
+        n_worker=arguments.workers,
         resume=arguments.resume,
-        show_progress=sys.stderr.isatty(),
+        progress=sys.stderr.isatty(),
     )
     for failure in grid.failures:
-        _complain(f"star {failure['index']}: {failure['reason']}")
+        complain(f"star {failure['index']}: {failure['reason']}")
     print(f"{len(grid)} spectra in {arguments.output}, {len(grid.failures)} failed")
-    return _SOME_FAILED if grid.failures else 0
+    return SOME_FAILED if grid.failures else 0
 
 
 def _prepare_synthesis(source):
@@ -477,7 +215,7 @@ def _run_train_emulator(arguments):
 
 #: What declares a command, what runs it, and what it does in a line.
 _COMMANDS = {
-    "infer": (_add_infer, _run_infer, "find the labels of stars from their spectra"),
+    "infer": (add_infer, run_infer, "find the labels of stars from their spectra"),
     "describe": (_add_describe, _run_describe, "say what weights give and where they hold"),
     "train": (_add_train, _run_train, "train weights from a recipe and a data set"),
     "synthesize": (_add_synthesize, _run_synthesize, "make a grid of synthetic spectra"),

@@ -542,7 +542,7 @@ def test_bad_elements_cost_their_rows(caplog):
     assert "star 1 cannot be used: got NoneType" in caplog.text
     assert [bool(arrays.flags & Flag.BAD_INPUT) for arrays in found] == [False, True, True, False]
     assert "got NoneType" in found[1].problem
-    assert "Spectrum.read" in found[2].problem
+    assert "spectrafm.spectrum_files.read_spectra(path)" in found[2].problem
 
 
 def test_empty_list():
@@ -750,6 +750,17 @@ def test_identifiers_of_two_dimensions():
     metas = [{"obj": "a"}, {}]
     collection = SpectrumCollection(two * u.Jy, np.tile(WAVELENGTH, (2, 1)) * u.AA, meta=metas)
     assert [a.identifier for a in to_arrays([make(), collection])] == ["0", "a", "2"]
+
+
+def test_identifiers_of_arms():
+    """Rows of DESI have the names of the fibres, which the first arm has, and the arm where there are several."""
+    two = np.ones((2, N_PIXEL))
+    fibers = Table({"TARGETID": [39627000000000001, 39627000000000002]})
+    blue = make(two, sigma=None, meta={"band": "b", "fibermap": fibers, "header": {"OBJECT": "field"}})
+    red = make(two, sigma=None, meta={"band": "r"})
+    names = [str(name) for name in fibers["TARGETID"]]
+    assert [a.identifier for a in to_arrays(blue)] == names
+    assert [a.identifier for a in to_arrays([blue, red])] == [f"{name}:{arm}" for arm in "br" for name in names]
 
 
 @settings(max_examples=20)

@@ -8,6 +8,7 @@ import sys
 import astropy.units as u
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.nddata import StdDevUncertainty
 from astropy.table import MaskedColumn, Table
 from specutils import Spectrum
@@ -59,8 +60,8 @@ class FakeSpectraFM:
         progress=False,
     ):
         """Return a row a star."""
-        arrays = to_arrays(spectra, medium=medium, radial_velocity=radial_velocity)
-        FakeSpectraFM.asked, FakeSpectraFM.given = arrays, known
+        arrays = to_arrays(spectra, medium=medium)
+        FakeSpectraFM.asked, FakeSpectraFM.given, FakeSpectraFM.velocity = arrays, known, radial_velocity
         labels = labels or self.labels
         unknown = [name for name in labels if name not in self.labels]
         if unknown:
@@ -215,7 +216,11 @@ def test_plain_tables(capsys):
     for name in ("a.txt", "b.txt"):
         np.savetxt(name, np.stack([np.linspace(400, 500, 30), np.full(30, 5.0)], axis=1))
     assert main(["infer", "a.txt", "b.txt"]) == 1
-    assert "a.txt: it does not tell the unit of its wavelengths, from 400 to 500" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines() == [
+        f"spectrafm: {name}: it does not give the unit of its wavelengths, from 400 to 500; give it, for example "
+        "--wavelength-unit nm"
+        for name in ("a.txt", "b.txt")
+    ]
     assert main(["infer", "a.txt", "b.txt", "--wavelength-unit", "nm", "--flux-unit", "Jy"]) == 0
     assert capsys.readouterr().err == (
         "spectrafm: a.txt and 1 others: read as a table: wavelength in 'col1', flux in 'col2'\n"
@@ -265,6 +270,45 @@ def test_options_reach_the_spectra():
     assert (moved.wavelength > plain.wavelength + 2).all()
     assert moved.resolving_power == 2000
     assert read_labels("b.ecsv").meta == {"model": "fake", "medium": "air"}
+
+
+def test_velocities_that_are_measured():
+    """It is the weights that measure velocities; those of files are taken out before, and a number is not theirs."""
+    star = write_star("a.fits")
+    for option, wanted in (("measure", "measure"), ("100", None)):
+        assert main(["infer", star, "-o", "a.ecsv", "--overwrite", "--radial-velocity", option]) == 0
+        assert FakeSpectraFM.velocity == wanted
+
+
+def test_one_unreadable_file_is_one_line(capsys):
+    """Where there is nothing to show, there is no output but the reason."""
+    assert main(["infer", "none.fits"]) == 1
+    assert capsys.readouterr() == ("", "spectrafm: none.fits: there is no such file\n")
+
+
+def test_notes_name_options(capsys):
+    """What is assumed is said in words of the command line, once for all files."""
+    for name in ("a.csv", "b.csv"):
+        Table({"wavelength_nm": np.linspace(400, 500, 30), "flux": np.full(30, 5.0)}).write(name)
+    assert main(["infer", "a.csv", "b.csv", "-o", "t.ecsv"]) == 0
+    assert capsys.readouterr().err.splitlines()[1] == (
+        "spectrafm: a.csv and 1 others: no unit of the flux in it: taken as relative flux per wavelength; "
+        "give --flux-unit otherwise"
+    )
+    hdus = [Table({"wavelength": np.linspace(4000, 5000, 30) * u.AA, "flux": np.full(30, 5.0) * u.Jy})] * 2
+    fits.HDUList([fits.PrimaryHDU(), *(fits.BinTableHDU(hdu) for hdu in hdus)]).writeto("arms.fits")
+    assert main(["infer", "arms.fits", "-o", "arms.ecsv"]) == 0
+    assert "; give --merge-orders where all are of one star" in capsys.readouterr().err
+
+
+def test_train_without_data(monkeypatch, capsys):
+    """Recipes of synthetic spectra need no data sets, others say so."""
+    asked = []
+    monkeypatch.setattr("spectrafm.training.train_recipe", lambda recipe, data, *_, **__: asked.append(data))
+    assert main(["train", "optical-synthetic", "-o", "out"]) == 0
+    assert asked == [None]
+    assert main(["train", "gaia_xp", "-o", "out"]) == 2
+    assert "--data: none given, but recipe 'gaia_xp' reads real spectra" in capsys.readouterr().err
 
 
 def test_empty_cells_of_a_table(capsys):

@@ -227,7 +227,20 @@ def test_mistakes():
         merge_orders(few(), identifier=3)
     with pytest.raises(InputValueError, match="orders: number 3 cannot be used, got NoneType"):
         merge_orders([*few(), None])
+    arm = Spectrum(np.ones((3, 50)) * u.Jy, np.linspace(5000, 5100, 50) * u.AA)
+    with pytest.raises(
+        InputValueError, match=r"orders: 2 spectra with 3 rows each, .* merge_orders\(stars\[row::3\]\)"
+    ):
+        merge_orders(SpectrumList([arm, arm]))
     repeated = np.concatenate([few(2)[0].wavelength, few(2)[1].wavelength])
     for axis in (repeated, np.sort(np.append(repeated, 5085.0))):
         with pytest.raises(InputValueError, match=r"spectrafm\.adapters\.merge_orders"):
             from_arrays(axis, np.ones(len(axis)))
+
+
+def test_name_of_arms():
+    """The name of the star is what its arms have in common, a number too."""
+    arms = [replace(order, identifier=f"39627:{arm}") for order, arm in zip(few(), "brz", strict=True)]
+    assert merge_orders(arms).identifier == "39627"
+    assert merge_orders([replace(arm, identifier="39627") for arm in arms]).identifier == "39627"
+    assert merge_orders([*arms[:2], replace(arms[2], identifier="39628:z")]).identifier == "0"

@@ -1,22 +1,31 @@
 """Files of spectra, of the kinds that are common and that specutils does not read."""
 
+import gzip
+
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.io.votable import from_table
 from astropy.table import Table
 from numpy.testing import assert_allclose
 
 from spectrafm._spectral_units import air_to_vacuum
-from spectrafm.exceptions import InputValueError
-from spectrafm.spectrum_files import read_stars
+from spectrafm.exceptions import InputValueError, SpectraFMWarning
+from spectrafm.spectrum_files import read_spectra
 
 N_PIXEL = 40
 WAVELENGTH = np.linspace(4000.0, 4975.0, N_PIXEL)
 FLUX = 1 + 0.1 * np.sin(np.arange(N_PIXEL))
 SIGMA = np.linspace(0.01, 0.02, N_PIXEL)
 DENSITY = u.erg / u.s / u.cm**2 / u.AA
-RELATIVE = "no unit of the flux in it: taken as relative flux per wavelength; --flux-unit says otherwise"
+RELATIVE = "no unit of the flux in it: taken as relative flux per wavelength; give flux_unit= otherwise"
+
+
+def read_stars(name, **options):
+    """Return the stars of a file and the notes on it."""
+    notes = []
+    return read_spectra(name, notes=notes, **options), notes
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +55,9 @@ def axis_header(**more):
 def test_numbers_alone(name, columns, file_format):
     """Columns without names are wavelength, flux and errors; the unit of wavelengths is asked for."""
     np.savetxt(name, np.stack([WAVELENGTH, FLUX, SIGMA][:columns], axis=1))
-    message = f"from 4000 to 4975; say it, for example: spectrafm infer {name} --wavelength-unit Angstrom"
+    message = (
+        f"{name}: it does not give the unit .*, from 4000 to 4975; give it, for example wavelength_unit='Angstrom'"
+    )
     with pytest.raises(InputValueError, match=message):
         read_stars(name, file_format=file_format)
     notes = check(
@@ -84,7 +95,7 @@ def test_flux_unit():
     assert star.flux_unit == "erg / (Angstrom s cm2)"
     assert RELATIVE not in notes
     for option in ("wavelength_unit", "flux_unit"):
-        with pytest.raises(InputValueError, match=rf"--{option.split('_')[0]}-unit: 'sheep'; expected a unit"):
+        with pytest.raises(InputValueError, match=f"{option}: 'sheep'; expected a unit"):
             read_stars("a.txt", **({"wavelength_unit": "nm"} | {option: "sheep"}))
 
 
@@ -197,7 +208,7 @@ def test_iraf_apertures():
     stars, notes = read_stars("a.fits")
     assert_allclose(stars[0].wavelength, WAVELENGTH)
     assert_allclose(stars[1].wavelength, 10 ** (3.6 + 0.001 * np.arange(N_PIXEL)) / 1.001)
-    assert "2 rows are as many stars, or orders of one with --merge-orders" in notes
+    assert "2 rows are as many stars, or orders of one with merge_orders=True" in notes
 
 
 @pytest.mark.parametrize("extension", ["fits", "ecsv"])
@@ -226,7 +237,7 @@ def test_further_tables(unit):
     assert [
         note
         for note in notes
-        if note.startswith("only the spectrum in HDU 1 BLUE is read, and not those in HDU 2 RED:")
+        if note.startswith("only the spectrum in HDU 1 BLUE is read, and not those in HDU 2 RED;")
     ]
 
 
@@ -235,7 +246,7 @@ def test_unit_that_is_assumed():
     fits.PrimaryHDU(FLUX, axis_header(BUNIT="Jy")).writeto("a.fits")
     [star], notes = read_stars("a.fits")
     assert_allclose(star.wavelength, WAVELENGTH)
-    assert notes == ["no unit of wavelength in its header: Angstrom is assumed; --wavelength-unit says otherwise"]
+    assert notes == ["no unit of wavelength in its header: Angstrom is assumed; give wavelength_unit= otherwise"]
     [star], notes = read_stars("a.fits", wavelength_unit="nm")
     assert_allclose(star.wavelength, 10 * WAVELENGTH)
     assert notes == []
@@ -272,7 +283,7 @@ def test_units_that_nobody_knows():
         columns = [fits.Column("WAVE", "D", unit, array=WAVELENGTH), fits.Column("FLUX", "D", "counts", array=FLUX)]
         fits.BinTableHDU.from_columns(columns).writeto(name)
     check(read_stars("b.fits"), None)
-    with pytest.raises(InputValueError, match="'furlongx', which it tells, is not known .* --wavelength-unit Angstrom"):
+    with pytest.raises(InputValueError, match="'furlongx', which it gives .* wavelength_unit='Angstrom'"):
         read_stars("c.fits")
     check(read_stars("c.fits", wavelength_unit="AA"), None)
 
@@ -315,7 +326,7 @@ def test_what_is_told_goes_first():
     """A unit that is told goes before that of the file, and that is said."""
     Table({"wavelength": WAVELENGTH / 10 * u.AA, "flux": FLUX * DENSITY, "error": SIGMA * DENSITY}).write("a.fits")
     notes = check(read_stars("a.fits", wavelength_unit="nm"))
-    assert "unit of the wavelength: nm, as told, and not Angstrom as in it" in notes
+    assert "unit of the wavelength: nm, as given, and not Angstrom as in it" in notes
 
 
 def test_what_cannot_be_read():
@@ -332,7 +343,7 @@ def test_what_cannot_be_read():
         file.seek(0)
         file.write(data)
     for name, message in (
-        ("d.fits", "HDU 1  that is no table of numbers, and no wavelength"),
+        ("d.fits", r"d.fits: HDU 1 cannot be read \(.*\): the file may be cut off$"),
         (
             "a.fits",
             r"has the columns a, b, .* t = Table.read\('a.fits', hdu=1\); stars = from_arrays\(t\['a'\], t\['b'\]",
@@ -344,3 +355,252 @@ def test_what_cannot_be_read():
             read_stars(name)
     with pytest.raises(InputValueError, match="there is no such file"):
         read_stars("none.fits")
+
+
+def test_notes_are_warnings():
+    """What is assumed is a warning where nobody asks for it."""
+    np.savetxt("a.txt", np.stack([WAVELENGTH, FLUX, SIGMA], axis=1))
+    with pytest.warns(SpectraFMWarning) as caught:
+        [star] = read_spectra("a.txt", wavelength_unit="Angstrom")
+    assert RELATIVE in [str(warning.message) for warning in caught]
+    assert_allclose(star.flux, FLUX)
+
+
+@pytest.mark.parametrize(("scale", "unit"), [(1, "Angstrom"), (0.1, "nm"), (1e-4, "um")])
+def test_unit_that_is_proposed(scale, unit):
+    """The unit that is proposed is one in which such wavelengths are light of stars."""
+    np.savetxt("a.txt", np.stack([WAVELENGTH * scale, FLUX], axis=1))
+    with pytest.raises(InputValueError, match=f"wavelength_unit='{unit}'"):
+        read_stars("a.txt")
+
+
+def write_desi(name):
+    """Write three arms with two stars each, as DESI does."""
+    hdus = [fits.PrimaryHDU(), fits.BinTableHDU(Table({"TARGETID": [39627001, 39627002]}), name="FIBERMAP")]
+    for number, arm in enumerate("BRZ"):
+        flux = np.array([[1.0], [number + 2]]) * FLUX
+        hdus += [
+            fits.ImageHDU(WAVELENGTH + 900 * number, fits.Header({"BUNIT": "Angstrom"}), name=f"{arm}_WAVELENGTH"),
+            fits.ImageHDU(flux, fits.Header({"BUNIT": "Jy"}), name=f"{arm}_FLUX"),
+            fits.ImageHDU((0.01 * flux) ** -2, fits.Header({"BUNIT": "Jy-2"}), name=f"{arm}_IVAR"),
+            fits.ImageHDU(np.zeros((2, N_PIXEL), dtype=np.int32), name=f"{arm}_MASK"),
+        ]
+    fits.HDUList(hdus).writeto(name)
+
+
+def test_arms_of_several_stars():
+    """Rows of the arms of DESI are stars: merged, each is one; as they are, they have the names of star and arm."""
+    write_desi("coadd-main-dark-1.fits")
+    stars, notes = read_stars("coadd-main-dark-1.fits", merge_orders=True)
+    assert [star.identifier for star in stars] == ["39627001", "39627002"]
+    assert all(star.wavelength[0] == 4000 and star.wavelength[-1] == 6775 for star in stars)
+    assert notes == ["3 arms of 2 rows: each row is a star, merged from its arms"]
+    stars, notes = read_stars("coadd-main-dark-1.fits")
+    assert [star.identifier for star in stars] == [f"3962700{row}:{arm}" for arm in "brz" for row in (1, 2)]
+    assert notes == ["3 arms of 2 stars are as many rows: give merge_orders=True to merge the arms of a star"]
+    # what has a format with units of its own does not lose it for one that is given
+    assert len(read_stars("coadd-main-dark-1.fits", wavelength_unit="Angstrom")[0]) == 6
+
+
+def test_one_star_that_cannot_be_merged():
+    """A star of which an arm has no errors costs its own row."""
+    write_desi("coadd-main-dark-1.fits")
+    with fits.open("coadd-main-dark-1.fits", mode="update") as hdus:
+        hdus["R_IVAR"].data[0] = -1
+    bad, good = read_stars("coadd-main-dark-1.fits", merge_orders=True)[0]
+    assert bad.identifier == "39627001"
+    assert "no usable errors in number 1" in bad.problem
+    assert good.problem == ""
+
+
+def lamost(row=2, telescope="LAMOST"):
+    """Return an image of LAMOST, as to DR7."""
+    axis = 10 ** (3.6 + 0.001 * np.arange(N_PIXEL))
+    mask = np.zeros(N_PIXEL)
+    mask[5] = 1
+    rows = [FLUX, SIGMA**-2, mask, mask]
+    rows.insert(row, axis)
+    header = axis_header(CRVAL1=3.6, CDELT1=0.001, CTYPE1="LINEAR", TELESCOP=telescope, OBJECT="J01", COEFF0=3.6)
+    header["DC-FLAG"] = 1
+    return fits.PrimaryHDU(np.array(rows, dtype=np.float32), header), axis
+
+
+def test_image_of_lamost():
+    """Rows of an image of LAMOST are flux, inverse variances and a mask of one star."""
+    image, axis = lamost()
+    image.writeto("a.fits")
+    [star], notes = read_stars("a.fits")
+    assert star.identifier == "J01"
+    assert_allclose(star.wavelength, axis)
+    assert_allclose(star.sigma[star.good], np.delete(SIGMA, 5), rtol=1e-6)
+    assert np.flatnonzero(~star.good).tolist() == [5]
+    assert "rows are those of LAMOST: flux, inverse variances, wavelength, and-mask; the or-mask is not used" in notes
+
+
+@pytest.mark.parametrize("unit", [None, "Jy"])
+def test_rows_that_are_not_stars(unit):
+    """Where a row of an image holds its wavelengths the others are not taken for stars, whoever could read it."""
+    header = axis_header(CTYPE1="WAVE", CUNIT1="Angstrom", **({"BUNIT": unit} if unit else {}))
+    fits.PrimaryHDU(np.stack([WAVELENGTH * 1.00001, FLUX, SIGMA]), header).writeto("a.fits")
+    with pytest.raises(InputValueError, match="row 0 of the 3 in its image holds wavelengths"):
+        read_stars("a.fits")
+
+
+@pytest.mark.parametrize("table_format", ["tabledata", "binary", "binary2"])
+@pytest.mark.parametrize("name", ["a.vot", "a.xml", "a.dat"])
+def test_votable(name, table_format, recwarn):
+    """A VOTable has its names and units, and is told by its name or by what it begins with."""
+    table = Table({"wavelength": WAVELENGTH / 10 * u.nm, "flux": FLUX * DENSITY, "flux_error": SIGMA * DENSITY})
+    votable = from_table(table)
+    votable.get_first_table().fields[0].ucd = "em.wl;obs.atmos"
+    votable.to_xml(name, tabledata_format=table_format)
+    recwarn.clear()
+    notes = check(read_stars(name), wavelength=air_to_vacuum(WAVELENGTH))
+    assert notes == [
+        "read as a table: wavelength in 'wavelength', flux in 'flux', standard deviations in 'flux_error'",
+        "wavelengths are in air, as its header says",
+    ]
+    assert [str(w.message) for w in recwarn] == []
+
+
+def test_damaged_votable():
+    """One that is cut off says so."""
+    Table({"wavelength": WAVELENGTH * u.nm, "flux": FLUX}).write("a.vot", format="votable")
+    with open("a.vot") as file:
+        text = file.read()
+    with open("b.vot", "w") as file:
+        file.write(text[: len(text) // 2])
+    with pytest.raises(InputValueError, match=r"b.vot: its VOTable cannot be read \(.*no element found\)"):
+        read_stars("b.vot")
+
+
+def test_html_is_no_table():
+    """Tables in web pages are not looked for."""
+    with open("a.dat", "w") as file:
+        file.write("<html><table><tr><td>1</td><td>2</td></tr><tr><td>3</td><td>4</td></tr></table></html>")
+    with pytest.raises(InputValueError, match="neither FITS nor a table of numbers"):
+        read_stars("a.dat", wavelength_unit="nm")
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_tables_of_arms(unit):
+    """All spectral tables of a file are merged where they are of one star; beside sums the exposures are not."""
+    names = {"wavelength": WAVELENGTH, "flux": FLUX, "ivar": SIGMA**-2.0}
+    units = {"wavelength": u.AA, "flux": u.Jy, "ivar": u.Jy**-2} if unit else dict.fromkeys(names, 1)
+    hdus = []
+    for number, name in enumerate(("COADD_B", "B-1234", "COADD_R", "R-1234")):
+        columns = {kind: [values + 900 * (number // 2) * (kind == "wavelength")] for kind, values in names.items()}
+        hdus.append(fits.BinTableHDU(Table({kind: some * units[kind] for kind, some in columns.items()}), name=name))
+    fits.HDUList([fits.PrimaryHDU(), hdus[0], hdus[2]]).writeto("two.fits")
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto("four.fits")
+    told = {"merge_orders": True} | ({} if unit else {"wavelength_unit": "Angstrom"})
+    [two], _ = read_stars("two.fits", **told)
+    assert (two.wavelength[0], two.wavelength[-1]) == (4000, 5875)
+    [four], notes = read_stars("four.fits", **told)
+    assert_allclose(four.sigma, two.sigma)
+    assert (
+        "of its tables HDU 1 COADD_B, HDU 3 COADD_R are read, which are sums of exposures, and not HDU 2 B-1234, "
+        "HDU 4 R-1234" in notes
+    )
+
+
+@pytest.mark.parametrize("unit", ["Jy", "Relative Flux"])
+def test_axis_without_its_pixel(unit):
+    """The wavelengths of an image without CRPIX1 do not depend on what reads it, and are said to be assumed."""
+    header = axis_header(CTYPE1="WAVE", CUNIT1="Angstrom", BUNIT=unit)
+    del header["CRPIX1"]
+    fits.PrimaryHDU(FLUX, header).writeto("a.fits")
+    [star], notes = read_stars("a.fits")
+    assert_allclose(star.wavelength, WAVELENGTH + 25)
+    assert [note for note in notes if note.startswith("no CRPIX1 in its header: 0 is assumed")]
+
+
+@pytest.mark.parametrize("bunit", ["Jy", "ADU", ""])
+@pytest.mark.parametrize(("ctype", "scale"), [("Angstrom", 1), ("ANGSTROMS", 1), ("nm", 0.1)])
+def test_unit_as_the_name_of_the_axis(ctype, scale, bunit):
+    """CTYPE1 may be the unit, as of HARPS; a unit that is given changes nothing there."""
+    axis = {"CRVAL1": 4000.0 * scale, "CDELT1": 25.0 * scale, "CTYPE1": ctype, "OBJECT": "HD 1"}
+    fits.PrimaryHDU(FLUX, axis_header(**axis, **({"BUNIT": bunit} if bunit else {}))).writeto("a.fits")
+    for options in ({}, {"wavelength_unit": "nm" if scale == 0.1 else "Angstrom"}):
+        [star], notes = read_stars("a.fits", **options)
+        assert_allclose(star.wavelength, WAVELENGTH)
+        assert star.identifier == "HD 1"
+        assert not [note for note in notes if "wavelength in its header" in note]
+
+
+@pytest.mark.parametrize(("ctype", "is_read"), [("PIXELS OF X", False), ("Disp", True), ("FREQ", False)])
+def test_name_of_the_axis_where_the_unit_is_given(ctype, is_read):
+    """With a unit of wavelength any axis is read that is not known to be another."""
+    fits.PrimaryHDU(FLUX, axis_header(CTYPE1=ctype)).writeto("a.fits")
+    if is_read:
+        check(read_stars("a.fits", wavelength_unit="Angstrom"), None)
+    else:
+        with pytest.raises(InputValueError, match="no wavelength that is understood"):
+            read_stars("a.fits", wavelength_unit="Angstrom")
+
+
+@pytest.mark.parametrize("flux_unit", ["adu", "erg cm**(-2) s**(-1) angstrom**(-1)"])
+def test_name_and_medium_of_eso(flux_unit):
+    """A table of ESO has the name of its star, and wavelengths in air where its UCD says so."""
+    columns = [
+        fits.Column("WAVE", f"{N_PIXEL}D", "angstrom", array=WAVELENGTH[None]),
+        fits.Column("FLUX", f"{N_PIXEL}D", flux_unit, array=FLUX[None]),
+    ]
+    for name, ucd in (("air.fits", "em.wl;obs.atmos"), ("vacuum.fits", "em.wl")):
+        table = fits.BinTableHDU.from_columns(columns, fits.Header({"TUCD1": ucd}))
+        fits.HDUList([fits.PrimaryHDU(header=fits.Header({"OBJECT": "HD 1"})), table]).writeto(name)
+        [star], _ = read_stars(name)
+        assert (star.identifier, star.medium) == ("HD 1", name.split(".")[0])
+        assert_allclose(star.wavelength, air_to_vacuum(WAVELENGTH) if star.medium == "air" else WAVELENGTH)
+    assert read_stars("air.fits", medium="vacuum")[0][0].medium == "vacuum"
+
+
+def test_medium_of_a_table_that_specutils_reads():
+    """The UCD counts there, too."""
+    hdu = fits.BinTableHDU(Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * DENSITY, "error": SIGMA * DENSITY}))
+    hdu.header["TUCD1"] = "em.wl;obs.atmos"
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto("a.fits")
+    notes = check(read_stars("a.fits"), wavelength=air_to_vacuum(WAVELENGTH))
+    assert notes == ["wavelengths are in air, as its header says"]
+
+
+@pytest.mark.parametrize(
+    ("n_byte", "message"),
+    [(400, "it is FITS that cannot be read"), (4000, "no data in it can be read"), (8640, "HDU 1 cannot be read")],
+)
+def test_files_that_are_cut_off(n_byte, message):
+    """A file that is cut off says so, and gives no lines of Python that would fail as well."""
+    Table({"wavelength": np.arange(5000) * u.AA, "flux": np.ones(5000) * u.Jy}).write("a.fits")
+    with open("a.fits", "rb") as file:
+        data = file.read()
+    for name, part in (("b.fits", data[:n_byte]), ("b.fits.gz", gzip.compress(data)[: n_byte // 8])):
+        with open(name, "wb") as file:
+            file.write(part)
+        with pytest.raises(
+            InputValueError, match=f"{message if name == 'b.fits' else ''}.* the file may be cut off"
+        ) as e:
+            read_stars(name)
+        assert "in Python" not in str(e.value)
+
+
+@pytest.mark.parametrize(("name", "sign"), [("a.txt", " "), ("a.csv", ",")])
+def test_lines_of_different_lengths(name, sign):
+    """The line that is too short is told."""
+    with open(name, "w") as file:
+        file.write("wave flux err\n4000 1 0.1\n4001 1\n4002 1 0.1 3\n".replace(" ", sign))
+    with pytest.raises(
+        InputValueError, match=r"its table cannot be read \(Number of header columns .* in data line [12]\)"
+    ):
+        read_stars(name, wavelength_unit="nm")
+
+
+def test_what_the_system_refuses(monkeypatch):
+    """A file that cannot be opened says why."""
+    np.savetxt("a.txt", np.stack([WAVELENGTH, FLUX], axis=1))
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "a.txt")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(InputValueError, match=r"^a.txt: it cannot be read: Permission denied$"):
+        read_stars("a.txt")
