@@ -7,8 +7,8 @@ import numpy as np
 
 from ._known import known_quantities
 from ._progress import progress as progress_bar
+from ._rest_frame import stars_at_rest
 from ._tokens import star_batches
-from .adapters import to_arrays
 from .diagnostics import diagnose_batch
 from .exceptions import InputTypeError, InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag
@@ -43,7 +43,7 @@ def infer_stars(
         Read all pixels, where they are more than the context holds, in several sets; only as
         many as it holds otherwise, which is what errors are calibrated by.
     **spectrum_options
-        Arguments of `~spectrafm.adapters.to_arrays`.
+        Arguments of `~spectrafm.adapters.to_arrays`; ``radial_velocity`` may be "measure".
 
     Returns
     -------
@@ -52,7 +52,7 @@ def infer_stars(
     diagnoses : list of (numpy.ndarray, Domain, Diagnosis)
         Rows of the stars of each batch, and what was found; empty where not wanted.
     """
-    given = to_arrays(spectra, **spectrum_options)
+    given = stars_at_rest(fm, spectra, batch_size=batch_size, **spectrum_options)
     arrays, domains = fm.info.assign_domains(given)
     n_star = len(arrays)
     known = known_quantities(known, n_star, fm.info.known, positive=fm.model.vocabulary.log)
@@ -99,6 +99,10 @@ def infer_stars(
     if unproven & set(labels):
         meta["unproven"] = ", ".join(name for name in labels if name in unproven)
     columns = {"flag": flag, "n_pixels_used": n_used, "snr": snr, "identifier": [a.identifier for a in arrays]}
+    velocities = np.array([[a.radial_velocity, a.radial_velocity_error] for a in given]).reshape(-1, 2)
+    measured = np.isfinite(velocities[:, 1])
+    if measured.any() or isinstance(spectrum_options.get("radial_velocity"), str):
+        columns["radial_velocity"] = np.where(measured[:, None], velocities, np.nan).T
     return label_table(labels, values, errors, **columns, meta=meta), diagnoses
 
 

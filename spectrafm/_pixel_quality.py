@@ -286,6 +286,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
             resolving_power=float(resolving_power[row]),
             identifier=name,
             medium="air" if is_air[row] else "vacuum",
+            radial_velocity=float(velocity[row]),
             flags=int(flags[row]),
             counts=dict(zip(COUNTS, counts[row], strict=True)),
         )

@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 from astropy.table import Table
 
+from ._rest_frame import stars_at_rest
 from ._tokens import star_batches
-from .adapters import to_arrays
 from .exceptions import InputValueError, SpectraFMWarning
 
 __all__ = ["embedded", "similar_stars"]
@@ -31,7 +31,8 @@ def embedded(fm, spectra, batch_size=256, **spectrum_options):
     domains : numpy.ndarray
         ``(n_star,)`` numbers of their domains.
     """
-    arrays, domains = fm.info.assign_domains(to_arrays(spectra, **spectrum_options))
+    stars = stars_at_rest(fm, spectra, batch_size=batch_size, **spectrum_options)
+    arrays, domains = fm.info.assign_domains(stars)
     vectors = np.full((len(arrays), fm.model.config.embedding_dim), np.nan, dtype=np.float32)
     for number, rows in star_batches(arrays, domains, batch_size):
         prepared = [fm.prepare(arrays[row], number) for row in rows]

@@ -25,6 +25,7 @@ __all__ = [
     "check_spectral_axis",
     "doppler_factor",
     "flux_rule",
+    "radial_velocity",
     "sigma_factor",
 ]
 
@@ -203,6 +204,23 @@ def doppler_factor(velocity):
     beta = np.asarray(velocity, dtype=np.float64) / SPEED_OF_LIGHT
     beta = np.where(np.abs(beta) < 1, beta, np.nan)
     return np.sqrt((1 + beta) / (1 - beta))
+
+
+def radial_velocity(factor):
+    """Return the velocity of a Doppler factor, the inverse of `doppler_factor`.
+
+    Parameters
+    ----------
+    factor : array_like
+        Observed over rest wavelength, positive.
+
+    Returns
+    -------
+    numpy.ndarray
+        Radial velocity [km/s], positive when receding.
+    """
+    square = np.asarray(factor, dtype=np.float64) ** 2
+    return SPEED_OF_LIGHT * (square - 1) / (square + 1)
 
 
 @lru_cache(maxsize=256)

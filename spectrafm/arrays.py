@@ -1,4 +1,4 @@
-"""`SpectrumArrays`: a spectrum as plain arrays, what the rest of the package works on."""
+"""`SpectrumArrays`: a spectrum as plain arrays, the form that the rest of the package uses."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d, minimum_filter1d
 
-from ._spectral_units import FWHM_OVER_SIGMA
+from ._spectral_units import FWHM_OVER_SIGMA, doppler_factor, radial_velocity
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
 from .stellarperceptron.tokens import evenly
@@ -57,9 +57,13 @@ class SpectrumArrays:
     counts : dict
         ``n_pixel``, ``n_good``, ``n_masked`` (boolean mask, or inverse variance
         of exactly 0), ``n_bits`` (integer mask), ``n_nonfinite_flux``,
-        ``n_filled`` (zeros where nothing was measured), ``n_bad_sigma``, as found at the spectrum_options.
+        ``n_filled`` (zeros where nothing was measured), ``n_bad_sigma``, as found when it was read.
     medium : {"vacuum", "air"}
-        In which its wavelengths came.
+        Medium of the wavelengths as given.
+    radial_velocity : float
+        Velocity that was taken out of its wavelengths [km/s], positive when receding.
+    radial_velocity_error : float
+        Its error [km/s], where it was measured from the spectrum itself; NaN otherwise.
 
     Raises
     ------
@@ -80,6 +84,8 @@ class SpectrumArrays:
     problem: str = ""
     counts: dict = field(default_factory=dict)
     medium: str = "vacuum"
+    radial_velocity: float = 0.0
+    radial_velocity_error: float = np.nan
 
     def __post_init__(self):
         """Check types, shapes and the order of wavelengths; it is done often, and costs little."""
@@ -126,13 +132,32 @@ class SpectrumArrays:
         wavelength = self.wavelength[self.good]
         return float(np.median(np.diff(np.log(wavelength)))) if len(wavelength) > 1 else np.nan
 
+    def moved_to_rest(self, velocity, error):
+        """Return the spectrum without a radial velocity that was measured from it.
+
+        Parameters
+        ----------
+        velocity, error : float
+            What it has beside the velocity that was taken out before, and its error [km/s].
+
+        Returns
+        -------
+        SpectrumArrays
+            At rest; its ``radial_velocity`` is the whole, and ``radial_velocity_error`` the error.
+        """
+        shift = float(doppler_factor(velocity))
+        whole = float(radial_velocity(shift * doppler_factor(self.radial_velocity)))
+        return dataclasses.replace(
+            self, wavelength=self.wavelength / shift, radial_velocity=whole, radial_velocity_error=float(error)
+        )
+
     def subsampled(self, n_pixel):
         """Return the same spectrum with at most so many good pixels, evenly chosen.
 
         Parameters
         ----------
         n_pixel : int or float
-            Most good pixels; all of them where infinite.
+            Largest number of good pixels; infinite for all of them.
 
         Returns
         -------
@@ -146,13 +171,13 @@ class SpectrumArrays:
         Parameters
         ----------
         n_pixel : int
-            Most pixels that lack in a gap that is filled; none is where 0.
+            Longest gap [pixels] that is filled; 0 for none.
 
         Returns
         -------
         SpectrumArrays
-            Of the good pixels alone, and those that are put between them, evenly: their flux is interpolated, their
-            error is the larger one beside the gap. Bad pixels and those that are not there are the same.
+            Only the good pixels, and new ones put evenly between them: their flux is interpolated, their
+            error is the larger one beside the gap. Bad and missing pixels are treated alike.
         """
         before, after, share = self.gap_weights(n_pixel)
         made = share > 0
@@ -172,21 +197,21 @@ class SpectrumArrays:
         )
 
     def gap_weights(self, n_pixel):
-        """Return of which good pixels those of `bridged` are made.
+        """Return the good pixels from which each pixel of `gaps_filled` is interpolated.
 
         Parameters
         ----------
         n_pixel : int
-            As for `bridged`.
+            As for `gaps_filled`.
 
         Returns
         -------
         before, after : numpy.ndarray
-            ``(n_bridged,)`` int, numbers among the good pixels: of those beside the gap, for a pixel that is put
-            into one; for one that was measured, both are its own.
+            ``(n_filled,)`` int, indices among the good pixels: for an interpolated pixel, the two beside the
+            gap; for a measured one, twice its own.
         share : numpy.ndarray
-            ``(n_bridged,)`` share of the pixel ``after`` in its flux, the rest is that of ``before``; 0 for one
-            that was measured.
+            ``(n_filled,)`` weight of the pixel ``after``, that of ``before`` is 1 minus it; 0 for a measured
+            pixel.
         """
         steps = np.diff(self.wavelength[self.good])
         before, share = np.arange(self.n_good), np.zeros(self.n_good)
@@ -200,16 +225,16 @@ class SpectrumArrays:
         return before, np.where(share > 0, before + 1, before), share
 
     def subset(self, number, n_set, n_pixel):
-        """Return the same spectrum with one of several sets of its good pixels, which lie evenly among each other.
+        """Return the same spectrum with one of several interleaved sets of its good pixels.
 
         Parameters
         ----------
         number : int
             Number of the set, from 0.
         n_set : int
-            Number of sets, all of which together are the spectrum.
+            Number of sets, which together make the spectrum.
         n_pixel : int
-            Pixels of each set, where there are as many: sets overlap where they would be smaller.
+            Pixels in each set, if there are as many: sets overlap if they would be smaller.
 
         Returns
         -------
@@ -224,7 +249,7 @@ class SpectrumArrays:
         return dataclasses.replace(self, good=good)
 
     def smoothed(self, resolving_power, pixels_per_fwhm=3.0):
-        """Return the spectrum as an instrument of lower resolving power would have it.
+        """Return the spectrum at a lower resolving power.
 
         Good pixels are averaged with the weights of a Gaussian line-spread function, and
         sampled evenly in ln(wavelength).
@@ -232,19 +257,18 @@ class SpectrumArrays:
         Parameters
         ----------
         resolving_power : float
-            Of the result. Where that of the spectrum is not known, all of it is taken for
-            the smoothing: the result is then between 0.7 times this, for a spectrum that had
-            no more, and this.
+            Resolving power lambda/FWHM of the result. If that of the spectrum is not known, the
+            Gaussian has the full width: the result is then between 0.7 times this value, for a
+            spectrum that was no sharper, and this value.
         pixels_per_fwhm : float, optional
-            Pixels in a resolution element of the result.
+            Pixels per resolution element of the result.
 
         Returns
         -------
         SpectrumArrays
-            Good are pixels that have good ones in most of the line-spread function. Bad pixels
-            and those that are not there are the same.
-            Errors are those of a mean of the pixels that fall on one: the noise of neighbours
-            is correlated, and this is what it amounts to in lines.
+            A pixel is good if most of its line-spread function is covered by good pixels. Bad and
+            missing pixels are treated alike. The error of a pixel is that of the mean of the pixels
+            within it: the noise of neighbours is correlated, and this is its effect on lines.
 
         Raises
         ------
@@ -295,7 +319,7 @@ class SpectrumArrays:
 
     @classmethod
     def unusable(cls, problem, identifier=""):
-        """Return what stands for a star that cannot be used.
+        """Return an empty spectrum for a star that cannot be used.
 
         Parameters
         ----------

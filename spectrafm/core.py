@@ -1,7 +1,6 @@
 """`SpectraFM`: from spectra to a table of labels with errors and flags."""
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +8,18 @@ import torch
 
 from ._inference import infer_stars
 from ._model_spectra import reconstructed_spectra, spectra_of_labels
+from ._rest_frame import stars_at_rest
 from ._similarity import embedded, similar_stars
-from ._tokens import flux_name, spectra_to_tokens
+from ._weights import Weights
 from ._weights_files import DEFAULT, check_device, find_weights, load_weights, save_weights
-from .adapters import to_arrays
-from .continuum import normalizer_from_dict
 from .diagnostics import diagnosis_table
-from .exceptions import CheckpointError, ConfigError, InputValueError
-from .flags import Flag
+from .exceptions import CheckpointError, ConfigError
 from .quantities import registered_on_success
 
 __all__ = ["SpectraFM"]
 
 
-class SpectraFM:
+class SpectraFM(Weights):
     """A trained model with all it needs to turn spectra into labels.
 
     Most users start from `SpectraFM.from_pretrained`.
@@ -37,9 +34,9 @@ class SpectraFM:
         ``mean.<domain>`` ``(embedding_dim,)`` and ``whiten.<domain>`` ``(embedding_dim,
         n_component)`` of the embeddings of the training stars of each domain.
     head : ResidualHead, optional
-        Tells the labels in the model's stead, see `fine_tune`.
+        Predicts the labels in place of the network, see `fine_tune`.
     lines : LineCorrection, optional
-        Puts lines of normalised spectra right before the model sees them, see `fine_tune`.
+        Corrects the lines of normalised spectra before the network sees them, see `fine_tune`.
 
     Examples
     --------
@@ -51,12 +48,6 @@ class SpectraFM:
     ['identifier', 'teff', 'e_teff']
     """
 
-    def __init__(self, model, info, density=None, head=None, lines=None):
-        self.model, self.info, self._head, self._lines = model, info, head, lines
-        self._density = {k: v.numpy() for k, v in (density or {}).items()}
-        self._normalizers = [normalizer_from_dict(domain.normalizer) for domain in info.domains]
-        self._hash, self._base, self._folder = "", None, None
-
     def __repr__(self):
         """Return one line."""
         return f"<SpectraFM {self.info.name!r}: {', '.join(self.labels)}>"
@@ -66,25 +57,6 @@ class SpectraFM:
         """Names of the labels returned by default."""
         return self.info.labels
 
-    def normalizer_of(self, domain):
-        """Return what spectra of a domain are normalised by.
-
-        Parameters
-        ----------
-        domain : str
-            Name of the domain.
-
-        Returns
-        -------
-        ContinuumNormalizer or MedianScaler
-
-        Raises
-        ------
-        InputValueError
-            There is no such domain; the message lists those that there are.
-        """
-        return self._normalizers[self.info.number_of(domain)]
-
     @property
     def weights_hash(self):
         """First digits of the SHA-256 of the files that were loaded; empty for what was not loaded."""
@@ -92,12 +64,12 @@ class SpectraFM:
 
     @property
     def head(self):
-        """What tells the labels instead of the network; None where nothing does."""
+        """The correction that `fine_tune` learnt with ``method="head"``, or None."""
         return self._head
 
     @property
     def lines(self):
-        """What puts lines of spectra right before the model sees them; None where nothing does."""
+        """Corrections of the depths of lines that `fine_tune` found, or None."""
         return self._lines
 
     @property
@@ -181,7 +153,13 @@ class SpectraFM:
         folder : str or pathlib.Path
             Made if it does not exist.
         compact : bool, optional
-            Store in few bits, see `StellarPerceptron.save`: labels move by some hundredths of their errors.
+            Store large matrices in 8 bits (about a quarter of the size): labels change by some per
+            cent of their errors.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be made or written to.
         """
         density = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self._density.items()}
         parts = {"head": self._head, "lines": self._lines}
@@ -189,38 +167,6 @@ class SpectraFM:
         if base is not None and base._folder == Path(folder).resolve():
             base = None
         save_weights(Path(folder), self.info, self.model, density, **parts, base=base, compact=compact)
-
-    def adapted(self, model, domain, *, base_domain=None, head=None, lines=None, **changes):
-        """Return weights of one domain that go back to these.
-
-        Parameters
-        ----------
-        model : StellarPerceptron
-            Their network.
-        domain : Domain
-            What they read.
-        base_domain : str, optional
-            Domain of these weights whose density they take over; that of the same name when left out.
-        head : ResidualHead, optional
-            Tells their labels.
-        lines : LineCorrection, optional
-            Puts lines right before their network sees them.
-        **changes
-            Fields of `WeightsInfo` that differ.
-
-        Returns
-        -------
-        SpectraFM
-        """
-        before = base_domain or domain.name
-        density = {
-            f"{kind}.{domain.name}": torch.from_numpy(self._density[f"{kind}.{before}"])
-            for kind in ("mean", "whiten")
-            if f"{kind}.{before}" in self._density
-        }
-        new = SpectraFM(model, replace(self.info, domains=(domain,), **changes), density, head, lines)
-        new._base = self if self._hash else None
-        return new
 
     def describe(self):
         """Say in words what these weights are and where they hold.
@@ -253,36 +199,42 @@ class SpectraFM:
             `~specutils.SpectrumList`, a list of any of these, or of
             `~spectrafm.adapters.SpectrumArrays`.
         labels : str or sequence of str, optional
-            Labels wanted; when left out, all that spectra of these kinds tell,
-            less those given in ``known`` for all stars.
-        known : dict, `~astropy.table.Table` or `~astropy.table.Row`, optional
+            Labels to predict; when left out, all that spectra of these kinds give,
+            except those given in ``known`` for all stars.
+        known : dict, `~astropy.table.Table`, `~astropy.table.Row` or pandas DataFrame, optional
             What is known already: name -> number, array ``(n_star,)``,
             `~astropy.units.Quantity` or table column; ``e_<name>`` for its
             error; NaN or masked where not known. Tables and rows that `infer` returned may
-            be given as they are.
+            be given as they are. Columns of other names are an error.
         medium : {"vacuum", "air"} or sequence, optional
             What the wavelengths are in, for all or for each star; when left out, what the
             object's own WCS says (air for ``AWAV`` of FITS), and vacuum where it does not say.
-        radial_velocity : `~astropy.units.Quantity` ['speed'], optional
-            Scalar or one a star; the object's own when left out.
+        radial_velocity : `~astropy.units.Quantity` ['speed'] or "measure", optional
+            Scalar or one a star, positive when the star recedes; the object's own when left
+            out. With ``"measure"`` the weights measure the velocity that each spectrum has
+            beside its own, and take it out before they predict labels.
         resolving_power : float or array_like, optional
-            Resolving power, scalar or one a star. Where it is higher than that of the training
+            Resolving power lambda/FWHM, scalar or one a star. Where it is higher than that of the training
             spectra, or pixels are finer, spectra are smoothed before they are read
             (`~spectrafm.adapters.SpectrumArrays.smoothed`).
         mask_policy : str, optional
             Named policy for masks of bits, see `spectrafm.adapters.to_arrays`.
         batch_size : int, optional
-            Stars encoded at a time.
+            Stars encoded at a time. Larger is faster and needs more memory; answers do not change.
         progress : bool, optional
             Show a progress bar, where tqdm is installed.
 
         Returns
         -------
         `~astropy.table.QTable`
-            A row a star: ``identifier``, each label with its error ``e_<label>``,
-            ``flag`` (see `spectrafm.flags.Flag`), ``n_pixels_used`` and ``snr``.
+            A row a star: ``identifier``, each label with its error ``e_<label>`` [K for ``teff``,
+            dex(cm s-2) for ``logg`` and dex for its error, dex for abundances, km/s for velocities,
+            none for ``c12_c13``], ``flag`` (see `spectrafm.flags.Flag`), ``n_pixels_used`` and ``snr``
+            (a median per pixel).
             A star that cannot be used is a masked row with its flag; a label that is known
-            of some stars is masked in their rows, without a flag. Its ``meta`` says
+            of some stars is masked in their rows, without a flag. Where velocities were
+            measured, ``radial_velocity`` and ``e_radial_velocity`` are those that were taken
+            out in all, masked for spectra without lines (Gaia XP). Its ``meta`` says
             what made it; ``unproven`` there names labels whose errors no real star has
             calibrated.
 
@@ -294,7 +246,7 @@ class SpectraFM:
         Warns
         -----
         SpectraFMWarning
-            Some rows are masked, or labels that none of these spectra tell.
+            Some rows are masked, or none of these spectra give some of the ``labels``.
         """
         spectrum_options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
         table, _ = infer_stars(
@@ -385,6 +337,8 @@ class SpectraFM:
             withheld. Labels stay what they are, and so does what is flagged as a large
             error. Labels that are not in the table, or that such spectra do not tell, keep
             their factors.
+            Where errors of the labels explain the residuals, factors below 1 are brought nearer to
+            1, see `~spectrafm.calibration.determined_factor`.
 
         Raises
         ------
@@ -396,11 +350,13 @@ class SpectraFM:
         -----
         SpectraFMWarning
             Factors that are kept, since fewer than 20 stars have a known truth; stars
-            that cannot be used; factors so far from 1 that something else must be wrong.
+            that cannot be used; quoted errors of labels that are larger than the scatter of the
+            residuals; factors so far from 1 that something else must be wrong.
         """
         from ._recalibration import recalibrated_info
 
-        arrays = to_arrays(spectra, **_spectrum_options(medium, radial_velocity, resolving_power, mask_policy))
+        options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
+        arrays = stars_at_rest(self, spectra, **options)
         recalibrated = copy.copy(self)
         recalibrated.info = recalibrated_info(self, arrays, labels_table, method)
         recalibrated.info.name = name or f"{self.info.name}-recalibrated"
@@ -415,6 +371,7 @@ class SpectraFM:
         *,
         method="auto",
         labels=None,
+        groups=None,
         medium=None,
         radial_velocity=None,
         resolving_power=None,
@@ -422,7 +379,7 @@ class SpectraFM:
         n_fold=4,
         steps=240,
         batch_size=32,
-        learning_rate=0.0,
+        learning_rate=None,
         rank=8,
         seed=0,
         name=None,
@@ -438,18 +395,35 @@ class SpectraFM:
         ----------
         spectra : `~specutils.Spectrum` or collection
             As for `infer`, of one kind of instrument.
-        labels_table : `~astropy.table.Table`
-            A row a spectrum, in their order: ``<label>`` and, where known, ``e_<label>``, with
-            units or in those of `spectrafm.quantities.QUANTITIES`; NaN or masked where not known.
+        labels_table : `~astropy.table.Table` or dict
+            A row a spectrum, in their order: ``<label>`` and, where known, ``e_<label>``, one
+            standard deviation, with units or in those of `spectrafm.quantities.QUANTITIES`;
+            NaN or masked where not known.
         method : {"auto", "head", "lora", "decoder", "encoder", "last_block", "full"}, optional
-            What is trained, see `spectrafm.fine_tuning.FineTuneConfig`.
+            What is trained, see `spectrafm.fine_tuning.FineTuneConfig`: ``"head"`` takes about
+            a minute, ``"full"`` minutes, and ``"auto"`` as long as ``"head"``, ``"lora"`` and
+            ``"full"`` together.
         labels : sequence of str, optional
             Columns to learn; all stellar labels by their names when left out. One that is
             named here and known nowhere becomes a label of its own.
+        groups : sequence of str or int, optional
+            ``(n_star,)`` name of the star of each spectrum, empty or masked where a star has only
+            one. Cross-validation leaves out all spectra of a star together. When left out, spectra
+            of one star are found by the same identifier, the same pixels, or the same labels.
         medium, radial_velocity, resolving_power, mask_policy
             As for `infer`.
-        n_fold, steps, batch_size, learning_rate, rank, seed
-            See `spectrafm.fine_tuning.FineTuneConfig`.
+        n_fold : int, optional
+            Number of folds of the cross-validation, 2 or more.
+        steps : int, optional
+            Most steps of training; cross-validation chooses at which to stop. Not used by ``"head"``.
+        batch_size : int, optional
+            Stars in a step of training.
+        learning_rate : float, optional
+            Largest learning rate; that of the method in `spectrafm.fine_tuning.METHODS` when left out.
+        rank : int, optional
+            Rank of the changes that ``"lora"`` makes to matrices.
+        seed : int, optional
+            Seed of the folds and of all that is drawn in training.
         name : str, optional
             Name of the new weights.
         progress : bool, optional
@@ -465,23 +439,35 @@ class SpectraFM:
         Raises
         ------
         InputTypeError, InputValueError
-            Spectra or labels that cannot be used, fewer than ten stars with a label, spectra
-            of several kinds.
+            Spectra or labels that cannot be used, fewer than ten stars with a label, a label that
+            is the same for all stars, spectra of several kinds, groups that do not fit the spectra.
         ConfigError
             Settings out of range.
 
         Warns
         -----
         SpectraFMWarning
-            Some spectra cannot be used, or have no label.
+            Some spectra cannot be used, or have no label; most are not at rest; several are of
+            one star, and ``groups`` does not say so; labels are predicted hardly better than by their
+            mean; quoted errors of labels are larger than the scatter of stars left out.
         """
-        from .fine_tuning import FineTuneConfig, fine_tune, label_truth
+        from ._known import label_truth
+        from .fine_tuning import FineTuneConfig, fine_tune
 
-        config = FineTuneConfig(method, n_fold, steps, batch_size, learning_rate, rank, seed)
-        arrays = to_arrays(spectra, **_spectrum_options(medium, radial_velocity, resolving_power, mask_policy))
+        config = FineTuneConfig(
+            method=method,
+            n_fold=n_fold,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            rank=rank,
+            seed=seed,
+        )
+        options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
+        arrays = stars_at_rest(self, spectra, **options)
         with registered_on_success():
             truth = label_truth(labels_table, len(arrays), labels, self.model.vocabulary.log)
-            return fine_tune(self, arrays, truth, config, name=name, progress=progress)
+            return fine_tune(self, arrays, truth, config, groups=groups, name=name, progress=progress)
 
     def attention(
         self, spectrum, label, known=None, *, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None
@@ -608,7 +594,8 @@ class SpectraFM:
         InputTypeError, InputValueError
             As `infer`; and stars that these weights read, but of none of which they tell flux.
         """
-        arrays = to_arrays(spectra, **_spectrum_options(medium, radial_velocity, resolving_power, mask_policy))
+        options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
+        arrays = stars_at_rest(self, spectra, **options)
         return reconstructed_spectra(self, arrays)
 
     def embed(
@@ -631,7 +618,8 @@ class SpectraFM:
         Returns
         -------
         numpy.ndarray
-            ``(n_star, embedding_dim)`` float32; NaN for stars that cannot be used.
+            ``(n_star, embedding_dim)`` float32, dimensionless, with 384 numbers a star for
+            ``base``; NaN for stars that cannot be used.
 
         Raises
         ------
@@ -676,8 +664,9 @@ class SpectraFM:
         -------
         `~astropy.table.Table`
             ``n`` rows a star, the nearest first: ``row`` of the star in ``spectra``,
-            ``match`` its row in the library, and their ``distance``, in units of the
-            scatter of the library. Stars that cannot be used have no rows.
+            ``match`` its row in the library, and their ``distance``, dimensionless: the root mean
+            square difference of their embeddings, each number in units of its scatter in the
+            library. Stars that cannot be used have no rows.
 
         Raises
         ------
@@ -693,138 +682,8 @@ class SpectraFM:
         spectrum_options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
         return similar_stars(self, spectra, library, n, batch_size=batch_size, **spectrum_options)
 
-    def prepare(self, arrays, number):
-        """Cut a spectrum to the range of a domain, and normalise it as in training.
-
-        Parameters
-        ----------
-        arrays : SpectrumArrays
-            One star, from `~spectrafm.weights_info.WeightsInfo.assign_domains`.
-        number : int
-            Number of its domain.
-
-        Returns
-        -------
-        SpectrumArrays
-            With the flag ``NO_OVERLAP`` where nothing good is inside.
-        """
-        inside = self.info.domains[number].cut(arrays)
-        if arrays.n_good and not inside.n_good:
-            inside = replace(inside, flags=arrays.flags | int(Flag.NO_OVERLAP))
-        prepared = self._normalizers[number](inside)
-        return prepared if self._lines is None else self._lines(prepared)
-
-    def tokens(self, prepared, number, known=None):
-        """Return what the model sees of spectra, of those with more pixels than it sees at once some of them.
-
-        Parameters
-        ----------
-        prepared : sequence of SpectrumArrays
-            Stars of one kind, from `prepare`.
-        number : int
-            Number of their domain.
-        known : dict of str to (numpy.ndarray, numpy.ndarray), optional
-            What else is known, as `spectrafm._known.known_quantities` returns it.
-
-        Returns
-        -------
-        Tokens
-            A padded batch, pixels first.
-        """
-        domain = self.info.domains[number]
-        most = self.model.most_pixels(len(known or ()))
-        prepared = [domain.as_network_input(star, most) for star in prepared]
-        settings = {"flux_kind": domain.flux_kind, "smallest_given": domain.smallest_given}
-        return spectra_to_tokens(prepared, self.model.vocabulary, known, **settings)
-
-    def perceive(self, prepared, number, known=None):
-        """Encode spectra, and what else is known of them.
-
-        Parameters
-        ----------
-        prepared, number, known
-            As for `tokens`.
-
-        Returns
-        -------
-        Perception
-            What the model can be asked about.
-        """
-        return self.model.perceive_tokens(self.tokens(prepared, number, known))
-
-    def predict_labels(self, perception, labels):
-        """Ask for labels, of the network or of the head that tells them in its stead.
-
-        Parameters
-        ----------
-        perception : Perception
-            From `perceive`.
-        labels : sequence of str
-            Labels that such spectra tell.
-
-        Returns
-        -------
-        values, errors : numpy.ndarray
-            ``(n_star, n_label)`` in the units of the registry, errors not yet calibrated.
-        """
-        if self._head is None:
-            return self.model.request(perception, labels)
-        return self._head(self.model, perception, labels)
-
-    def request_flux(self, perception, number, wavelength):
-        """Ask for normalised flux.
-
-        Parameters
-        ----------
-        perception : Perception
-            From `perceive`.
-        number : int
-            Number of the domain of these stars.
-        wavelength : numpy.ndarray
-            ``(n_pixel,)`` vacuum wavelengths at rest [Angstrom].
-
-        Returns
-        -------
-        flux, error : numpy.ndarray
-            ``(n_star, n_pixel)``, relative to what the normaliser of the domain divides by.
-
-        Raises
-        ------
-        InputValueError
-            Weights that predict no flux of this domain.
-        """
-        domain = self.info.domains[number]
-        if not domain.predicts_flux:
-            raise InputValueError(
-                f"domain: these weights predict no flux of {domain.name}; they tell {', '.join(domain.labels)}"
-            )
-        name = flux_name(self.model.vocabulary, domain.flux_kind)
-        return self.model.request(perception, np.full(len(wavelength), name), wavelength)
-
-    def distances(self, perception, domain):
-        """Return how far the embeddings lie from those of the training stars.
-
-        Parameters
-        ----------
-        perception : Perception
-            From `perceive`, of spectra without anything else known.
-        domain : str
-            Name of the domain of these spectra.
-
-        Returns
-        -------
-        numpy.ndarray
-            ``(n_star,)`` Mahalanobis distance divided by the square root of
-            its dimension: about 1 for training stars; NaN for empty stars and
-            where the weights carry no density.
-        """
-        if f"mean.{domain}" not in self._density:
-            return np.full(len(perception), np.nan)
-        z = (perception.pooled - self._density[f"mean.{domain}"]) @ self._density[f"whiten.{domain}"]
-        return np.sqrt((z**2).mean(axis=1))
-
 
 def _spectrum_options(medium, radial_velocity, resolving_power, mask_policy):
-    """Return what is told of all spectra, as arguments of `~spectrafm.adapters.to_arrays`."""
-    told = {"medium": medium, "radial_velocity": radial_velocity, "resolving_power": resolving_power}
-    return told | {"mask_policy": mask_policy}
+    """Return the arguments that say what the spectra do not say of themselves, by name."""
+    options = {"medium": medium, "radial_velocity": radial_velocity, "resolving_power": resolving_power}
+    return options | {"mask_policy": mask_policy}

@@ -1,4 +1,4 @@
-"""Where a model looks: attention and sensitivity along a spectrum, and whether they sit on lines."""
+"""Attention and sensitivity along a spectrum, and whether they lie on lines."""
 
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from astropy.table import QTable
 
 from ._inference import provenance, wanted_labels
 from ._known import known_quantities
-from .adapters import to_arrays
+from ._rest_frame import stars_at_rest
 from .exceptions import InputTypeError, InputValueError
 from .quantities import get_quantity
 from .stellarperceptron.patches import assign_patches
@@ -32,7 +32,7 @@ def explain(fm, column, spectrum, label, known, **spectrum_options):
     fm : SpectraFM
         Weights.
     column : {"attention", "sensitivity"}
-        What is wanted.
+        Which of the two.
     spectrum : `~specutils.Spectrum` or `~spectrafm.adapters.SpectrumArrays`
         One star.
     label : str
@@ -69,11 +69,13 @@ def _one_star(fm, spectrum, label, known, spectrum_options):
     """Return a star prepared, the number of its domain and what is known of it; or say why its label has no view."""
     if not isinstance(label, str):
         raise InputTypeError(f"label: {type(label).__name__}, expected the name of one label, for example 'mg_fe'")
-    stars = to_arrays(spectrum, **spectrum_options)
+    stars = stars_at_rest(fm, spectrum, **spectrum_options)
     if len(stars) != 1:
         raise InputValueError(f"spectrum: {len(stars)} stars, expected one; give them one at a time")
     if stars[0].problem:
         raise InputValueError(f"spectrum: {stars[0].problem}")
+    if not stars[0].n_good:
+        raise InputValueError("spectrum: no good pixel; expected some with a finite flux that no mask leaves out")
     [star], [number] = fm.info.assign_domains(stars)
     domain, known = fm.info.domains[number], known_quantities(known, 1, fm.info.known, positive=fm.model.vocabulary.log)
     wanted_labels(fm, label, known, {number})
@@ -97,7 +99,7 @@ def _one_star(fm, spectrum, label, known, spectrum_options):
 
 
 def label_attention(fm, prepared, number, labels, known=None):
-    """Return where the requests of labels look in spectra.
+    """Return the attention of the requests for labels along spectra.
 
     Parameters
     ----------
@@ -117,10 +119,10 @@ def label_attention(fm, prepared, number, labels, known=None):
     list of (numpy.ndarray, numpy.ndarray, numpy.ndarray)
         A star each: wavelengths ``(n_pixel,)`` [Angstrom, vacuum, rest frame] of the measured
         pixels that the model sees, their normalised flux ``(n_pixel,)``, and attention ``(n_label,
-        n_pixel)``, the mean over blocks and heads of the decoder. A patch shares its
-        attention equally among its pixels, and a pixel that was put into a gap between those
-        beside it, see `SpectrumArrays.gaps_filled`. What is lacking to a sum of 1 went to what
-        else is known of the star, and to the extra key that is always there.
+        n_pixel)``, the mean over blocks and heads of the decoder. The attention of a patch is
+        shared equally by its pixels, that of an interpolated pixel by the pixels beside the gap,
+        see `SpectrumArrays.gaps_filled`. It does not add up to 1: the remainder goes to other
+        inputs, such as known labels, and to an extra key that carries no information.
     """
     tokens = fm.tokens(prepared, number, known)
     weights = fm.model.request_attention(fm.model.perceive_tokens(tokens), labels).mean(axis=0)
@@ -139,7 +141,7 @@ def label_attention(fm, prepared, number, labels, known=None):
 
 
 def label_sensitivity(fm, prepared, number, labels, known=None):
-    """Return how labels follow the flux of each pixel: gradients, by automatic differentiation.
+    """Return the derivatives of labels with respect to the flux of each pixel.
 
     Parameters
     ----------
@@ -159,9 +161,8 @@ def label_sensitivity(fm, prepared, number, labels, known=None):
     list of (numpy.ndarray, numpy.ndarray, numpy.ndarray)
         A star each: wavelengths ``(n_pixel,)`` [Angstrom, vacuum, rest frame] of the measured
         pixels that the model sees, their normalised flux ``(n_pixel,)``, and gradients ``(n_label,
-        n_pixel)`` in units of the label, by way of pixels that were put into gaps, too, see
-        `SpectrumArrays.gaps_filled`. The normaliser is taken as it is: its own response to the
-        pixel is not in the gradient.
+        n_pixel)`` in units of the label, including the effect of interpolated pixels, see
+        `SpectrumArrays.gaps_filled`. The response of the normaliser to the pixel is not included.
     """
     model, vocabulary = fm.model, fm.model.vocabulary
     row = vocabulary.tokens(labels, "labels")
@@ -229,16 +230,16 @@ def _patches(config, wavelength):
 
 @dataclass(frozen=True)
 class Enrichment:
-    """How much more weight there is on lines than beside them.
+    """Weight of pixels on lines, relative to the other pixels.
 
     Attributes
     ----------
     ratio : float
         Mean weight of the pixels on the lines, divided by the mean of all others.
     shuffled : float
-        Median of the same ratio for the pattern of lines at random places.
+        Median of the same ratio for randomly shifted lines.
     p_value : float
-        Chance of a ratio as large as this, or larger, for the pattern at random places.
+        Probability of a ratio at least as large for randomly shifted lines.
     n_line, n_pixel : int
         Lines within the range of the pixels, and pixels on them.
     """
@@ -251,11 +252,11 @@ class Enrichment:
 
 
 def line_enrichment(wavelength, weight, lines, width, n_shuffle=2000, seed=0):
-    """Test whether weights of pixels sit on lines.
+    """Test whether the weights of pixels are concentrated on lines.
 
-    The pattern of all lines is shifted along the spectrum, around its end to its beginning,
-    by ``n_shuffle`` random numbers of pixels. That keeps the distances of the lines, and
-    the weights with all that is smooth in them: only their match is lost.
+    The pattern of all lines is shifted along the spectrum, wrapping around its end,
+    by ``n_shuffle`` random numbers of pixels. That keeps the distances between lines, and
+    the weights with all smooth variations: only their match is lost.
 
     Parameters
     ----------

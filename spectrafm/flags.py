@@ -13,7 +13,7 @@ __all__ = ["MASKING_FLAGS", "Flag", "describe_flags"]
 
 
 class Flag(IntFlag):
-    """Bits of the ``flag`` column returned by `spectrafm.SpectraFM.infer`."""
+    """Bits of the ``flag`` column returned by `spectrafm.SpectraFM.infer`; zero means that nothing was found wrong."""
 
     BAD_INPUT = 1
     NO_GOOD_PIXELS = 2
@@ -50,7 +50,7 @@ _MEANING = {
     Flag.UNUSUAL_SPECTRUM: "the spectrum is unlike the training spectra",
     Flag.SAMPLING_MISMATCH: "pixel spacing, or resolving power, far from that of the training spectra",
     Flag.POOR_RECONSTRUCTION: "the model's own spectrum does not fit the data",
-    Flag.WRONG_VELOCITY: "the spectrum is not at rest; give its radial velocity",
+    Flag.WRONG_VELOCITY: "the spectrum is not at rest; give its radial velocity, or have it measured",
     Flag.WRONG_MEDIUM: "its velocity is that of air taken for vacuum, or the reverse",
     Flag.EMISSION_OR_SPIKES: "pixels far above the continuum: emission, cosmic rays",
     Flag.SATURATED: "plateaus of pixels at the same largest value",
@@ -59,7 +59,7 @@ _MEANING = {
 
 
 def describe_flags(flag):
-    """Say in words what a flag value means.
+    """Return the meaning of a flag value in words.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def describe_flags(flag):
     Raises
     ------
     InputTypeError
-        These are no integers.
+        ``flag`` is not an integer.
     """
     given = np.asarray(flag)
     if given.dtype.kind not in "iu" and given.size:

@@ -106,6 +106,8 @@ QUANTITIES = {
 #: Columns beside those of labels: name -> UCD, description.
 OTHER_COLUMNS = {
     "identifier": ("meta.id;meta.main", "Name of the star or row of the input"),
+    "radial_velocity": ("spect.dopplerVeloc", "Radial velocity that was measured and taken out of the spectrum"),
+    "e_radial_velocity": ("stat.error;spect.dopplerVeloc", "Error of radial_velocity (one standard deviation)"),
     "flag": ("meta.code.qual", "Quality flags, 0 when nothing was found wrong"),
     "n_pixels_used": ("meta.number", "Number of good pixels"),
     "snr": ("stat.snr", "Median signal-to-noise ratio of the good pixels"),

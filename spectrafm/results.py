@@ -33,7 +33,7 @@ __all__ = [
 EXTENSIONS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".vot": "votable", ".csv": "ascii.csv", ".mrt": "ascii.mrt"}
 
 
-def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=None, meta=None):
+def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=None, radial_velocity=None, meta=None):
     """Put labels into a table with units, errors and flags.
 
     Parameters
@@ -51,6 +51,8 @@ def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=
         ``(n_star,)``; masked where not finite.
     identifier : sequence of str, optional
         ``(n_star,)`` names.
+    radial_velocity : tuple of array_like, optional
+        Velocities ``(n_star,)`` [km/s] that were measured, and their errors; masked where not finite.
     meta : dict, optional
         Provenance: strings and numbers by name.
 
@@ -58,7 +60,8 @@ def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=
     -------
     `~astropy.table.QTable`
         Columns ``identifier`` (if given), ``<label>`` and ``e_<label>`` for each
-        label, ``flag``, ``n_pixels_used``, ``snr``, with units, descriptions and
+        label, ``radial_velocity`` and ``e_radial_velocity`` (if given), ``flag``,
+        ``n_pixels_used``, ``snr``, with units, descriptions and
         UCDs (``table[name].info.meta["ucd"]``). Columns in which a row is masked are
         `~astropy.utils.masked.Masked`, all others plain.
 
@@ -92,6 +95,10 @@ def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=
         name = quantity.name
         table[name] = _masked_quantity(values[:, i], quantity.unit, missing[:, i])
         table[f"e_{name}"] = _masked_quantity(errors[:, i], quantity.error_unit, no_error[:, i])
+    if radial_velocity is not None:
+        for name, given in zip(("radial_velocity", "e_radial_velocity"), radial_velocity, strict=True):
+            given = _checked(name, given, (n_star,), np.float64)
+            table[name] = _masked_quantity(given, "km / s", ~np.isfinite(given))
     table["flag"] = Column(_checked("flag", flag, (n_star,), np.int64))
     table["n_pixels_used"] = Column(_checked("n_pixels_used", n_pixels_used, (n_star,), np.int64))
     snr = _checked("snr", snr, (n_star,), np.float64)
@@ -206,18 +213,22 @@ def label_values(table, name):
     Returns
     -------
     values, errors : numpy.ndarray
-        ``(n_star,)`` float64 in the units of the registry, NaN where masked.
+        ``(n_star,)`` float64 in the units of `spectrafm.quantities.QUANTITIES` (K, dex, km/s),
+        NaN where masked.
 
     Raises
     ------
     InputValueError
-        A column in a unit that does not fit.
+        The table does not have that label or its error, or a column is in a unit that does not fit.
     """
+    if missing := [column for column in (name, f"e_{name}") if column not in table.colnames]:
+        labels = ", ".join(label_names(table)) or "none"
+        raise InputValueError(f"name: {name!r}, but the table has no {' and no '.join(missing)}; its labels: {labels}")
     return tuple(column_values(table, column, column_unit(column)) for column in (name, f"e_{name}"))
 
 
 def describe_row(table, row=0):
-    """Say in words what a row of a table of labels holds.
+    """Describe a row of a table of labels in words.
 
     Parameters
     ----------
@@ -229,9 +240,8 @@ def describe_row(table, row=0):
     Returns
     -------
     list of str
-        A line for each label, with its error and unit, that of the registry, then the flags
-        in words, and, where ``meta`` tells of any, the labels whose errors no real star has
-        calibrated.
+        A line for each label, with its error and its unit in the registry, then the flags
+        in words, and the labels, if any, whose errors were calibrated on synthetic stars only.
 
     Raises
     ------
@@ -272,7 +282,7 @@ def check_row(table, row):
 
 
 def unproven_lines(table):
-    """Say which errors no real star has calibrated.
+    """Name the labels whose errors were calibrated on synthetic stars only.
 
     Parameters
     ----------
@@ -282,7 +292,7 @@ def unproven_lines(table):
     Returns
     -------
     list of str
-        A line, or none where there are no such errors.
+        One line, or none if there are no such labels.
     """
     text = "errors calibrated on synthetic stars alone, real ones may be further off"
     return [f"{text}: {table.meta['unproven']}"] if "unproven" in table.meta else []
@@ -312,11 +322,11 @@ def write_labels(table, filename, overwrite=False):
 
     Notes
     -----
-    ECSV keeps all there is. FITS keeps it for astropy; other readers see no
-    units of ``dex`` and no UCDs, which FITS cannot write. VOTables are written
-    in version 1.3 with units as VizieR has them (``[cm.s-2]``, ``[-]``), since
-    later versions know no ``dex``, and with ``meta`` as INFO and PARAM. CSV
-    keeps numbers, of labels in the units of the registry, and names only; for
+    ECSV keeps everything. FITS keeps it for astropy; other readers get no
+    units of ``dex`` and no UCDs, which FITS cannot hold. VOTables are written
+    in version 1.3 with the units that VizieR uses (``[cm.s-2]``, ``[-]``), since
+    later versions have no ``dex``, and with ``meta`` as INFO and PARAM. CSV
+    keeps only names and numbers, labels in the units of the registry; for
     machine-readable tables see `to_mrt`.
     """
     path = Path(filename)
@@ -364,7 +374,7 @@ def _in_registry_units(table):
 
 
 def check_texts(filename, texts):
-    """Refuse texts that a file cannot hold.
+    """Refuse texts that a format cannot hold.
 
     Parameters
     ----------
@@ -376,7 +386,7 @@ def check_texts(filename, texts):
     Raises
     ------
     InputValueError
-        Texts beyond ASCII, for FITS.
+        Texts that are not ASCII, for FITS.
     """
     path = Path(filename)
     strange = [text for text in texts if not text.isascii()]
@@ -392,9 +402,9 @@ def check_filename(filename, overwrite=False):
     Parameters
     ----------
     filename : str or pathlib.Path
-        Where labels are to go.
+        The file to be written.
     overwrite : bool, optional
-        Whether it may be there.
+        Whether it may exist already.
 
     Returns
     -------
@@ -490,9 +500,9 @@ def to_mrt(table, filename=None, overwrite=False):
     Notes
     -----
     Units of ``dex`` become ``[-]`` and that of ``logg`` ``[cm.s-2]``, the
-    spelling of CDS. Values are rounded to 0.1 K, 0.001 km/s, and four decimals
-    else. A column that has no value in any row is left out. Title and authors
-    are for you to fill in; flags and ``meta`` are explained in the notes.
+    spelling of CDS. Values are rounded to 0.1 K, 0.001 km/s, and otherwise four
+    decimals. A column without any value is left out. Fill in title and authors
+    yourself; flags and ``meta`` are explained in the notes.
     """
     if filename is not None and Path(filename).exists() and not overwrite:
         raise InputValueError(f"filename: {filename} exists; choose another name, or overwrite it on purpose")

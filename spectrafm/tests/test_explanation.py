@@ -14,10 +14,10 @@ from specutils import Spectrum
 from spectrafm import SpectraFM
 from spectrafm.adapters import from_arrays
 from spectrafm.benchmarks import run_benchmark
+from spectrafm.benchmarks.lines import benchmark_lines, synthetic_stars
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.explanation import label_attention, label_sensitivity, line_enrichment
 from spectrafm.lines import LINES, element_lines
-from spectrafm.lines_benchmark import benchmark_lines, synthetic_stars
 from spectrafm.plotting import plot_sensitivity
 from spectrafm.synthesis import load_emulator
 from spectrafm.tests.tiny import WAVELENGTH, tiny_model, tiny_table
@@ -256,6 +256,8 @@ def test_what_cannot_be_explained(fm):
         fm.sensitivity(spectrum(), "logg", known={"logg": 2.0})
     with pytest.raises(InputValueError, match="no good pixel of positive continuum from 3950 to 9050"):
         fm.sensitivity(Spectrum(np.ones(9) * u.one, np.linspace(1e4, 2e4, 9) * u.AA), "teff")
+    with pytest.raises(InputValueError, match="spectrum: no good pixel; expected some with a finite flux"):
+        fm.sensitivity(Spectrum(np.full(60, np.nan) * u.one, WAVELENGTH * u.AA), "vsini")
     with pytest.raises(InputValueError, match="spectrum: got NoneType"):
         fm.attention([None], "teff")
     headed = SpectraFM(fm.model, fm.info, head=lambda *_: None)
@@ -426,7 +428,7 @@ def test_stars_of_the_benchmark():
 
 def test_report(tmp_path):
     """In the H band the packaged weights look at the lines of magnesium; what weights do not read is left out."""
-    lines = list(benchmark_lines(tmp_path, "base", n_star=4, domains=("apogee",)))
+    lines = list(benchmark_lines("base", n_star=4, domains=("apogee",)))
     [row] = [line.split() for line in lines if line.startswith("  mg_fe")]
     assert float(row[2]) > 3
     assert float(row[3]) < 0.02

@@ -456,6 +456,15 @@ def test_units_that_do_not_fit(tmp_path):
                     ask()
 
 
+def test_label_values_of_a_label_that_is_not_there():
+    """A label or an error that the table lacks is named, with the labels that are there."""
+    t = Table({"fe_h": [0.1], "e_fe_h": [0.1], "teff": [5000.0]})
+    with pytest.raises(InputValueError, match="name: 'feh', but the table has no feh and no e_feh; its labels: fe_h$"):
+        label_values(t, "feh")
+    with pytest.raises(InputValueError, match="name: 'teff', but the table has no e_teff; its labels"):
+        label_values(t, "teff")
+
+
 def test_label_values():
     """A label and its errors are numbers in the units of the registry, whatever the table has."""
     for t in (in_other_units(), Table(in_other_units())):

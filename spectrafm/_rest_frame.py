@@ -1,0 +1,89 @@
+"""Spectra as these weights read them, at rest: with velocities that are given, or measured first."""
+
+import numpy as np
+
+from ._tokens import star_batches
+from .adapters import to_arrays
+from .exceptions import InputTypeError, InputValueError
+
+__all__ = ["stars_at_rest"]
+
+# the word for velocities that are to be measured
+_MEASURE = "measure"
+
+# the label that is the velocity of a spectrum
+_VELOCITY = "rv_offset"
+# from far away a first measurement is rough: times that it is repeated, and what counts as rest [km / s]
+_N_PASS, _AT_REST = 4, 0.3
+# spectra further off than this are not recognised: an error that says so, and where to look then [km / s]
+_LOST, _STARTS = 15.0, (450.0, -450.0)
+
+
+def stars_at_rest(fm, spectra, *, radial_velocity=None, batch_size=256, **options):
+    """Return spectra as arrays at rest.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights, which measure the velocities where that is asked for.
+    spectra : `~specutils.Spectrum` or collection
+        As for `SpectraFM.infer`.
+    radial_velocity : `~astropy.units.Quantity` ['speed'] or "measure", optional
+        As for `SpectraFM.infer`.
+    batch_size : int, optional
+        Stars encoded at a time.
+    **options
+        Other arguments of `~spectrafm.adapters.to_arrays`.
+
+    Returns
+    -------
+    list of SpectrumArrays
+        One a star. Where velocities are measured, those that can be have a ``radial_velocity_error``.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As `~spectrafm.adapters.to_arrays`; another word than "measure", or weights that cannot measure velocities.
+    """
+    if not isinstance(radial_velocity, str):
+        return to_arrays(spectra, radial_velocity=radial_velocity, **options)
+    if radial_velocity != _MEASURE:
+        raise InputTypeError(f"radial_velocity: {radial_velocity!r}; expected a speed with its unit, or {_MEASURE!r}")
+    if not any(_VELOCITY in domain.labels for domain in fm.info.domains):
+        raise InputValueError(
+            f"radial_velocity: the weights {fm.info.name!r} do not predict {_VELOCITY}, and cannot measure velocities; "
+            "give velocities, or take radial_velocity from a table that other weights have made"
+        )
+    stars = to_arrays(spectra, **options)
+    found = _measured(fm, stars, batch_size)
+    for start in _STARTS:
+        lost = [row for row, star in enumerate(found) if star.radial_velocity_error > _LOST]
+        again = _measured(fm, [stars[row].moved_to_rest(start, np.nan) for row in lost], batch_size)
+        for row, star in zip(lost, again, strict=True):
+            # noise, too, makes errors large: only what is seen much better elsewhere is there
+            if star.radial_velocity_error < min(_LOST, found[row].radial_velocity_error / 2):
+                found[row] = star
+    return found
+
+
+def _measured(fm, stars, batch_size):
+    """Return stars without the velocities that the model sees in them."""
+    stars, moving = list(stars), np.array([star.n_good > 0 for star in stars], dtype=bool)
+    for _ in range(_N_PASS):
+        pending = np.flatnonzero(moving)
+        arrays, domains = fm.info.assign_domains([stars[row] for row in pending])
+        moving[:] = False
+        for number, rows in star_batches(arrays, domains, batch_size):
+            domain = fm.info.domains[number]
+            if _VELOCITY not in domain.labels:
+                continue
+            prepared = [fm.prepare(arrays[row], number) for row in rows]
+            has_sigma = np.array([star.has_sigma for star in prepared])
+            velocity, error = fm.predict_labels(fm.perceive(prepared, number), [_VELOCITY])
+            velocity, error = velocity[:, 0], domain.calibrated_errors([_VELOCITY], error, has_sigma)[:, 0]
+            # a star without a pixel here has none to measure
+            for row in np.flatnonzero([star.n_good > 0 for star in prepared]):
+                star = pending[rows[row]]
+                stars[star] = stars[star].moved_to_rest(velocity[row], error[row])
+                moving[star] = abs(velocity[row]) > max(error[row], _AT_REST)
+    return stars
