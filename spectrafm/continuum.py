@@ -1,7 +1,7 @@
-"""What spectra are divided by before a model sees them.
+"""Normalisers: spectra are divided by a median or a continuum before a model reads them.
 
-Training and inference share ``divisor``; its settings travel with the weights.
-Neither normaliser looks at the errors, and neither clips lines or noise, so that
+Training and inference share ``divisor``; its settings are saved with the weights.
+Neither normaliser uses the flux errors, and neither clips lines or noise, so that
 the noise of a spectrum does not change its continuum.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._numerics import MAD_TO_STD
 from ._spectral_units import FWHM_OVER_SIGMA
 from .exceptions import ConfigError
 from .flags import Flag
@@ -137,8 +138,7 @@ class _Normalizer:
 class MedianScaler(_Normalizer):
     """Divide by the median of the good flux: for relative spectral energy distributions.
 
-    The shape of the spectrum stays. A median that is not positive leaves no
-    good pixel.
+    The shape of the spectrum is kept. If the median is not positive, no pixel is good.
     """
 
     name: ClassVar[str] = "median"
@@ -153,7 +153,7 @@ class MedianScaler(_Normalizer):
         return self
 
     def divisor(self, wavelength, flux, good):
-        """Return what spectra are divided by.
+        """Return the median or continuum by which spectra are divided.
 
         Parameters
         ----------
@@ -178,12 +178,12 @@ class ContinuumNormalizer(_Normalizer):
 
     The divisor is a local linear regression on :math:`x = \ln\lambda`: at each
     wavelength a straight line is fitted to the good pixels around it, weighted
-    with a Gaussian of x, and its value there is taken. It follows the response
+    with a Gaussian of x, and evaluated there. It follows the response
     of the instrument and the slope of the star, also at the edges and beside
     gaps, and needs no grid. It is a mean, so it lies below the true continuum
-    where lines crowd: normalised spectra scatter around 1.
+    where lines are dense: normalised spectra scatter around 1.
 
-    The divisor is linear in the flux and does not look at the errors; noise is
+    The divisor is linear in the flux and ignores the flux errors; noise is
     averaged and not selected, so that its expectation does not depend on the
     signal-to-noise ratio. Only spikes are left out, above and below alike: pixels
     whose relative deviation exceeds ``clip * (1 + 5 s)``, where ``s`` is the robust
@@ -226,14 +226,14 @@ class ContinuumNormalizer(_Normalizer):
                 raise ConfigError(f"normalizer: {name}={value!r}; expected a number from {low} to {high}")
 
     def divisor(self, wavelength, flux, good):
-        """Return what spectra are divided by.
+        """Return the median or continuum by which spectra are divided.
 
         Parameters
         ----------
         wavelength : numpy.ndarray or torch.Tensor
             ``(n_star, n_pixel)`` or ``(n_pixel,)`` [Angstrom], float64.
         flux : numpy.ndarray or torch.Tensor
-            ``(n_star, n_pixel)``; each star on its own, whatever its batch mates.
+            ``(n_star, n_pixel)``; stars do not affect each other.
         good : numpy.ndarray or torch.Tensor
             ``(n_star, n_pixel)`` bool, pixels to use.
 
@@ -268,7 +268,7 @@ class ContinuumNormalizer(_Normalizer):
                 typical = torch.where(use, flux, torch.nan).nanmedian(dim=-1, keepdim=True).values
                 deviation = torch.where(sound, deviation, (flux / typical - 1).abs())
                 sound = use & (sound | (typical > 0))
-            scatter = 1.4826 * torch.where(sound, deviation, torch.nan).nanmedian(dim=-1, keepdim=True).values
+            scatter = MAD_TO_STD * torch.where(sound, deviation, torch.nan).nanmedian(dim=-1, keepdim=True).values
             spike = sound & (deviation > self.clip * (1 + 5 * scatter))
             if not spike.any():
                 break

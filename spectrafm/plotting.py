@@ -224,13 +224,13 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
     row : int, optional
         The star's row in the table.
     ax : `~matplotlib.axes.Axes`, optional
-        Where to draw; a new figure when left out. The labels stand to the right
+        Where to draw; a new figure when left out. The labels are written to the right
         of it: leave room there, as ``layout="constrained"`` does.
     model : `~specutils.Spectrum`, optional
-        What the model makes of the star, one of those that
-        `~spectrafm.SpectraFM.reconstruct` returns, to draw over it, in vacuum and at
-        rest. Where that was told a medium or a velocity, give as ``spectrum`` what
-        ``to_arrays(spectrum, medium="air")``, with the same, returns.
+        The model's spectrum of the star, from `~spectrafm.SpectraFM.reconstruct`, to
+        draw over it, in vacuum and at rest. If you gave ``reconstruct`` a medium or a
+        velocity, give ``to_arrays(spectrum, medium="air")``, with the same keywords, as
+        ``spectrum``.
 
     Returns
     -------
@@ -382,8 +382,8 @@ def plot_coverage(values, errors, truth, truth_errors=None, levels=None, ax=None
     Returns
     -------
     `~matplotlib.axes.Axes`
-        Below the diagonal errors are too small, above it too large. The grey band holds
-        95 % of samples of as many stars whose errors are right, level by level.
+        Below the diagonal errors are too small, above it too large. The grey band contains, at
+        each level, 95 % of samples of as many stars with correct errors.
 
     Raises
     ------
@@ -420,9 +420,9 @@ def plot_pit(values, errors, truth, truth_errors=None, n_bin=10, ax=None):
     Returns
     -------
     `~matplotlib.axes.Axes`
-        Flat where errors are right, U-shaped where they are too small, a hill where they
-        are too large, a slope where labels are biased. The grey band holds 95 % of the
-        bins of samples whose errors are right.
+        Flat if errors are right, U-shaped if they are too small, a hill if they
+        are too large, a slope if labels are biased. The grey band contains 95 % of the
+        bins of samples with correct errors.
 
     Raises
     ------
@@ -459,8 +459,8 @@ def plot_z_scores(values, errors, truth, truth_errors=None, ax=None):
     Returns
     -------
     `~matplotlib.axes.Axes`
-        From -5 to 5; the legend counts the stars beyond, which belong to the histogram's
-        norm.
+        From -5 to 5; the legend counts the stars beyond, which are included in the
+        normalisation of the histogram.
 
     Raises
     ------
@@ -498,7 +498,7 @@ def _n_stars(n_star):
 
 
 def plot_sensitivity(table, lines=(), ax=None):
-    """Plot where the model looks in a spectrum: sensitivity, or attention.
+    """Plot sensitivity or attention along a spectrum.
 
     Parameters
     ----------

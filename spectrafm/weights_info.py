@@ -26,7 +26,7 @@ class Domain:
     name : str
         Name of the kind: an instrument, or a window.
     labels : tuple of str
-        Labels that are told from such spectra.
+        Labels that such spectra give.
     normalizer : dict
         Settings of the normaliser, see `spectrafm.continuum.normalizer_from_dict`.
     flux_kind : str
@@ -40,7 +40,7 @@ class Domain:
         Largest resolving power of the training spectra, of the real ones where there are
         any; infinite where it does not matter. Finer spectra are smoothed, see `degraded`.
     lowest_power : float
-        Smallest resolving power of the training spectra; lower ones are flagged where they are told.
+        Smallest resolving power of the training spectra; a lower one, if given, is flagged.
     min_pixels : int
         Fewer good pixels than this are flagged.
     min_coverage : float
@@ -48,8 +48,8 @@ class Domain:
     min_snr : float
         Signal-to-noise ratio per pixel below which a spectrum is flagged.
     largest_snr : float
-        Signal-to-noise ratio per pixel above which errors are smaller than those of training
-        spectra, see `with_error_floor`.
+        Largest signal-to-noise ratio per pixel in training; smaller flux errors are raised, see
+        `with_error_floor`.
     label_ranges : dict
         Range of each training label; predictions outside are flagged.
     usual_errors : dict
@@ -58,27 +58,26 @@ class Domain:
     calibration : dict
         Per label, factors on the predicted error: ``{"with_sigma": f, "without_sigma": g}``.
     in_common : dict
-        Per label, the share of the variance of what some pixels of a spectrum say that all sets of pixels have in
-        common, and that does not average out: where every pixel is a token and the context holds some of them. 1 for
-        a label that is not there.
+        Per label, the fraction of the error variance shared by all subsets of pixels, which averaging does not
+        reduce; 1 for a label without an entry. Only for models that read subsets.
     unproven : tuple of str
-        Labels whose errors no real star has calibrated: how far real spectra are from
-        synthetic ones is not in them.
+        Labels whose errors were calibrated on synthetic stars only: they do not include the
+        mismatch between real and synthetic spectra.
     density_threshold : float
         Distance of the embedding above which a spectrum is flagged.
     thresholds : dict
         Per statistic of `spectrafm.diagnostics`, the value above which a spectrum is
-        flagged; a statistic that is not there flags nothing.
+        flagged; a statistic without an entry flags nothing.
     expected : dict
-        Per statistic that is judged against stars alike, coefficients by feature of the
-        logarithm of its usual value; its threshold is on the value over that.
+        Per statistic that is compared with similar stars, coefficients by feature of the
+        logarithm of its usual value; its threshold is on the ratio to that value.
     predicts_flux : bool
-        Whether flux can be asked for.
+        Whether the weights predict flux.
     smallest_given : float
-        Smallest error, in standard deviations of the quantity, that known quantities were given with in
-        training; smaller ones count as none. Infinite where they never had any.
+        Smallest error of known quantities in training, in standard deviations of the quantity;
+        smaller errors are treated as 0. Infinite if known quantities never had errors.
     bridges : int
-        Most pixels that lack in a gap that the model sees filled, see `SpectrumArrays.gaps_filled`.
+        Longest gap [pixels] that is interpolated, see `SpectrumArrays.gaps_filled`.
     """
 
     name: str
@@ -132,7 +131,7 @@ class Domain:
         return inside.n_good > 0 and low <= inside.spacing <= high, inside.n_good
 
     def degraded(self, arrays):
-        """Return a spectrum that is not finer than those of the training.
+        """Return a spectrum that is not finer than the training spectra.
 
         Parameters
         ----------
@@ -172,8 +171,8 @@ class Domain:
         Returns
         -------
         SpectrumArrays
-            The same, or, where its signal-to-noise ratio is larger than ``largest_snr``, with all errors multiplied so
-            that it is as large.
+            The same or, if its signal-to-noise ratio exceeds ``largest_snr``, with all errors multiplied by one
+            factor, so that the ratio equals ``largest_snr``.
         """
         snr = arrays.snr
         if not snr > self.largest_snr:
@@ -181,19 +180,19 @@ class Domain:
         return dataclasses.replace(arrays, sigma=arrays.sigma * (snr / self.largest_snr))
 
     def as_network_input(self, arrays, most):
-        """Return what a model sees of a spectrum.
+        """Return the form of a spectrum that the network reads.
 
         Parameters
         ----------
         arrays : SpectrumArrays
             The spectrum, cut and normalised.
         most : int or float
-            Most pixels that it sees at once.
+            Largest number of pixels that it reads at once.
 
         Returns
         -------
         SpectrumArrays
-            With errors that are `with_error_floor`, narrow gaps bridged, and some of the pixels where they are more.
+            With errors from `with_error_floor`, narrow gaps interpolated, and at most ``most`` pixels.
         """
         return self.with_error_floor(arrays).gaps_filled(self.bridges).subsampled(most)
 
@@ -261,7 +260,7 @@ class Domain:
         return {"with_sigma": 1.0, "without_sigma": 1.0} | self.calibration.get(label, {})
 
     def calibrated_errors(self, labels, errors, has_sigma):
-        """Return predicted errors with what held-out stars say of them.
+        """Return predicted errors, scaled by the factors from held-out stars.
 
         Parameters
         ----------
@@ -286,7 +285,7 @@ class Domain:
 
 @dataclass
 class WeightsInfo:
-    """Facts about a set of weights, kept beside them in ``spectrafm.json``.
+    """Facts about a set of weights, stored with them in ``spectrafm.json``.
 
     Attributes
     ----------

@@ -13,9 +13,9 @@ from spectrafm._table_formats import column_values
 from spectrafm._weights_files import PRETRAINED
 from spectrafm.adapters import from_arrays
 from spectrafm.benchmarks import mad_std, stars_apart
+from spectrafm.benchmarks.stars import SameStars, observed_spectra
 from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
 from spectrafm.exceptions import InputTypeError, InputValueError
-from spectrafm.foundation_benchmark import SameStars, observed_spectra
 from spectrafm.tests.conftest import WEIGHTS_FOLDER
 from spectrafm.training import load_recipe
 

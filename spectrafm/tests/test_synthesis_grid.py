@@ -93,7 +93,7 @@ def test_stopped_grid_is_resumed(whole, tmp_path, monkeypatch):
     assert len(load_grid(path)) + len(load_grid(path).failures) == 20
     with pytest.raises(InputValueError, match="holds parts of a grid; set resume to go on"):
         build_grid(path, _WINDOW, 45, seed=3, part_size=10, synthesizer=fake)
-    resumed = build_grid(path, _WINDOW, 45, seed=3, part_size=10, workers=2, resume=True, synthesizer=fake)
+    resumed = build_grid(path, _WINDOW, 45, seed=3, part_size=10, n_worker=2, resume=True, synthesizer=fake)
     _same(resumed, whole[0])
 
 
@@ -137,7 +137,7 @@ def test_parts_of_another_grid(whole):
     ("arguments", "message"),
     [
         ({"n_star": 0}, "n_star: got 0, expected at least 1"),
-        ({"workers": 0}, "workers: got 0, expected at least 1"),
+        ({"n_worker": 0}, "n_worker: got 0, expected at least 1"),
         ({"path": "grid.fits"}, r"got 'grid.fits', expected a name that ends in .npz"),
     ],
 )
@@ -208,7 +208,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(grid, "build_grid", build)
     output = str(tmp_path / "grid.npz")
     assert main(["synthesize", "apogee", "-o", output, "--n-star", "5", "--workers", "2", "--resume"]) == 1
-    assert (asked["window"], asked["n_star"], asked["workers"], asked["resume"]) == ("apogee", 5, 2, True)
+    assert (asked["window"], asked["n_star"], asked["n_worker"], asked["resume"]) == ("apogee", 5, 2, True)
     captured = capsys.readouterr()
     assert "4 spectra" in captured.out
     assert "star 4: too cool" in captured.err

@@ -11,9 +11,9 @@ import pytest
 from astropy import units as u
 
 from spectrafm._spectral_units import air_to_vacuum
+from spectrafm.benchmarks import benchmark_settings
 from spectrafm.exceptions import InputValueError, SpectraFMError
 from spectrafm.synthesis import WINDOWS, load_linelist, synthesize, synthesizer
-from spectrafm.synthesis.settings_benchmark import benchmark_settings
 
 _SUN = {"teff": 5777, "logg": 4.44, "vmicro": 1.0}
 _GIANT = {"teff": 4200, "logg": 1.5, "fe_h": -0.2}
