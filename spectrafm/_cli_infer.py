@@ -38,7 +38,9 @@ def add_infer(parser):
     from .adapters import MASK_POLICIES
     from .results import EXTENSIONS
 
-    parser.add_argument("files", nargs="*", metavar="FILE", help="spectra, in any format that specutils reads")
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="spectra: any format of specutils, plain tables, VOTables, FITS images"
+    )
     parser.add_argument("--example", action="store_true", help="use the star that comes with the package")
     parser.add_argument("-o", "--output", metavar="TABLE", help=f"table to write: {', '.join(EXTENSIONS)}")
     parser.add_argument("--plot", metavar="FIGURE", help="figure to write: .png, .pdf, .svg")
@@ -49,19 +51,26 @@ def add_infer(parser):
     parser.add_argument("--labels", type=_names, metavar="A,B", help="labels wanted, by default all")
     parser.add_argument("--known", type=_numbers, metavar="A=X,B=Y", help="what is known of the stars already")
     parser.add_argument(
-        "--medium", choices=("vacuum", "air"), help="of the wavelengths, by default what the file says, or vacuum"
+        "--medium",
+        choices=("vacuum", "air"),
+        help="medium of the wavelengths, by default what the file says, or vacuum",
     )
     parser.add_argument(
         "--radial-velocity",
         type=_speed,
         metavar="KM_S",
-        help=f"by default what the file says, or 0; {_MEASURE!r}: measure that of each spectrum, and take it out",
+        help=f"velocity of the stars in km/s, positive when receding, or {_MEASURE!r} to measure that of each "
+        "spectrum; it is taken out of the wavelengths; by default what the file says, or 0",
     )
-    parser.add_argument("--resolving-power", type=_positive, metavar="R", help="resolving power, where it is known")
+    parser.add_argument(
+        "--resolving-power", type=_positive, metavar="R", help="resolving power lambda/FWHM, if it is known"
+    )
     parser.add_argument("--mask-policy", choices=sorted(MASK_POLICIES), help="which mask bits mean a bad pixel")
     parser.add_argument("--format", metavar="FMT", help="format of the files, as specutils or astropy's Table names it")
-    parser.add_argument("--wavelength-unit", metavar="UNIT", help="of the wavelengths, where files do not tell it")
-    parser.add_argument("--flux-unit", metavar="UNIT", help="of the flux, where files do not tell it")
+    parser.add_argument(
+        "--wavelength-unit", metavar="UNIT", help="unit of the wavelengths, if the files do not give it"
+    )
+    parser.add_argument("--flux-unit", metavar="UNIT", help="unit of the flux, if the files do not give it")
     parser.add_argument(
         "--merge-orders", action="store_true", help="the spectra in each file are orders or arms of a star: merge them"
     )
@@ -104,7 +113,7 @@ def run_infer(arguments):
             arrays,
             labels=arguments.labels,
             known=arguments.known,
-            radial_velocity=_MEASURE if arguments.radial_velocity == _MEASURE else None,
+            radial_velocity=_measured(arguments),
             progress=sys.stderr.isatty(),
         )
     table.add_column(sources, name="file", index=0)
@@ -127,9 +136,14 @@ def run_infer(arguments):
     if arguments.example:
         print(_reference_labels())
     if arguments.plot:
-        _write_plot(arguments.plot, model, arrays, table)
+        _write_plot(arguments.plot, model, arrays, table, _measured(arguments))
     failed = (table["flag"] & int(Flag.BAD_INPUT)) != 0
     return SOME_FAILED if failed.any() else 0
+
+
+def _measured(arguments):
+    """Return the word for velocities that the weights measure, or None where they have been taken out on reading."""
+    return _MEASURE if arguments.radial_velocity == _MEASURE else None
 
 
 def _check_outputs(arguments):
@@ -195,7 +209,8 @@ def _read_all(arguments):
         sources += [name] * len(found)
     for note, where in notes.items():
         # once for all files of a kind
-        complain(f"{where[0]}{f' and {len(where) - 1} others' * (len(where) > 1)}: {note}")
+        more = len(where) - 1
+        complain(f"{where[0]}{f' and {more} other' * (more > 0)}{'s' * (more > 1)}: {note}")
     return stars, sources
 
 
@@ -274,7 +289,7 @@ def _reference_labels():
     return f"for comparison, {header['LABELREF']}: {', '.join(known)}"
 
 
-def _write_plot(filename, fm, arrays, table):
+def _write_plot(filename, fm, arrays, table, radial_velocity):
     """Draw the spectrum with its labels, and the model's own, if there is one star, else the Kiel diagram of all."""
     # not by way of pyplot: no window and no backend to choose
     from matplotlib.figure import Figure
@@ -291,7 +306,7 @@ def _write_plot(filename, fm, arrays, table):
         model = None
         # weights that predict no flux of such spectra say so
         with suppress(InputValueError):
-            [model] = fm.reconstruct(arrays)
+            [model] = fm.reconstruct(arrays, radial_velocity=radial_velocity)
         # as it was read: in vacuum and at rest, with the masks of the policy
         plot_spectrum(arrays, table, ax=figure.subplots(), model=model)
     figure.savefig(filename, dpi=150)

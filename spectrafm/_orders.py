@@ -121,6 +121,7 @@ def merged(stars, identifier):
     nothing = np.full(len(wavelength), np.nan)
     powers = np.array([star.resolving_power for star in stars])
     flags = 0 if good.any() else int(Flag.NO_GOOD_PIXELS)
+    velocities = {star.radial_velocity for star in stars}
     return SpectrumArrays(
         wavelength=wavelength,
         flux=np.divide(flux, weight, out=nothing.copy(), where=good),
@@ -131,6 +132,8 @@ def merged(stars, identifier):
         flags=flags if has_sigma else flags | int(Flag.NO_UNCERTAINTY),
         counts={name: sum(star.counts.get(name, 0) for star in stars) for name in COUNTS},
         medium="air" if all(star.medium == "air" for star in stars) else "vacuum",
+        # orders of several exposures may have several
+        radial_velocity=velocities.pop() if len(velocities) == 1 else 0.0,
     )
 
 

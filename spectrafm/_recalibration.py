@@ -61,7 +61,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     columns = table_columns(labels_table, "labels_table")
     labels = [name for name in fm.labels if name in columns]
     if not labels:
-        raise InputValueError(f"labels_table: no column of a label; these weights tell {', '.join(fm.labels)}")
+        raise InputValueError(f"labels_table: no column of a label; these weights predict {', '.join(fm.labels)}")
     truth = known_labels(columns, labels, len(spectra), "labels_table", fm.model.vocabulary.log)
     spectra, domains = fm.info.assign_domains(spectra)
     readable = np.array([star.n_good > 0 for star in spectra], dtype=bool)
@@ -69,7 +69,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     if readable.any() and not told.intersection(labels):
         kinds = ", ".join(fm.info.domains[number].name for number in np.unique(domains[readable]))
         raise InputValueError(
-            f"labels_table: no column of a label that spectra of {kinds} tell; they tell "
+            f"labels_table: no column of a label that is predicted from spectra of {kinds}; expected some of "
             f"{', '.join(name for name in fm.labels if name in told)}"
         )
     factors, kept, extreme, large, unusable = {}, [], [], [], 0
@@ -101,7 +101,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
         f"{unusable} of {len(spectra)} spectra cannot be used and are left out": unusable,
         f"fewer than {_MIN_STARS} stars with a known truth, factors kept: {', '.join(kept)}": kept,
         f"labels_table: quoted errors ({', '.join(large)}) are larger than the scatter of stars about their "
-        "predictions, and were taken for smaller; the stars then hardly determine how large predicted errors should "
+        "predictions, and were taken to be smaller; the stars then hardly determine how large predicted errors should "
         "be; see whether these columns are standard deviations of single stars": large,
         f"factors at the end of what is sensible, check units and order of the stars: {', '.join(extreme)}": extreme,
     }
@@ -119,7 +119,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
 
 
 def with_and_without_errors(spectra):
-    """Return spectra as they came, and without their errors: who tells errors may withhold them too.
+    """Return spectra as they came, and without their errors, as users may give either.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def with_and_without_errors(spectra):
 def _infer_quietly(fm, stars, labels, which):
     """Return label -> values and errors ``(n_star,)``, NaN where not ``which``, and how many stars are masked."""
     with warnings.catch_warnings():
-        # told once by the caller, who asks twice
+        # the caller warns once for both
         warnings.filterwarnings("ignore", message=".* rows are masked", category=SpectraFMWarning)
         table = fm.infer(stars, labels=labels)
     predicted = {name: np.full((2, len(which)), np.nan) for name in labels}

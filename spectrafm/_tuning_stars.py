@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from ._inference import infer_stars
 from ._known import split_mask
 from ._model_spectra import expected_flux
+from ._numerics import mad_std, robust_rms
 from ._tokens import flux_name, spectra_to_tokens
 from .exceptions import InputValueError, SpectraFMWarning
 from .flags import Flag
@@ -29,6 +30,10 @@ _FEWEST = 10
 _ROW_DIGITS = 5
 # labels that differ by less, of their range or their size, are the same
 _EQUAL = 1e-6
+# labels that are rounded to several steps are so many of the smallest of them apart
+_APART = (1, 2, 5, 10, 20, 50, 100)
+# labels of one star scatter by less than this fraction of the scatter of all stars
+_OWN_SCATTER = 0.5
 
 
 @dataclass
@@ -300,7 +305,7 @@ def rows_of_one_star(arrays, truth, groups=None):
         names = [None if gone else str(name).strip() for name, gone in np.broadcast(np.asarray(names, object), mask)]
         return _numbered([_keys(names)], n_row)
     found = {
-        "identifiers": _keys([_identifier(star) for star in arrays]),
+        "identifiers": _keys(_identifiers(arrays, truth)),
         "spectra": _keys([_content(star) if star.n_good else None for star in arrays]),
         "labels": _label_keys(truth, n_row),
     }
@@ -339,10 +344,30 @@ def _numbered(several, n_row):
     return _keys((1 + connected_components(graph, directed=False)[1][:n_row]).tolist())
 
 
-def _identifier(star):
-    """Return the name of a star, or nothing where it may be the number of a row."""
-    name = star.identifier.strip()
-    return None if name.isdigit() and len(name) <= _ROW_DIGITS else name
+def _identifiers(arrays, truth):
+    """Return the name of each star, or None where it may be the number of something else: a row, a plate, a night."""
+    names = [star.identifier.strip() for star in arrays]
+    is_number = np.array([name.isdigit() for name in names], dtype=bool)
+    keys = _keys([name if number else None for name, number in zip(names, is_number, strict=True)])
+    are_stars = _agree(truth, keys)
+    return [
+        None if number and not (are_stars and len(name) > _ROW_DIGITS) else name
+        for name, number in zip(names, is_number, strict=True)
+    ]
+
+
+def _agree(truth, keys):
+    """Tell whether some label differs less between rows with the same key than between others."""
+    order = np.argsort(keys, kind="stable")
+    same = np.diff(keys[order]) == 0
+    known = False
+    for values, _ in truth.values():
+        differences = np.diff(values[order])[same]
+        if np.isfinite(differences).any():
+            known = True
+            if robust_rms(differences) / np.sqrt(2) <= _OWN_SCATTER * mad_std(values):
+                return True
+    return not known
 
 
 def _content(star):
@@ -352,26 +377,48 @@ def _content(star):
 
 def _label_keys(truth, n_row):
     """Return keys of rows with the same labels and errors, or of all rows, where chance may have made them equal."""
-    grids = []
-    for values, _ in truth.values():
-        ordered = np.unique(values[np.isfinite(values)])
-        steps = np.diff(ordered)
-        steps = steps[steps > _EQUAL * np.ptp(ordered)] if len(steps) else steps
-        step = steps.min() if len(steps) else 1.0
-        grids.append(np.round((values - (ordered[0] if len(ordered) else 0.0)) / step))
+    known = np.any([np.isfinite(values) for values, _ in truth.values()], axis=0)
     errors = [error for _, error in truth.values()]
-    known = np.any(np.isfinite(grids), axis=0)
-    cells = [tuple(cell) for cell in np.nan_to_num(np.column_stack([*grids, *errors]), nan=-1.0).tolist()]
-    count = Counter(cell for cell, there in zip(cells, known, strict=True) if there)
+
+    def cells(columns):
+        return [tuple(cell) for cell in np.nan_to_num(np.column_stack([*columns, *errors]), nan=-1.0).tolist()]
+
+    places = [_places(values) for values, _ in truth.values()]
+    same = cells([place for place, _ in places])
+    count = Counter(cell for cell, there in zip(same, known, strict=True) if there)
     pairs = sorted(n * (n - 1) / 2 for n in count.values())
-    # rounded labels have as many neighbours one step apart as they have equals; many at one value may be a limit
-    beside = [
-        sum(n * count.get((*cell[:i], cell[i] + 1, *cell[i + 1 :]), 0) for cell, n in count.items())
-        for i in range(len(grids))
-    ]
-    if len(count) < _FEWEST or sum(pairs[:-1]) <= 2 * (max(beside) / 2 + 1):
+    # many at one value may be a limit
+    n_equal = sum(pairs[:-1])
+    if len(count) < _FEWEST or n_equal <= 2:
         return np.arange(n_row)
-    return _keys([cell if there else None for cell, there in zip(cells, known, strict=True)])
+    # rounded labels have as many neighbours some steps apart as they have equals; labels that are equal to no
+    # others, as those that were not rounded, do not say what a step is
+    repeated = np.array([count[cell] > 1 for cell in same])
+    grid = cells([_grid(values, *place, repeated) for (values, _), place in zip(truth.values(), places, strict=True)])
+    on_grid = Counter(cell for cell, there in zip(grid, known, strict=True) if there)
+    beside = max(
+        sum(n * on_grid.get((*cell[:i], cell[i] + apart, *cell[i + 1 :]), 0) for cell, n in on_grid.items())
+        for i in range(len(places))
+        for apart in _APART
+    )
+    if n_equal <= beside + 2:
+        return np.arange(n_row)
+    return _keys([cell if there else None for cell, there in zip(same, known, strict=True)])
+
+
+def _places(values):
+    """Return the places of values among different ones, NaN where not known, and these, but for rounding."""
+    ordered = np.sort(values[np.isfinite(values)])
+    if not len(ordered):
+        return np.full(len(values), np.nan), ordered
+    different = ordered[np.append(True, np.diff(ordered) > _EQUAL * np.ptp(ordered))]
+    return np.where(np.isfinite(values), np.searchsorted(different, values, side="right") - 1.0, np.nan), different
+
+
+def _grid(values, place, different, repeated):
+    """Return values in steps: the smallest one between values of the rows that are repeated."""
+    steps = np.diff(different[np.unique(place[repeated & np.isfinite(place)]).astype(int)])
+    return np.round((values - (different[0] if len(different) else 0.0)) / (steps.min() if len(steps) else 1.0))
 
 
 def tuning_stars(fm, arrays, truth, star, correct_lines):
@@ -395,11 +442,11 @@ def tuning_stars(fm, arrays, truth, star, correct_lines):
     TuningStars
     """
     domain = fm.info.domains[0]
-    bridged = [domain.cut(one).gaps_filled(domain.bridges) for one in arrays]
-    n_pixel = max(len(one.wavelength) for one in bridged)
+    filled = [domain.cut(one).gaps_filled(domain.bridges) for one in arrays]
+    n_pixel = max(len(one.wavelength) for one in filled)
     flux, sigma = np.full((2, len(arrays), n_pixel), np.nan)
     wavelength = np.empty((len(arrays), n_pixel))
-    for row, one in enumerate(bridged):
+    for row, one in enumerate(filled):
         here = slice(0, len(one.wavelength))
         # close to 1, so that single precision holds any unit
         scale = np.median(np.abs(one.flux[one.good])) or 1.0

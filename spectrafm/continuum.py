@@ -28,7 +28,7 @@ _BLOCK = 64
 # share of the kernel's variance that is added to that of the pixels: slopes
 # stay tame where few pixels, or pixels on one side only, are in reach
 _RIDGE = 0.01
-# a pixel so many times as bright as the divisor is a number that stands for none
+# a pixel so many times as bright as the divisor is a placeholder
 _ABSURD = 1e4
 _MAX_ROUNDS = 5
 
@@ -65,7 +65,7 @@ def _median(flux, good):
 
 
 class _Normalizer:
-    """What both normalisers share: settings as a dictionary, and the division."""
+    """Settings as a dictionary, and the division, which both normalisers share."""
 
     name: ClassVar[str]
 
@@ -82,7 +82,7 @@ class _Normalizer:
         SpectrumArrays
             Flux and sigma divided, ``flux_unit`` "", pixels whose divisor is
             not positive, and those ten thousand times as bright as it, marked bad; with
-            `Flag.NO_GOOD_PIXELS` if none is left that there was.
+            `Flag.NO_GOOD_PIXELS` if none of them is left.
         """
         by = self.divisor(arrays.wavelength[None], arrays.flux[None], arrays.good[None])[0]
         with np.errstate(invalid="ignore", over="ignore"):
@@ -106,7 +106,7 @@ class _Normalizer:
 
     @classmethod
     def from_dict(cls, settings):
-        """Return what `to_dict` describes.
+        """Return the normaliser that `to_dict` describes.
 
         Parameters
         ----------
@@ -120,7 +120,7 @@ class _Normalizer:
         Raises
         ------
         ConfigError
-            The name is another one, a setting is not known, or has a bad value.
+            Another name, an unknown setting, or a bad value.
         """
         settings = dict(settings)
         name = settings.pop("name", cls.name)
@@ -242,7 +242,7 @@ class ContinuumNormalizer(_Normalizer):
         numpy.ndarray or torch.Tensor
             ``(n_star, n_pixel)``, for bad pixels too; NaN far from any good pixel. It
             may be zero or negative where the flux is. Arrays are computed in float64,
-            tensors where they are and in the precision that they have.
+            tensors on their device and in their precision.
         """
         if not isinstance(flux, torch.Tensor):
             flux = np.asarray(flux, dtype=np.float64)
@@ -264,7 +264,7 @@ class ContinuumNormalizer(_Normalizer):
             deviation = (flux / continuum - 1).abs()
             sound = use & (continuum > 0)
             if bool((use & ~sound).any()):
-                # spikes far below zero, or flux that is: who is far from the rest of the star tells which
+                # far below zero are either spikes or the flux itself: the distance from the rest of the star decides
                 typical = torch.where(use, flux, torch.nan).nanmedian(dim=-1, keepdim=True).values
                 deviation = torch.where(sound, deviation, (flux / typical - 1).abs())
                 sound = use & (sound | (typical > 0))

@@ -66,7 +66,7 @@ def explain(fm, column, spectrum, label, known, **spectrum_options):
 
 
 def _one_star(fm, spectrum, label, known, spectrum_options):
-    """Return a star prepared, the number of its domain and what is known of it; or say why its label has no view."""
+    """Return a star prepared, the number of its domain and its known quantities; or raise an error with the reason."""
     if not isinstance(label, str):
         raise InputTypeError(f"label: {type(label).__name__}, expected the name of one label, for example 'mg_fe'")
     stars = stars_at_rest(fm, spectrum, **spectrum_options)
@@ -81,12 +81,12 @@ def _one_star(fm, spectrum, label, known, spectrum_options):
     wanted_labels(fm, label, known, {number})
     if label not in domain.labels:
         raise InputValueError(
-            f"label: {label!r} is not told by spectra of {domain.name}; they tell {', '.join(domain.labels)}"
+            f"label: spectra of {domain.name} do not give {label!r}; they give {', '.join(domain.labels)}"
         )
     if fm.head is not None:
         raise InputValueError(
-            f"label: {label!r} is told by a head beside the network of these weights, whose view is not to be had; "
-            "ask the weights that they were fine-tuned from"
+            f"label: {label!r} is predicted by a head beside the network, which has neither attention nor sensitivity; "
+            "use the weights that these were fine-tuned from"
         )
     prepared = fm.prepare(star, number)
     if not prepared.n_good:
@@ -134,7 +134,7 @@ def label_attention(fm, prepared, number, labels, known=None):
         else:
             patch = _patches(fm.model.config, wavelength)
             n_pixel = np.bincount(patch)
-            # what is known besides follows the patches, of which a star may have fewer than its mates
+            # known quantities follow the patches, and a star may have fewer patches than others of the batch
             weight = (weight[:, : len(n_pixel)] / n_pixel)[:, patch]
         stars.append(_on_measured(star, n_bridge, wavelength, weight))
     return stars
@@ -200,7 +200,7 @@ def _pixels(model, tokens):
 
 
 def _on_measured(star, n_bridge, wavelength, found):
-    """Return what was found at the pixels that the model sees as that of the pixels which they are made of.
+    """Return values at the pixels that the model sees as values at the measured pixels that they were made from.
 
     A star as `label_attention` returns it, from ``found`` ``(n_label, n_seen)`` at wavelengths ``(n_seen,)``.
     """
@@ -311,7 +311,7 @@ def line_enrichment(wavelength, weight, lines, width, n_shuffle=2000, seed=0):
     on_lines = np.fft.irfft(np.fft.rfft(weight) * np.conj(np.fft.rfft(near.astype(float))), len(weight))
     total = weight.sum()
     shift = np.random.default_rng(seed).integers(len(weight), size=n_shuffle)
-    # rounding must not tell apart what is equal
+    # rounding must not separate equal values
     as_good = int(np.count_nonzero(on_lines[shift] >= on_lines[0] - 1e-9 * total))
 
     def ratio(on):

@@ -196,10 +196,10 @@ def fine_tune(fm, arrays, truth, config, *, groups=None, name=None, progress=Fal
 
 
 def _warn_of_guesses(trial):
-    """Warn of labels that are told hardly better than by their mean."""
+    """Warn of labels that are predicted hardly better than by their mean."""
     if guessed := [name for name, score in trial.by_label.items() if score > _GUESSED]:
         warnings.warn(
-            f"labels_table: {', '.join(guessed)} of stars set aside were told hardly better than by their mean; see "
+            f"labels_table: {', '.join(guessed)} of stars left out are predicted hardly better than by their mean; see "
             "whether its rows are in the order of the spectra, and whether these stars differ in them",
             SpectraFMWarning,
             stacklevel=4,
@@ -216,8 +216,8 @@ def _warn_of_large_errors(stars, trial):
     if large := [f"e_{name}" for name in stars.truth if _truth_error_factor(stars, trial, name) < 1]:
         warnings.warn(
             f"labels_table: quoted errors ({', '.join(large)}) are larger than the scatter of stars left out about "
-            "their predictions, and were taken for smaller; the stars then hardly determine how large predicted errors "
-            "should be; see whether these columns are standard deviations of single stars",
+            "their predictions, and were taken to be smaller; the stars then hardly determine how large predicted "
+            "errors should be; see whether these columns are standard deviations of single stars",
             SpectraFMWarning,
             stacklevel=4,
         )
@@ -286,7 +286,7 @@ def _try(method, model, stars, inputs, config, before, progress):
         for choice, (values, errors) in answers.items():
             all_values, all_errors = found.setdefault(choice, np.full((2, n_star, len(labels)), np.nan))
             all_values[held_out], all_errors[held_out] = values, errors
-    # the folds of a choice make one score: of stars that are told by what never saw them
+    # the folds of a choice make one score, of stars that were predicted without them
     by_label = {choice: _scores(values, stars.truth, model.vocabulary.log) for choice, (values, _) in found.items()}
     scores = {choice: float(np.mean(list(its.values()))) for choice, its in by_label.items()}
     history = [{"method": method, "step": choice, "score": score} for choice, score in scores.items()]

@@ -69,7 +69,7 @@ def describe_flags(flag):
     Returns
     -------
     list of str, or list of lists of str
-        ``"NAME: meaning"`` for each bit that is set, lowest bit first; of a column, a list for each row.
+        ``"NAME: meaning"`` for each bit that is set, lowest bit first; for a column, a list for each row.
 
     Raises
     ------

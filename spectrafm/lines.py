@@ -1,14 +1,14 @@
-"""Strong lines of the elements in the H band and in the optical, to see what a model looks at.
+"""Strong lines of the elements in the H band and in the optical, to see where a model looks.
 
 Wavelengths are in vacuum and good to some 0.2 Angstrom; close multiplets stand as one line.
 Each has been checked against the emulators of the package: seen at a resolving power of
 22,500 in the H band, or of 5,000 and of 2,000 in the optical, the flux of a giant or of a
 dwarf falls with the abundance of the element, most of all within 1.5 resolution elements
-of the line. Where lines crowd, those of Fe, Ti and Ni in the optical, nearly half of all places
-would pass, so there the check says little. Some that are famous do not pass. Ca H and K and the strongest lines of Fe
-below 3,900 Angstrom are black in the middle in stars like the Sun, and tell the abundance
-by their wings, many Angstrom away; higher members of the series of Brackett are lost among
-metals.
+of the line. Where lines crowd, as those of Fe, Ti and Ni in the optical do, nearly half of all
+places would pass, so the check is weak there. Some famous lines do not pass: Ca H and K and the
+strongest lines of Fe below 3,900 Angstrom are saturated in stars like the Sun, and show the
+abundance in their wings, many Angstrom away; higher members of the Brackett series are lost among
+lines of metals.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from .exceptions import InputValueError
 
 __all__ = ["LINES", "element_lines"]
 
-#: Wavelengths [Angstrom, vacuum] of strong lines, by the label that they tell of; those of
+#: Wavelengths [Angstrom, vacuum] of strong lines, by the label that they determine; lines of
 #: hydrogen stand for ``teff``.
 LINES = {
     "teff": (
@@ -88,7 +88,7 @@ def element_lines(label, low=0.0, high=np.inf):
         Name of a label that stands for an element: ``"fe_h"``, ``"mg_fe"``, ...;
         ``"teff"`` for lines of hydrogen.
     low, high : float or `~astropy.units.Quantity` ['length'], optional
-        Range that is wanted; plain numbers are Angstrom.
+        Range of wavelengths; plain numbers are Angstrom.
 
     Returns
     -------

@@ -5,6 +5,7 @@ import textwrap
 import numpy as np
 from astropy.table import Row
 
+from ._spectral_units import doppler_factor, radial_velocity
 from ._table_formats import column_values
 from .exceptions import InputTypeError, InputValueError
 from .flags import describe_flags
@@ -21,7 +22,7 @@ __all__ = [
     "spectrum_size",
 ]
 
-# blue, vermilion and grey of Okabe & Ito, told apart by everyone
+# blue, vermilion and grey of Okabe & Ito, distinguished by everyone
 _BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#707070"
 # above this, error bars would hide the points: one typical cross instead
 _MOST_ERROR_BARS = 200
@@ -216,9 +217,8 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
     Parameters
     ----------
     spectrum : `~specutils.Spectrum` or `~spectrafm.adapters.SpectrumArrays`
-        The spectrum; anything that `~spectrafm.SpectraFM.infer` takes. Of several
-        stars, the one at ``row`` is drawn. It is drawn as observed, or, beside a
-        ``model``, at rest.
+        The spectrum; anything that `~spectrafm.SpectraFM.infer` takes. If there are several
+        stars, the one at ``row`` is drawn: as observed or, beside a ``model``, at rest.
     table : `~astropy.table.Table`, optional
         As `~spectrafm.SpectraFM.infer` returns it.
     row : int, optional
@@ -230,7 +230,7 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
         The model's spectrum of the star, from `~spectrafm.SpectraFM.reconstruct`, to
         draw over it, in vacuum and at rest. If you gave ``reconstruct`` a medium or a
         velocity, give ``to_arrays(spectrum, medium="air")``, with the same keywords, as
-        ``spectrum``.
+        ``spectrum``. A velocity that was measured is taken from the ``table``.
 
     Returns
     -------
@@ -266,6 +266,8 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
         star = stars[row]
     if star.problem:
         raise InputValueError(f"spectrum: {star.problem}")
+    if model is not None and table is not None and "radial_velocity" in table.colnames:
+        star = _without_measured_velocity(star, table, row)
     labels, flags, color = ("", "", _GREY) if table is None else _in_words(table, row)
     ax = _new_axes(spectrum_size(table, row)) if ax is None else ax
 
@@ -286,7 +288,7 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
         except (u.UnitsError, ValueError):
             raise InputValueError(
                 f"model: its flux is in {str(model.flux.unit) or 'no unit'!r}, that of the spectrum in "
-                f"{star.flux_unit or 'no unit'!r}; expected what reconstruct makes of this spectrum"
+                f"{star.flux_unit or 'no unit'!r}; expected what reconstruct returns for this spectrum"
             ) from None
         there, values = model.spectral_axis.to_value(unit), scale * values
         ax.plot(there, values, color=_VERMILION, linewidth=0.8, label="model")
@@ -320,6 +322,15 @@ def spectrum_size(table=None, row=0):
     return 9.0, max(3.6, 1.6 + 0.25 * labels.count("\n") + 0.2 * flags.count("\n"))
 
 
+def _without_measured_velocity(star, table, row):
+    """Return a spectrum at rest, by the velocity in a table; as it is where there is none."""
+    velocity, error = (column_values(table, name, "km / s")[row] for name in ("radial_velocity", "e_radial_velocity"))
+    if not np.isfinite(velocity):
+        return star
+    # what the object says of its velocity is taken out already
+    return star.moved_to_rest(radial_velocity(doppler_factor(velocity) / doppler_factor(star.radial_velocity)), error)
+
+
 def _flux_limits(flux):
     """Return limits that show the spectrum, spikes being allowed to leave."""
     low, high = np.percentile(flux, (0.5, 99.5))
@@ -328,7 +339,7 @@ def _flux_limits(flux):
 
 
 def _readable_flux(flux, unit):
-    """Return a factor that makes numbers readable, and the label that says so."""
+    """Return a factor that makes numbers readable, and its text for the label of the axis."""
     from astropy import units as u
 
     if isinstance(unit, u.UnrecognizedUnit):
@@ -537,7 +548,7 @@ def plot_sensitivity(table, lines=(), ax=None):
     for line in lines[(lines >= low) & (lines <= high)]:
         ax.axvline(line, color=_GREY, linewidth=0.8, alpha=0.5, zorder=1)
     step = np.diff(np.log(wavelength))
-    # a line across a gap would show what was never there
+    # a line across a gap would show values that were not measured
     gap = np.flatnonzero(step > 4 * np.median(step)) + 1 if len(step) else []
     ax.plot(
         np.insert(wavelength, gap, np.nan),

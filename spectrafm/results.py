@@ -41,8 +41,8 @@ def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=
     labels : sequence of str
         Names out of `spectrafm.quantities.QUANTITIES`.
     values, errors : array_like
-        ``(n_star, n_label)`` in the units of the registry. What is not finite
-        becomes a masked value; a masked value has a masked error.
+        ``(n_star, n_label)`` in the units of the registry. Values that are not finite
+        are masked; a masked value has a masked error.
     flag : array_like of int
         ``(n_star,)`` `~spectrafm.flags.Flag` bits.
     n_pixels_used : array_like of int
@@ -168,7 +168,7 @@ def round_to_error(value, error):
     -------
     value, error : str
         The error with two significant digits, the value with as many decimals;
-        ``"--"`` for what is not finite.
+        ``"--"`` for numbers that are not finite.
 
     Examples
     --------
@@ -240,8 +240,9 @@ def describe_row(table, row=0):
     Returns
     -------
     list of str
-        A line for each label, with its error and its unit in the registry, then the flags
-        in words, and the labels, if any, whose errors were calibrated on synthetic stars only.
+        A line for each label, with its error and its unit in the registry, then the velocity that was
+        measured, if one was, the flags in words, and the labels, if any, whose errors were
+        calibrated on synthetic stars only.
 
     Raises
     ------
@@ -256,6 +257,11 @@ def describe_row(table, row=0):
         value, error = round_to_error(*(column[row] for column in label_values(table, name)))
         quantity = QUANTITIES[name]
         lines.append(f"{name:<8} {value:>8} +- {error:<6} {quantity.unit:<12} {quantity.description}".rstrip())
+    if "radial_velocity" in table.colnames:
+        names = ("radial_velocity", "e_radial_velocity")
+        velocity, error = round_to_error(*(column_values(table, name, "km / s")[row] for name in names))
+        no_lines = velocity == "--"
+        lines.append("no radial velocity was measured" if no_lines else f"radial velocity {velocity} +- {error} km / s")
     if "flag" in table.colnames:
         flag = int(table["flag"][row])
         lines += [f"flag {flag}: {'nothing was found wrong' if not flag else '; '.join(describe_flags(flag))}"]
@@ -363,7 +369,7 @@ def write_labels(table, filename, overwrite=False):
 
 
 def _in_registry_units(table):
-    """Return a plain table whose labels are in the units that they have where none is told."""
+    """Return a plain table with labels in the units of the registry, for formats without units."""
     plain = Table(table)
     for name in plain.colnames:
         unit = column_unit(name)
@@ -379,7 +385,7 @@ def check_texts(filename, texts):
     Parameters
     ----------
     filename : str or pathlib.Path
-        Where they are to go.
+        The file to be written.
     texts : sequence of str
         For example, names of stars.
 

@@ -1,4 +1,4 @@
-"""Thresholds of the statistics that say whether a spectrum should be believed, from stars that are good."""
+"""Thresholds of the statistics that say whether a spectrum can be trusted, from good stars."""
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def adapt_thresholds(fm, spectra, share=_SHARE):
         Share of them that may be flagged.
     """
     [domain] = fm.info.domains
-    # what is usual for stars alike is told by labels that these weights may not know
+    # what is usual for similar stars depends on labels that these weights may not have
     domain.thresholds, domain.expected = {}, {}
     values = _joined([d.values for d in _diagnose_all(fm, 0, spectra)])
     thresholds = {name: _MARGIN * limit for name, limit in _thresholds([values], share).items()}
@@ -115,7 +115,7 @@ def _expectations(diagnoses):
             square = centred.T @ centred + 1e-3 * np.eye(len(mean))
             fit = np.linalg.solve(square, centred.T @ y[keep])
             off = np.abs(y - (x - mean) @ fit)
-            # stars of which nothing can be told do not decide what is usual
+            # outliers do not decide what is usual
             keep = off <= 6 * np.median(off)
         fit[0] -= mean @ fit
         expected[name] = dict(zip(features, fit.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What travels with the weights so that a prediction can be reproduced and judged."""
+"""Facts stored with the weights, so that a prediction can be reproduced and judged."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ LARGE_ERROR = 5.0
 
 @dataclass
 class Domain:
-    """Spectra of one kind that weights were trained on, and how the weights do on them.
+    """Spectra of one kind that weights were trained on, and the accuracy of the weights for them.
 
     Attributes
     ----------
@@ -35,10 +35,10 @@ class Domain:
         [Angstrom, vacuum] where the training spectra have pixels; others are not used.
     spacing_range : tuple of float
         Smallest and largest median pixel spacing in ln(wavelength) of the training spectra;
-        the smallest is that of the real ones where there are any.
+        the smallest is that of the real training spectra if there are any.
     highest_power : float
-        Largest resolving power of the training spectra, of the real ones where there are
-        any; infinite where it does not matter. Finer spectra are smoothed, see `degraded`.
+        Largest resolving power of the training spectra, of the real ones if there are any;
+        infinite for no limit. Finer spectra are smoothed, see `degraded`.
     lowest_power : float
         Smallest resolving power of the training spectra; a lower one, if given, is flagged.
     min_pixels : int
@@ -112,7 +112,7 @@ class Domain:
             get_quantity(name, "labels")
 
     def fits(self, arrays):
-        """Say how well a spectrum fits in.
+        """Return how well the domain fits a spectrum.
 
         Parameters
         ----------
@@ -141,11 +141,11 @@ class Domain:
         Returns
         -------
         SpectrumArrays
-            The same, or, where its pixels are finer than any of the training or its resolving
-            power is known to be higher and its pixels are not coarse, smoothed to the largest
-            resolving power of the training, see `SpectrumArrays.smoothed`. Where its resolving
-            power is known and lower, and a resolution element has more pixels than in any
-            training spectrum, pixels are averaged and the resolving power stays.
+            Smoothed to the largest resolving power of the training (`SpectrumArrays.smoothed`)
+            if its pixels are finer than any in training, or if its resolving power is known to
+            be higher and its pixels are not coarse. If its resolving power is known and lower,
+            and a resolution element has more pixels than in any training spectrum, pixels are
+            averaged and the resolving power stays. Otherwise the same.
         """
         power = self.highest_power
         if not np.isfinite(power):
@@ -155,7 +155,7 @@ class Domain:
         target = arrays.resolving_power if arrays.resolving_power < power else power
         # compared by the width of pixels in resolution elements
         finer = inside.spacing * target < self.spacing_range[0] * power or arrays.resolving_power > 1.05 * power
-        # pixels as wide as half a resolution element have smoothed it themselves
+        # pixels as wide as half a resolution element smooth a spectrum themselves
         if not (finer and inside.n_good) or inside.spacing > 0.5 / power:
             return arrays
         return arrays.smoothed(target)
@@ -232,7 +232,7 @@ class Domain:
         Parameters
         ----------
         name : str
-            Its name; of one without an entry in ``label_ranges`` nothing is said.
+            Its name; without an entry in ``label_ranges`` no value is beyond.
         values : numpy.ndarray
             In the unit of the registry; NaN is not beyond.
 
@@ -255,7 +255,7 @@ class Domain:
         Returns
         -------
         dict of str to float
-            ``with_sigma`` and ``without_sigma``; 1 where nothing is known.
+            ``with_sigma`` and ``without_sigma``; 1 for a label without an entry in ``calibration``.
         """
         return {"with_sigma": 1.0, "without_sigma": 1.0} | self.calibration.get(label, {})
 
@@ -337,7 +337,7 @@ class WeightsInfo:
         return tuple(dict.fromkeys(name for domain in self.domains for name in domain.labels))
 
     def number_of(self, name):
-        """Return the number of the domain of a name.
+        """Return the number of the domain with a name.
 
         Parameters
         ----------
@@ -351,7 +351,7 @@ class WeightsInfo:
         Raises
         ------
         InputValueError
-            There is no such domain; the message lists those that there are.
+            There is no such domain; the message lists all domains.
         """
         names = [domain.name for domain in self.domains]
         if name not in names:
@@ -359,7 +359,7 @@ class WeightsInfo:
         return names.index(name)
 
     def domain_of(self, arrays):
-        """Return the number of the domain that a spectrum is of.
+        """Return the number of the domain that a spectrum belongs to.
 
         Parameters
         ----------
@@ -369,8 +369,8 @@ class WeightsInfo:
         Returns
         -------
         int
-            That with most of its pixels, of those for whose sampling it is right; or of
-            all where there is none.
+            The domain with most of its pixels, among domains that fit its sampling; if none
+            does, among all.
         """
         return max(range(len(self.domains)), key=lambda i: self.domains[i].fits(arrays))
 
@@ -385,7 +385,7 @@ class WeightsInfo:
         Returns
         -------
         spectra : list of SpectrumArrays
-            Those that are finer than the training spectra of their domain smoothed, see
+            Spectra that are finer than the training spectra of their domain are smoothed, see
             `Domain.degraded`.
         domains : numpy.ndarray
             ``(n_star,)`` int, the number of the domain of each.
@@ -394,7 +394,7 @@ class WeightsInfo:
         return [self.domains[i].degraded(a) for i, a in zip(numbers, spectra, strict=True)], numbers
 
     def describe(self, n_parameter, weights_hash=""):
-        """Say in words what the weights are and where they hold.
+        """Describe the weights and their ranges in words.
 
         Parameters
         ----------

@@ -9,32 +9,32 @@ from .config import OPINION_SETTINGS, READOUT_SETTINGS
 
 __all__ = ["copies", "grown_state"]
 
-# what tells copies of a unit apart, in parts of what an untrained layer would have there
+# differences between copies of a unit, as a share of the weights of an untrained layer
 _DIFFERENCE = 0.5
 # sizes of a configuration: one number, one a layer, one a block
 _WIDTHS = ("embedding_dim", "patch_dense")
 _LAYERS = ("patch_convolutions", "head_dense")
 _BLOCKS = ("encoder_heads", "encoder_dense", "decoder_heads", "decoder_dense")
-# settings that no weight depends on; what is encoded of wavelengths is compared by itself
+# settings that no weight depends on; the encoding of wavelengths is compared separately
 _WITHOUT_WEIGHTS = ("dropout", "head_dropout", "context_length", "pad_to_context", "wavelength_channels")
 
 
 def grown_state(state, old, new, untrained):
-    """Return the weights of a larger network that answers as a smaller one does.
+    """Return the weights of a larger network that predicts the same as a smaller one.
 
     Each unit of the smaller network is there several times. Layers that read the copies
-    weight them differently, so that they go ways of their own in training, by amounts that add
-    up to nothing. Blocks that are only in the larger network start with no say, and so do convolutions
-    and a readout: that of the smaller network is taken over only where its settings and ``embedding_dim``
-    are the same, and its second opinion only where settings of it are.
+    weight them differently, so that they diverge in training, by amounts that add up to zero. Blocks
+    that are only in the larger network start without effect, and so do convolutions and a readout. The
+    readout of the smaller network is kept only if its settings and ``embedding_dim`` are the same, and its
+    second opinion only if its settings are.
 
     Parameters
     ----------
     state : dict of str to torch.Tensor
         Weights of the smaller network.
     old, new : ModelConfig
-        The architectures. Every width of ``new`` is a multiple of that of ``old``, which is ``embedding_dim``'s for
-        attention heads; there may be more blocks at the end; everything else is the same.
+        The architectures. Every width of ``new`` is a multiple of that of ``old``, and numbers of attention heads
+        grow as ``embedding_dim`` does; there may be more blocks at the end; everything else is the same.
     untrained : dict of str to torch.Tensor
         Weights of the larger network, drawn anew.
 
@@ -45,7 +45,7 @@ def grown_state(state, old, new, untrained):
     Raises
     ------
     ConfigError
-        Architectures of which one is not a larger edition of the other.
+        ``new`` is not a larger edition of ``old``.
 
     References
     ----------
@@ -59,7 +59,7 @@ def grown_state(state, old, new, untrained):
             state = {k: v for k, v in state.items() if not k.startswith(f"{part}.")}
     for name, fresh in untrained.items():
         if name not in state:
-            # what ends a block that is new adds nothing to the sum of all blocks
+            # the last layer of a new block adds nothing to the sum of all blocks
             silent = re.search(r"transformer_block_\d+\.(attention\.out_proj|dense_2)\.", name)
             grown[name] = torch.zeros_like(fresh) if silent else fresh
         elif state[name].shape == fresh.shape:
@@ -126,7 +126,7 @@ def copies(old, new):
 
 
 def _axes(name, factors, config):
-    """Return of a parameter how many copies it writes and reads, and in how many parts it is; 0 reads: a table."""
+    """Return how many copies a parameter writes and reads, and its number of parts; 0 reads: a table."""
     width = factors["embedding_dim"]
     kind = name.split(".")[-2]
     if name.startswith("embedding_layer") or "bias_" in name:
@@ -153,20 +153,20 @@ def _axes(name, factors, config):
         # the published code numbers its dense layers on from 3
         layer = int(kind.rsplit("_", 1)[1]) - 2
         return factors["head_dense", layer], factors.get(("head_dense", layer - 1), width), 1
-    # what gives the answers, or the last norm
+    # the layer that gives the predictions, or the last norm
     last = factors.get(("head_dense", len(config.head_dense)), width)
     return (width, width, 1) if kind == "final_norm" else (1, last, 1)
 
 
 def _copied(old, fresh, written, read, parts):
-    """Return a parameter with all its copies, those that are read apart by what an untrained layer has there."""
+    """Return a parameter with all its copies; copies that are read differ by weights of an untrained layer."""
     if not read:
         return old.repeat(*[1] * (old.ndim - 1), written)
     rows = torch.cat([part.repeat(written, *[1] * (old.ndim - 1)) for part in old.chunk(parts)])
     if old.ndim == 1 or read == 1:
         return rows
     if not fresh.any():
-        # what starts with no say in an untrained layer is told apart, too
+        # copies differ also where an untrained layer starts without effect
         fresh = torch.randn(fresh.shape, generator=torch.Generator().manual_seed(0)).to(fresh) / fresh.shape[1] ** 0.5
     copies = fresh.unflatten(1, (read, -1))
     copies = _DIFFERENCE * (copies - copies.mean(dim=1, keepdim=True)) + rows[:, None] / read

@@ -26,7 +26,7 @@ __all__ = [
     "TransformerBlock",
 ]
 
-# that of cuDNN is planned anew for every number of tokens, which takes longer than a step of training
+# attention of cuDNN is planned anew for every number of tokens, which takes longer than a step of training
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         return x.view(n_star, n_token, self.n_head, width // self.n_head).transpose(1, 2)
 
     def keys_values(self, memory):
-        """Project what is attended to.
+        """Project the vectors that are attended to.
 
         Parameters
         ----------
@@ -193,7 +193,7 @@ class TransformerBlock(nn.Module):
 
 
 class StellarPerceptronEncoder(nn.Module):
-    """Self-attention among all that is known of a star.
+    """Self-attention among all tokens of a star.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ class StellarPerceptronEncoder(nn.Module):
 
 @dataclass
 class Memory:
-    """What the encoder made of a batch, with the decoder's keys and values.
+    """The encoder's output for a batch, with the decoder's keys and values.
 
     Attributes
     ----------
@@ -257,9 +257,9 @@ class Memory:
     second_look : torch.Tensor, optional
         ``(n_star,)`` bool, stars whose labels the readout corrects; None where there is none.
     fitted : torch.Tensor, optional
-        ``(n_star, n_fitted)`` what fits to their spectra tell the readout; None where it has none.
+        ``(n_star, n_fitted)`` results of fits to their spectra, for the readout; None where it has none.
     opinion : tuple of torch.Tensor, optional
-        What is thought of stars beside, as `SecondOpinion.look` returns it; None where there is none.
+        Second opinion on labels, as `SecondOpinion.look` returns it; None where there is none.
     """
 
     vectors: torch.Tensor
@@ -279,7 +279,7 @@ class Memory:
 
 
 class StellarPerceptronDecoder(nn.Module):
-    """Cross-attention of requests on the memory, then the answer.
+    """Cross-attention of requests on the memory, then the prediction.
 
     Requests do not see each other, so any number can be asked in one call with
     the same answers as one by one.
@@ -333,7 +333,7 @@ class StellarPerceptronDecoder(nn.Module):
         query : torch.Tensor
             ``(n_star, n_request, embedding_dim)``.
         memory : Memory
-            What the encoder made of the stars.
+            Output of the encoder.
         need_weights : bool, optional
             Return the attention weights of every block too.
 
@@ -352,7 +352,7 @@ class StellarPerceptronDecoder(nn.Module):
         x = self.final_norm(x)
         for name in self.dense_names:
             x = self.dropout(nn.functional.gelu(getattr(self, name)(x)))
-        # labels are told to better than the three digits of bfloat16
+        # labels are predicted to better than the three digits of bfloat16
         with without_autocast(x):
             x = x.to(self.decoder_out.weight.dtype)
             prediction = self.decoder_out(x).squeeze(-1).float()
@@ -443,7 +443,7 @@ class StellarPerceptronTorchModel(nn.Module):
         return torch.cat((vectors, more.to(vectors)), dim=1), torch.cat((pad_mask, token == 0), dim=1)
 
     def pixels(self, token):
-        """Return which tokens are pixels, and of which kind their flux is.
+        """Return which tokens are pixels, and the kind of their flux.
 
         Parameters
         ----------
@@ -514,14 +514,14 @@ class StellarPerceptronTorchModel(nn.Module):
         return prediction, log_variance, weights
 
     def _looked_at(self, memory, request_token, request_wavelength, need_weights):
-        """Return what the decoder says, and the readout after it, as `decode`."""
+        """Return predictions of the decoder and of the readout after it, as `decode`."""
         if memory.second_look is None:
             return self._answer(memory, request_token, request_wavelength, need_weights)
         column = self.readout.column[request_token]
         corrected = (column >= 0) & memory.second_look[:, None]
         if not bool(corrected.any()):
             return self._answer(memory, request_token, request_wavelength, need_weights)
-        # the labels that are looked at together, then whatever else is wanted
+        # the labels that are looked at together, then all other requests
         n_label, others = len(self.readout.tokens), (column < 0).any(dim=0)
         token = torch.cat((self.readout.tokens.expand(len(column), -1), request_token[:, others]), dim=1)
         wavelength = request_wavelength[:, others.to(request_wavelength.device)]
@@ -536,7 +536,7 @@ class StellarPerceptronTorchModel(nn.Module):
         return prediction.gather(1, place) + value, log_variance.gather(1, place) + ln_factor, weights
 
     def _answer(self, memory, request_token, request_wavelength, need_weights):
-        """Return what the decoder says by itself, as `decode`."""
+        """Return predictions of the decoder alone, as `decode`."""
         query = self.embedding_layer.request(self.rows[request_token])
         query = query + self._encode(request_wavelength, query)
         with sdpa_kernel(_ATTENTION):

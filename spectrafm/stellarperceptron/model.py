@@ -136,9 +136,11 @@ class StellarPerceptron(StellarPerceptronCore):
         """
         empty = tokens.pad_mask.all(dim=1).cpu().numpy()
         self.torch_model.eval()
+        # first, as reading it from a GPU waits for all that was started there
+        made_by = self._identity()
         with torch.inference_mode():
             memory = self.torch_model.encode(tokens.to(self.device), need_attention)
-        return Perception(memory, empty, self._identity())
+        return Perception(memory, empty, made_by)
 
     def _identity(self):
         """Return a number that other weights do not have: training changes it, copies and devices do not."""

@@ -11,7 +11,7 @@ _QUINTIC, _N_ITERATION = (3.4445, -4.7750, 2.0315), 5
 
 
 def multiplies_bfloat16(device):
-    """Tell whether a kind of device has instructions for bfloat16; without them it is 400 times slower.
+    """Return whether a kind of device has instructions for bfloat16; without them it is 400 times slower.
 
     Parameters
     ----------

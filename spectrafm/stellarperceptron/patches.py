@@ -24,9 +24,9 @@ def _spacing(x, good, default):
 
 
 def interpolation(x, good, place, default):
-    """Say how to interpolate between the pixels of each star.
+    """Return pixels and weights for interpolation between the pixels of each star.
 
-    Cubic between four pixels that are evenly spaced, about, one missing at most; linear between two; that of the
+    Cubic between four pixels that are about evenly spaced, with one missing at most; linear between two; the
     nearest pixel at the ends; nothing in gaps of more than four median spacings.
 
     Parameters
@@ -183,7 +183,7 @@ class PatchEmbedding(nn.Module):
 
     With ``patch_knots="sum"``, functions of the place in the patch, piecewise
     linear between ``patch_size`` knots, are evaluated at each good pixel,
-    multiplied with what is known of the pixel (flux, its arcsinh, its error, its
+    multiplied with values of the pixel (flux, its arcsinh, its error, its
     presence) and summed with the width of the pixel. On a fixed grid this is the
     linear projection of a patch; elsewhere the sums beat with the distance of
     pixels and knots. With ``"interpolate"`` they are interpolated at the knots.
@@ -191,12 +191,12 @@ class PatchEmbedding(nn.Module):
     The sums are whitened with the principal components of the training
     patches, frozen in the weights: neighbouring pixels are so alike that
     without it the first layer learns the continuum long before the lines.
-    Patches of one width are whitened apart from those of another, up to
+    Patches of each width have a whitening of their own, up to
     ``patch_levels`` widths: lines are narrow in some and wide in others.
 
-    Convolutions over the knots, where ``patch_convolutions`` asks for them, see the sums as
-    they are: what a line looks like is learnt once for all places. They start with no say,
-    so that weights without them can go on with them.
+    Convolutions over the knots (``patch_convolutions``) see the sums before whitening: the shape
+    of a line is learnt once for all places. They start without effect, so that training can go
+    on with them from weights without them.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ class PatchEmbedding(nn.Module):
     encoding : torch.nn.Module
         Encoding of the central wavelength.
     n_flux : int, optional
-        Number of kinds of flux; a pixel says of which kind it is.
+        Number of kinds of flux; each pixel has the number of its kind.
     """
 
     #: flux, arcsinh of flux, smallness of its error, presence of the error, presence of the pixel
@@ -315,8 +315,8 @@ class PatchEmbedding(nn.Module):
     def set_components(self, batches, floor=1e-4):
         """Set the whitening from training patches.
 
-        Widths with few patches lean on those of all widths: they have as many patches of
-        the average kind beside their own as a patch has features.
+        The whitening of a width with few patches is drawn towards that of all widths: as many
+        average patches as a patch has features are added to its own.
 
         Parameters
         ----------
@@ -392,6 +392,6 @@ class PatchEmbedding(nn.Module):
             place, scale = place.chunk(2, dim=-1)
             hidden = hidden * (1 + scale)
         hidden = nn.functional.gelu(hidden + place)
-        # the sum that all blocks add to stays in the precision of the weights, whatever the autocast
+        # the sum that all blocks add to stays in the precision of the weights, also under autocast
         vectors = self.dense_2(hidden).to(dtype)  # (n_star, n_patch, embedding_dim)
         return vectors + encoding.tile(self.config.encoding_copies).to(vectors), (center == 0).to(value.device)

@@ -10,17 +10,17 @@ from .tokens import in_columns, places_among
 
 __all__ = ["Readout"]
 
-# line errors below this [standardised flux] are alike to a readout, and those that let it doubt by half
+# line error [standardised flux] below which a readout sees no differences, and line error at which doubt is half
 _SMALL, _DOUBTFUL = 0.01, 0.015
 
 
 class Readout(nn.Module):
-    """A second look at labels: all of them together, beside the mean of what the encoder made of the star.
+    """A second look at labels: all of them together, beside the mean of the encoder's output.
 
-    The decoder answers each request by itself. What several labels come out at says more
-    of each of them, and small corrections are learnt from encodings alone, many times over,
-    where whole spectra would take too long. Where ``fit_knots`` asks for it, labels are fitted to all of
-    the spectrum, too, and the readout decides how far each of the two is believed.
+    The decoder answers each request by itself, but errors of labels are correlated. Small
+    corrections are learnt from the encoder's output alone, which can be repeated far more often than
+    training on spectra. With ``fit_knots`` labels are also fitted to the whole spectrum, and the
+    readout weights both answers.
 
     Parameters
     ----------
@@ -29,15 +29,15 @@ class Readout(nn.Module):
     tokens : sequence of int
         Tokens of the labels that are looked at.
     n_token : int
-        Number of tokens that there are, padding among them.
+        Number of tokens, padding included.
     power_token : int, optional
-        Token of the logarithm of the resolving power, -1 where it is no quantity of the model.
+        Token of the logarithm of the resolving power, -1 where the model does not have it.
     """
 
     def __init__(self, config, tokens, n_token, power_token=-1):
         super().__init__()
         self.register_buffer("tokens", torch.as_tensor(tokens, dtype=torch.int64), persistent=False)
-        # the label that a token is, -1 for all others
+        # number of the label of a token, -1 for tokens that are no label
         self.register_buffer("column", places_among(tokens, n_token), persistent=False)
         self.power_token = power_token
         self.ranges = list(zip(config.readout_ranges[::2], config.readout_ranges[1::2], strict=True))
@@ -56,7 +56,7 @@ class Readout(nn.Module):
 
     @property
     def n_fitted(self):
-        """How many numbers fits tell of a star: labels, logarithms of their variances, misfit, line error and doubt."""
+        """Number of results of fits per star: labels, logarithms of their variances, misfit, line error and doubt."""
         return 2 * len(self.tokens) + 3
 
     def in_columns(self, token, values):
@@ -67,7 +67,7 @@ class Readout(nn.Module):
         token : torch.Tensor
             ``(n_star, n_token)`` int64.
         values : torch.Tensor
-            ``(n_star, n_token)`` what is known or wanted of each.
+            ``(n_star, n_token)`` value or error of each.
 
         Returns
         -------
@@ -79,7 +79,7 @@ class Readout(nn.Module):
         return in_columns(place, n_label + 1, values)
 
     def look(self, tokens, pixel):
-        """Return which stars get a second look, and what fits tell of them.
+        """Return which stars get a second look, and results of fits to their spectra.
 
         Parameters
         ----------
@@ -122,16 +122,16 @@ class Readout(nn.Module):
         return inside.any(dim=0), fitted
 
     def forward(self, pooled, first, log_variance, fitted=None):
-        """Return what is added to the answers.
+        """Return corrections of the decoder's predictions.
 
         Parameters
         ----------
         pooled : torch.Tensor
             ``(n_star, embedding_dim)`` mean of the encoder output.
         first, log_variance : torch.Tensor
-            ``(n_star, n_label)`` what the decoder says of the labels, standardised.
+            ``(n_star, n_label)`` predictions of the decoder, standardised.
         fitted : torch.Tensor, optional
-            ``(n_star, n_fitted)`` what fits say.
+            ``(n_star, n_fitted)`` results of fits.
 
         Returns
         -------
@@ -143,7 +143,7 @@ class Readout(nn.Module):
             pooled, first = pooled.float(), first.float()
             seen = self.inputs(pooled, first, log_variance, fitted)
             seen = (seen - self.input_mean) / self.input_scale
-            # what it sees stays within what it was trained on
+            # inputs are kept within the range of the training
             seen = seen.clamp(-FARTHEST, FARTHEST).to(self.dense.weight.dtype)
             answer = self.out(nn.functional.gelu(self.dense(seen))).float()
             if fitted is None:

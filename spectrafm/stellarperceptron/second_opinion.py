@@ -9,37 +9,37 @@ from .tokens import in_columns, places_among
 
 __all__ = ["SecondOpinion", "weighed"]
 
-# trust of what has not been learnt yet
+# trust before training
 _UNHEARD = -10.0
 # variance that is as good as none [standardised]
 _NOTHING = 1e-12
 
 
 class SecondOpinion(SpectrumComponents):
-    """What a perceptron that sees all of a spectrum at once says of labels, to weigh against what the decoder says.
+    """Labels from a perceptron that sees a whole spectrum at once, to be averaged with predictions of the decoder.
 
-    Where training stars are few, each network learns some of their noise by heart, and two that see
-    spectra in different ways learn different parts of it: between their answers is a better one. This one
+    If training stars are few, each network learns some of their noise by heart, and two networks that see
+    spectra in different ways learn different parts of it: their mean is better than either. The perceptron
     sees the coefficients of the principal components of a spectrum, and how uncertain noise and gaps leave them,
-    and nothing else that may be known of a star.
+    but no known labels or magnitudes.
 
     Parameters
     ----------
     config : ModelConfig
         The architecture.
     tokens : sequence of int
-        Tokens of the labels that it tells.
+        Tokens of the labels that it predicts.
     n_token : int
-        Number of tokens that there are, padding among them.
+        Number of tokens, padding included.
     flux_token : int
-        Token of the pixels of the spectra that it is for.
+        Token of the pixels that it sees.
     """
 
     def __init__(self, config, tokens, n_token, flux_token):
         super().__init__(config.opinion_range, config.opinion_knots, config.opinion_components)
         self.flux_token = flux_token
         self.register_buffer("tokens", torch.as_tensor(tokens, dtype=torch.int64), persistent=False)
-        # the label that a token is, -1 for all others
+        # number of the label of a token, -1 for tokens that are no label
         self.register_buffer("column", places_among(tokens, n_token), persistent=False)
         n_input, n_label = 2 * config.opinion_components, len(tokens)
         self.register_buffer("input_mean", torch.zeros(n_input))
@@ -48,11 +48,11 @@ class SecondOpinion(SpectrumComponents):
         self.dense = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
         self.dropout = nn.Dropout(config.opinion_dropout)
         self.out = nn.Linear(widths[-1], 2 * n_label)
-        # logarithm of how much more its answers count than their variances say
+        # logarithm of the factor on the weight of its answers, beside their inverse variances
         self.trust = nn.Parameter(torch.full((n_label,), _UNHEARD))
 
     def look(self, tokens):
-        """Return what is thought of stars.
+        """Return its opinion on stars.
 
         Parameters
         ----------
@@ -63,7 +63,7 @@ class SecondOpinion(SpectrumComponents):
         -------
         tuple of torch.Tensor or None
             Values and logarithms of their variances ``(n_star, n_label)``, standardised, 0 where there is no opinion,
-            and which stars there is one of ``(n_star,)``; None where there is none of any.
+            and which stars have one ``(n_star,)``; None if no star has one.
         """
         if not bool(self.sees(tokens).any()):
             return None
@@ -113,7 +113,7 @@ class SecondOpinion(SpectrumComponents):
         return torch.cat((torch.asinh(coefficient), torch.log(variance.clamp(min=_NOTHING))), dim=1), there
 
     def forward(self, inputs):
-        """Tell labels.
+        """Predict labels.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ class SecondOpinion(SpectrumComponents):
         token : torch.Tensor
             ``(n_star, n_token)`` int64.
         values : torch.Tensor
-            ``(n_star, n_token)`` what is known or wanted of each.
+            ``(n_star, n_token)`` value or error of each.
 
         Returns
         -------
@@ -148,21 +148,21 @@ class SecondOpinion(SpectrumComponents):
         return in_columns(self.column[token], len(self.tokens), values)
 
     def weigh(self, request_token, value, log_variance, opinion):
-        """Return answers in which both opinions have their share.
+        """Return predictions averaged over both opinions.
 
         Parameters
         ----------
         request_token : torch.Tensor
             ``(n_star, n_request)`` int64.
         value, log_variance : torch.Tensor
-            ``(n_star, n_request)`` what the decoder says, standardised.
+            ``(n_star, n_request)`` predictions of the decoder, standardised.
         opinion : tuple of torch.Tensor
             From `look`.
 
         Returns
         -------
         value, log_variance : torch.Tensor
-            ``(n_star, n_request)``; what the decoder says where there is no opinion.
+            ``(n_star, n_request)``; predictions of the decoder where there is no opinion.
         """
         *its, there = opinion
         column = self.column[request_token]
@@ -172,16 +172,16 @@ class SecondOpinion(SpectrumComponents):
 
 
 def weighed(value, log_variance, its_value, its_log_variance, trust):
-    """Return mean and variance of a label that has one of two values, each as likely as it is sure and trusted.
+    """Return mean and variance of a mixture of two predictions, weighted by inverse variances and trust.
 
     Parameters
     ----------
     value, log_variance : torch.Tensor
-        What one says.
+        The first prediction.
     its_value, its_log_variance : torch.Tensor
-        What another says.
+        The second prediction.
     trust : torch.Tensor
-        Logarithm of how much more the other counts than its variance says.
+        Logarithm of the factor on the weight of the second, beside its inverse variance.
 
     Returns
     -------

@@ -14,15 +14,15 @@ __all__ = ["FARTHEST", "SpectrumComponents", "identity", "inverse"]
 _LEAST = 1e-6
 # numbers of components at pixels that are held at a time, for the sake of memory
 _AT_A_TIME = 2**24
-#: What networks are shown, in standard deviations of the stars that they were trained on, is no larger.
+#: Largest input of networks, in standard deviations of their training stars; larger ones are clipped.
 FARTHEST = 6.0
 
 
 class SpectrumComponents(nn.Module):
-    """Principal components of training spectra, of which any spectrum is a sum.
+    """Principal components of training spectra; any spectrum is taken as a sum of them.
 
-    Their coefficients are found by least squares over the pixels that are there, weighted by errors: gaps and
-    noise make coefficients uncertain and not wrong.
+    Coefficients are found by least squares over the good pixels, weighted by errors: gaps and noise make
+    coefficients uncertain, not wrong.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class SpectrumComponents(nn.Module):
         # ln(wavelength) of the first knot, and from one to the next
         self.first = math.log(ends[0])
         self.step = (math.log(ends[1]) - self.first) / (n_knot - 1)
-        # error of pixels that tell none
+        # error of pixels without a given one
         self.register_buffer("usual_error", torch.ones(()))
         self.register_buffer("mean", torch.zeros(n_knot))
         # variance that the components leave
@@ -151,7 +151,7 @@ class SpectrumComponents(nn.Module):
         return apart @ self.components.T / (self.components**2).sum(dim=1).clamp(min=1e-12)
 
     def coefficients(self, matrix, right):
-        """Return the coefficients of spectra and how uncertain they are, what is common in mind.
+        """Return the coefficients of spectra and their variances, with the distribution of coefficients as a prior.
 
         Parameters
         ----------
@@ -174,7 +174,7 @@ def identity(matrix):
     Parameters
     ----------
     matrix : torch.Tensor
-        ``(..., n, n)``; tells the size and the device.
+        ``(..., n, n)``; sets the size and the device.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Labels from all of a spectrum at once: least squares among its principal components."""
+"""Labels from a whole spectrum at once: least squares with its principal components."""
 
 import math
 
@@ -12,24 +12,24 @@ __all__ = ["SpectrumFit"]
 
 # Gauss-Newton steps, and the longest of them in standard deviations of a parameter
 _STEPS, _LONGEST = 4, 1.0
-# standard deviation of known parameters that are told without one, and about that of guesses
+# standard deviation of known parameters that are given without one, and about that of guesses
 _EXACT, _OF_GUESS = 0.02, 0.1
 # smallest and largest root mean square deviation of lines that is looked for [standardised flux], and in how many steps
 _LINE_ERRORS, _N_LINE_ERROR = (3e-3, 3.0), 16
 # part of the expected squared deviation below which lines are right
 _RIGHT = 0.5
-# logarithm of the misfit of what cannot be fitted
+# logarithm of the misfit of spectra that cannot be fitted
 _ABSURD = 20.0
 
 
 class SpectrumFit(SpectrumComponents):
-    """Parameters of stars by a fit to all of the spectrum, with what a fit needs learnt from training stars.
+    """Parameters of stars by a fit to the whole spectrum, with components and networks learnt from training stars.
 
-    One network guesses parameters from the coefficients of a spectrum,
-    another says what coefficients parameters make, and Gauss-Newton steps take the guess to where
-    both agree, within noise, within what the second network does not know, with what is common among
-    the training stars, and with parameters that are known. Where no parameters fit as usual, lines are taken to be
-    wrong, in ways that training stars with other lines have shown, by as much as makes the spectrum most likely.
+    One network guesses parameters from the coefficients of a spectrum, and another predicts coefficients
+    from parameters. Gauss-Newton steps, starting from the guess, find the parameters whose coefficients fit
+    best, given the noise, the errors of the second network, the distribution of parameters among training
+    stars, and known parameters. If no parameters fit as usual, lines are taken to be wrong, in ways learnt
+    from training stars with other lines, by the amount that makes the spectrum most likely.
 
     Parameters
     ----------
@@ -40,23 +40,23 @@ class SpectrumFit(SpectrumComponents):
     n_component : int
         Number of components.
     dense : int
-        Width of the network that says what coefficients parameters make; that which guesses has a quarter of it.
+        Width of the network from parameters to coefficients; the network that guesses has a quarter of it.
     n_parameter : int
         Number of parameters: standardised labels, and the logarithm of the resolving power.
     """
 
-    # forms on disk, see `StellarPerceptron.save`: labels follow from small differences of what parameters make
+    # forms on disk, see `StellarPerceptron.save`: labels follow from small differences of its coefficients
     stored = SpectrumComponents.stored | dict.fromkeys((f"response_{i}.weight" for i in (1, 2, 3)), "half")
     stored |= {"unexplained": "matrix", "other_lines": "matrix"}
 
     def __init__(self, ends, n_knot, n_component, dense, n_parameter):
         super().__init__(ends, n_knot, n_component)
         self.n_parameter = n_parameter
-        # root of the covariance of what coefficients have beside what follows from the parameters
+        # root of the covariance of coefficients about those that follow from the parameters
         self.register_buffer("unexplained", torch.zeros(n_component, n_component))
         # root of the covariance that other lines give coefficients, for a root mean square deviation of 1
         self.register_buffer("other_lines", torch.zeros(n_component, n_component))
-        # logarithm of the factor on errors of spectra whose lines are seen to be other than those of training stars
+        # logarithm of the factor on errors of spectra that show other lines than training stars
         self.register_buffer("doubt", torch.zeros(()))
         self.register_buffer("prior_mean", torch.zeros(n_parameter))
         self.register_buffer("prior_precision", torch.eye(n_parameter))
@@ -72,7 +72,7 @@ class SpectrumFit(SpectrumComponents):
         self.response_3 = nn.Linear(dense, n_component)
 
     def guess(self, coefficient, variance):
-        """Return parameters that such coefficients are most of.
+        """Guess parameters from coefficients.
 
         Parameters
         ----------
@@ -89,7 +89,7 @@ class SpectrumFit(SpectrumComponents):
         return self.guess_3(hidden)
 
     def response(self, parameter):
-        """Return the coefficients that parameters make.
+        """Return the coefficients for parameters.
 
         Parameters
         ----------
@@ -129,7 +129,7 @@ class SpectrumFit(SpectrumComponents):
             ``(n_star, n_parameter)``, standardised.
         misfit : torch.Tensor
             ``(n_star,)`` logarithm of the mean squared deviation of coefficients from the fit, in units of
-            what is expected of right lines.
+            the value expected for right lines.
         line_error : torch.Tensor
             ``(n_star,)`` root mean square deviation of lines [standardised flux], 0 where they may be right.
         """
@@ -159,7 +159,7 @@ class SpectrumFit(SpectrumComponents):
         if known is not None:
             parameter, prior = self._with_known(parameter, known, known_sigma)
         parameter = parameter.clamp(self.lowest, self.highest)
-        # what the response does not know adds to the variance of each coefficient
+        # errors of the response add to the variance of each coefficient
         wide, target = float64(matrix), float64(right)
         root = float64(self.unexplained)
         seen = wide @ root
@@ -170,25 +170,25 @@ class SpectrumFit(SpectrumComponents):
             deviation = deviation + (coefficient * target.to(right)).sum(dim=1)
             misfit = torch.log((deviation / coefficient.shape[1]).clamp(min=1e-2))
             line_error = torch.zeros_like(misfit)
-            # of coefficients that pixels say nothing of, no deviation is expected
+            # coefficients that pixels do not constrain have no expected deviation
             odd = (deviation > _RIGHT * (1 - variance).sum(dim=1)) & (misfit < _ABSURD)
         if odd.any():
             some = odd.to(wide.device)
             its = self._with_other_lines(best[odd], wide[some], target[some], tuple(t[odd] for t in prior))
             best[odd], weight, aim, line_error[odd] = its
             wide, target = wide.index_put((some,), weight), target.index_put((some,), aim)
-        # one more step, from there: what it depends on is what the labels depend on
+        # one more step, from there, carries the dependence of labels on the flux
         move, covariance, _ = self._step(best, wide.to(right), target.to(right), prior)
         found = (best + move).clamp(self.lowest, self.highest)
         log_variance = torch.log(covariance.diagonal(dim1=1, dim2=2).clamp(min=1e-12))
-        # what is no spectrum at all says nothing
+        # no information from stars without a spectrum
         absurd = ~(torch.isfinite(found).all(dim=1) & torch.isfinite(log_variance).all(dim=1) & torch.isfinite(misfit))
         found = torch.where(absurd[:, None], prior[0], found)
         log_variance = torch.where(absurd[:, None], 0.0, log_variance)
         return found, log_variance, torch.where(absurd, _ABSURD, misfit), torch.where(absurd, 0.0, line_error)
 
     def _with_known(self, guess, known, known_sigma):
-        """Return guesses, and mean and precision of what is common, where some parameters are known."""
+        """Return guesses, and mean and precision of the distribution of parameters, where some are known."""
         error = torch.where(torch.isfinite(known_sigma), known_sigma.clamp(min=_EXACT), _EXACT)
         more = torch.where(torch.isfinite(known), error**-2, 0.0)
         pull = more * known.nan_to_num()
@@ -248,7 +248,7 @@ class SpectrumFit(SpectrumComponents):
         return move, covariance, self._deviation(coefficient, parameter, weight, target, prior)
 
     def _deviation(self, coefficient, parameter, weight, target, prior):
-        """Return the squared deviation of coefficients and of parameters from what is expected, up to a constant."""
+        """Return the squared deviation of coefficients and parameters from their expected values, up to a constant."""
         deviation = (coefficient * ((weight @ coefficient[..., None]).squeeze(-1) - 2 * target)).sum(dim=1)
         mean, precision = prior
         away = (mean - parameter)[..., None]
@@ -256,14 +256,14 @@ class SpectrumFit(SpectrumComponents):
 
 
 def _without(wide, target, lost, seen, root):
-    """Return weights and targets less what is not told by coefficients that are as uncertain as a root says."""
+    """Return weights and targets, marginalised over deviations of coefficients with covariance ``root @ root.T``."""
     return wide - lost @ seen.mT, target - (lost @ (target @ root)[..., None]).squeeze(-1)
 
 
 def _likeliest(left, overlap, tried):
-    """Return which of some sizes of errors, logarithms in equal steps, is likeliest, or what is between two of them.
+    """Return the likeliest size of line errors, interpolated between logarithms in equal steps.
 
-    ``left`` are the deviations along the errors, ``overlap`` is what weights say of these; minus infinity where none is
+    ``left`` are the deviations along the errors, ``overlap`` are weights along them; minus infinity where no error is
     likelier than any.
     """
     gain = []

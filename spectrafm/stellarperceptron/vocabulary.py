@@ -228,12 +228,13 @@ class Vocabulary:
         is_flux = self._flux_mask[token]
         there &= ~is_flux | (wavelength > 0)
         has_wavelength = there & is_flux if self.flux else there
-        sigma = self.standardize_sigma(token, value, sigma)
-        sigma = np.where(there & (sigma >= 0), sigma, np.nan)
+        # single precision may make errors infinite, which are not known either
+        sigma = as_native(self.standardize_sigma(token, value, sigma), np.float32)
+        sigma = np.where(there & (sigma >= 0) & (sigma < np.inf), sigma, np.float32(np.nan))
         return Tokens(
             torch.from_numpy(np.where(there, token, 0)),
             torch.from_numpy(np.where(there, standardized, 0.0).astype(np.float32)),
-            torch.from_numpy(as_native(sigma, np.float32)),
+            torch.from_numpy(sigma),
             torch.from_numpy(np.where(has_wavelength, wavelength, 0.0)),
         )
 

@@ -1,4 +1,4 @@
-"""Pickles of others, read without running what is in them."""
+"""Reading pickles of other packages without running code in them."""
 
 import pickle
 

@@ -47,7 +47,7 @@ def prepare_atmospheres():
     MissingDependencyError
         atmosnet is not installed.
     CheckpointError
-        The networks are not what they should be.
+        The networks differ from those of atmosnet 1.0.1.
     """
     path = package_folder("atmosnet") / "data" / "atmosnet_c3k_300neurons_cool.pkl"
     try:

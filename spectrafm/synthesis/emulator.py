@@ -1,4 +1,4 @@
-"""Spectra from labels in a moment: what a grid of synthetic spectra has taught."""
+"""Spectra from labels in milliseconds, by emulators trained on grids of synthetic spectra."""
 
 import warnings
 from pathlib import Path
@@ -79,7 +79,7 @@ class Emulator:
 
     @property
     def device(self):
-        """Where the arrays are."""
+        """Device of the arrays."""
         return self._tensors["mean"].device
 
     @property
@@ -93,9 +93,9 @@ class Emulator:
         Parameters
         ----------
         device : str or torch.device, optional
-            Where to; where it is when left out.
+            New device; the same when left out.
         dtype : torch.dtype, optional
-            Floating type; as it is when left out.
+            New floating type; the same when left out.
 
         Returns
         -------
@@ -104,7 +104,7 @@ class Emulator:
         return Emulator(self.info, {name: t.to(device=device, dtype=dtype) for name, t in self._tensors.items()})
 
     def describe(self):
-        """Say what the emulator covers and how well.
+        """Describe the ranges and the errors of the emulator.
 
         Returns
         -------
@@ -175,7 +175,7 @@ class Emulator:
                 f"labels: shape {tuple(labels.shape)}; expected (n_star, {n_label}) or ({n_label},), "
                 f"in the order {', '.join(self.label_names)}"
             )
-        # sums over many stars, and their like, do not survive half precision
+        # sums over many stars overflow or lose digits in half precision
         with torch.autocast(self.device.type, enabled=False):
             z = self._process(self._inputs(torch.atleast_2d(labels)))  # (n_star, n_component)
             flux = torch.exp(-((self._tensors["mean"] + z @ self._tensors["components"]) ** 2))  # (n_star, n_pixel)
@@ -208,7 +208,7 @@ class Emulator:
         return torch.cdist(scaled, self._process.points).min(dim=1).values
 
     def _inputs(self, labels):
-        """Return what the process takes, ``(n_star, n_input)``."""
+        """Return the inputs of the Gaussian process, ``(n_star, n_input)``."""
         inputs = label_inputs(labels.to(self._tensors["mean"]), self.label_names)
         return (inputs - self._tensors["input_mean"]) / self._tensors["input_scale"]
 
@@ -260,7 +260,7 @@ class Emulator:
             Velocity by which the lines are shifted, positive when receding; plain numbers
             are km / s. At rest when left out.
         spectral_axis : `~astropy.units.Quantity`, optional
-            Where to give the flux: wavelengths, frequencies, energies or wavenumbers, in
+            Pixels of the spectra: wavelengths, frequencies, energies or wavenumbers, in
             vacuum and as observed. The emulator's own wavelengths when left out.
         **labels
             ``teff`` and ``logg`` at least, numbers or Quantities, or arrays with one value
@@ -329,7 +329,7 @@ class Emulator:
         )
 
     def target_wavelength(self, spectral_axis, velocity=0.0):
-        """Check where spectra are wanted.
+        """Check the pixels that spectra are wanted at.
 
         Parameters
         ----------

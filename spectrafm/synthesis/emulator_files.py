@@ -51,7 +51,7 @@ class EmulatorInfo:
     errors : dict
         Errors on stars of the grid that were held out.
     grid : dict
-        Where the grid comes from, and how the emulator was trained.
+        Origin of the grid, and settings of the training.
     """
 
     name: str
@@ -73,7 +73,7 @@ class EmulatorInfo:
 
 
 def stored_precision(components):
-    """Return components as they are after they were stored.
+    """Return components rounded as in a file.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def _pack(components):
 
 
 def _unpack(state):
-    """Return the components out of what `_pack` made, which loses its entries."""
+    """Return the components from the tensors of `_pack`, which loses its entries."""
     half, byte, scale = (state.pop(f"components_{name}") for name in ("half", "byte", "scale"))
     return torch.cat((half.float(), from_bytes(byte, scale)))
 
@@ -158,7 +158,7 @@ def read_emulator(folder):
     if version != _FORMAT:
         raise CheckpointError(
             f"folder: {folder} has format {version}, this version reads {_FORMAT}; "
-            "train it again, or install the version of spectrafm that it is of"
+            "train it again, or install the version of spectrafm that wrote it"
         )
     n_component, n_pixel = tensors["components"].shape
     n_point, n_input = tensors["points"].shape

@@ -1,4 +1,4 @@
-"""Labels on their way into an emulator: what the user gives, and what spectra depend on."""
+"""From labels as the user gives them to inputs of an emulator."""
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ def label_unit(name):
 
 
 def label_inputs(labels, names):
-    """Return that of which spectra are smooth functions.
+    """Return functions of the labels on which spectra depend smoothly.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def label_inputs(labels, names):
     if {"c_fe", "o_fe"} <= set(total):
         ratio = 10.0 ** (total["c_fe"] - total["o_fe"] + SOLAR_C_O)
         inputs.append(ratio)
-        # a grid has no stars with more carbon than oxygen; whatever is asked for, it stays finite
+        # a grid has no stars with more carbon than oxygen; inputs stay finite for any request
         molecules["OH"] = total["o_fe"] + torch.log10((1 - ratio).clamp(min=0.03))
         if "ti_fe" in total:
             molecules["TiO"] = total["ti_fe"] + molecules["OH"]
@@ -86,7 +86,7 @@ def to_numbers(name, value, unit):
     value : float, array_like or `~astropy.units.Quantity`
         Plain numbers are in ``unit`` already.
     unit : str
-        The unit. Plain ``dex`` does for any logarithm.
+        The unit. Plain ``dex`` is accepted for any logarithm.
 
     Returns
     -------

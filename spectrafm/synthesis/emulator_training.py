@@ -31,10 +31,10 @@ def train_emulator(grid, *, name=None, n_component=100, held_out=0.1, n_step=100
     n_component : int, optional
         Number of principal components; fewer where there are fewer stars.
     held_out : float, optional
-        Share of the stars, drawn at random, with which nothing is done but to measure the
-        errors of the emulator.
+        Share of the stars, drawn at random, that are used only to measure the errors of the
+        emulator.
     n_step : int, optional
-        Number of steps in which the lengths of the process are set.
+        Number of steps of the optimisation of the process's lengths.
     n_tuning : int, optional
         Number of stars that are used for this.
     seed : int, optional
@@ -49,7 +49,7 @@ def train_emulator(grid, *, name=None, n_component=100, held_out=0.1, n_step=100
     Raises
     ------
     InputValueError
-        The grid has fewer than 20 stars, labels or flux that cannot be, or ``held_out``
+        The grid has fewer than 20 stars, impossible labels or flux, or ``held_out``
         leaves no star.
     """
     from .. import __version__
@@ -96,7 +96,7 @@ def train_emulator(grid, *, name=None, n_component=100, held_out=0.1, n_step=100
 
 
 def _checked(grid):
-    """Return labels and flux of a grid, both as they should be."""
+    """Return labels and flux of a grid after a check."""
     labels, flux = np.asarray(grid.labels, dtype=np.float64), np.asarray(grid.flux)
     shape = (len(labels), len(grid.wavelength))
     if labels.ndim != 2 or labels.shape[1] != len(grid.label_names) or flux.shape != shape or len(labels) < 20:
@@ -128,7 +128,7 @@ def _reach(points):
 
 
 def _info(grid, labels, name):
-    """Return what the grid says of itself."""
+    """Return facts about the grid."""
     window, log = grid.meta["window"], np.log(grid.wavelength)
     lower, upper = np.quantile(labels, (_RANGE_TAIL, 1 - _RANGE_TAIL), axis=0)
     return EmulatorInfo(
@@ -160,9 +160,9 @@ def emulator_errors(emulator, labels, flux):
     -------
     dict
         For ``"all"`` stars and those in bins of ``"teff"`` and ``"fe_h"``: their number
-        ``n``, the ``median`` absolute error of the flux of all pixels, and of the root
-        mean square errors of the stars the median ``rms``, the 95th percentile
-        ``rms_95`` and the largest ``rms_max``.
+        ``n``, the ``median`` absolute error of the flux of all pixels, and the median
+        ``rms``, the 95th percentile ``rms_95`` and the largest ``rms_max`` of the root mean
+        square errors of the stars.
     """
     with torch.inference_mode():
         answer = [

@@ -11,9 +11,9 @@ from .emulator_labels import to_numbers
 
 __all__ = ["cramer_rao_bound", "flux_jacobian"]
 
-# what a unit of a scaled label must change against a mix of the others, at least
+# least change of the spectrum by a unit of a scaled label, beside a mix of the others
 _SMALLEST_EIGENVALUE = 1e-12
-# what a signal-to-noise ratio may be that of
+# noise that a signal-to-noise ratio may refer to
 _NOISE = "flux", "continuum"
 # stars at a time
 _BATCH = 8
@@ -86,7 +86,7 @@ def cramer_rao_bound(
     For independent Gaussian noise :math:`\sigma_i` of each pixel, :math:`F_i / \mathrm{snr}` or
     :math:`1 / \mathrm{snr}`, the Fisher matrix is :math:`\sum_i \partial_j F_i\, \partial_k F_i / \sigma_i^2`, and
     the bound on the error of a label is the root of the diagonal of its inverse: all
-    labels in ``free`` are unknown at a time, the others and the continuum known.
+    labels in ``free`` are unknown at the same time, the others and the continuum known.
 
     Parameters
     ----------
@@ -107,10 +107,10 @@ def cramer_rao_bound(
         Rotation and macroturbulence [km / s] of all stars.
     spectral_axis : `~astropy.units.Quantity`, optional
         The pixels, ``(n_pixel,)``, in vacuum and at rest; those of the emulator when left
-        out, which are finer than an instrument's: say what yours are.
+        out, which are finer than those of an instrument: give your own.
     noise : {"flux", "continuum"}, optional
-        What ``snr`` is the ratio of: of the flux of each pixel, with less noise within lines, or of a flux of 1,
-        the continuum, with the same noise everywhere.
+        Flux that ``snr`` refers to: the flux of each pixel, with less noise within lines, or the continuum, a flux
+        of 1, with the same noise everywhere.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def cramer_rao_bound(
     InputTypeError, InputValueError
         Labels, pixels or parameters as in `Emulator.spectrum`; a signal-to-noise ratio
         that is not positive; a window without pixels; free labels that are not known, or
-        that cannot be told from each other; another ``noise``.
+        that cannot be distinguished; another ``noise``.
 
     Notes
     -----
@@ -202,7 +202,7 @@ def _bound(fisher, free):
     if known.any() and value[0] < _SMALLEST_EIGENVALUE:
         alike = [name for name, v in zip(np.array(free)[known], vector[:, 0], strict=True) if abs(v) > 0.1]
         raise InputValueError(
-            f"free: {', '.join(alike)} cannot be told from each other with these pixels; "
+            f"free: {', '.join(alike)} cannot be distinguished with these pixels; "
             "use more of them, or leave some of these labels out of free"
         )
     bound = np.full(len(free), np.inf)

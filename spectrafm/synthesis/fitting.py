@@ -27,7 +27,7 @@ _N_RANDOM, _SEED = 256, 0
 
 @dataclass(frozen=True, eq=False)
 class LabelFit:
-    """What `fit_labels` found.
+    """Result of `fit_labels`.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class LabelFit:
         Standard errors of those that were free: from the covariance, times the root of
         the reduced chi square where that is above 1.
     free : tuple of str
-        What was free, in the order of ``covariance``.
+        Names of the free parameters, in the order of ``covariance``.
     covariance : numpy.ndarray
         ``(n_free, n_free)``, scaled likewise.
     at_edge : tuple of str
@@ -129,15 +129,15 @@ def fit_labels(
         One star, or anything of one star that `spectrafm.adapters.to_arrays` takes. It
         need not be normalised. Without errors, all pixels count the same.
     free : sequence of str, optional
-        What to find: labels, and any of ``resolving_power``, ``vsini``, ``vmacro`` and
-        ``radial_velocity``, the last on top of that by which the spectrum is brought to
-        rest. All labels that are not in ``labels`` when left out.
+        Parameters to fit: labels, and any of ``resolving_power``, ``vsini``, ``vmacro`` and
+        ``radial_velocity``, the last in addition to the velocity that was taken out of the
+        spectrum. All labels that are not in ``labels`` when left out.
     labels : dict of str to float or `~astropy.units.Quantity`, optional
-        Labels that are known. What is neither known nor free is as in
+        Labels that are known. Labels that are neither known nor free are as in
         `Emulator.label_array`.
     resolving_power : float, optional
-        Of the instrument, or where to start if it is free; that of the spectrum, where
-        it says, when left out.
+        Of the instrument, or where to start if it is free; when left out, that of the
+        spectrum, if it has one.
     vsini, vmacro : float or `~astropy.units.Quantity` ['speed'], optional
         Rotation and macroturbulence, or where to start if they are free; none when left
         out.
@@ -200,7 +200,7 @@ def fit_labels(
 
 
 def _check_free(names, free, known):
-    """Return what is free."""
+    """Return the names of the free parameters."""
     free = (
         tuple(n for n in names if n not in known) if free is None else (free,) if isinstance(free, str) else tuple(free)
     )
@@ -343,7 +343,7 @@ def _within(limits):
 
 
 def _search(model, data, values, known):
-    """Return the result of the search and all labels; what follows from free labels follows them."""
+    """Return the result of the search and all labels, with defaults that depend on free labels."""
     from scipy.optimize import least_squares
 
     bounds = np.array([model.ranges[name] for name in model.free]).T

@@ -17,7 +17,7 @@ _BOUNDS = {"length": (-2.0, 7.0), "linear": (-8.0, 3.0), "nugget": (-9.0, 0.0)}
 
 @dataclass
 class GaussianProcess:
-    """Mean of a Gaussian process: a linear function plus one that its training points hold.
+    """Mean of a Gaussian process: a linear function plus kernels at its training points.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ def fit_gaussian_process(x, y, weight, *, n_tuning=1200, n_step=60, seed=0):
     y : torch.Tensor
         ``(n_point, n_output)`` float64, outputs of zero mean.
     weight : torch.Tensor
-        ``(n_output,)`` float64, what the square of an error counts.
+        ``(n_output,)`` float64, weight of the square of each error.
     n_tuning : int, optional
         Lengths are set with no more than this number of random points: their cost grows
         with its cube.

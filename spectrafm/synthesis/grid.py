@@ -75,10 +75,10 @@ def _part_folder(path):
 
 
 def _synthesize_star(synthesizer, labels, window):
-    """Return the flux of a star, or in words why there is none."""
+    """Return the flux of a star, or the reason in words if there is none."""
     try:
         flux = np.asarray(synthesizer(labels, window), dtype=np.float32)
-    # RuntimeError: what the compiled library says
+    # RuntimeError: errors of the compiled library
     except (SpectraFMError, RuntimeError) as error:
         return str(error)
     n_pixel = len(window.wavelength)
@@ -122,11 +122,11 @@ class _Worker:
         try:
             self.connection.send(labels)
         except BrokenPipeError:
-            # it has ended already; take() will tell
+            # it has ended already; take() will notice
             return
 
     def take(self):
-        """Return flux or reason of its star, and whether it is alive; if not, another one takes its place."""
+        """Return flux or reason of its star, and whether the process is alive; if not, a new one takes its place."""
         try:
             return self.connection.recv(), True
         except EOFError:
@@ -144,7 +144,7 @@ class _Worker:
 
 
 def _settings(seed, window):
-    """Return a fingerprint of what a part must have in common with its grid."""
+    """Return a fingerprint of the settings that a part must share with its grid."""
     text = json.dumps([seed, asdict(window), list(SYNTHESIS_LABELS)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -158,7 +158,7 @@ def _part_files(path):
 
 @contextlib.contextmanager
 def _opened(path):
-    """Open a file of a grid, and say so where it is none."""
+    """Open a file of a grid, or raise an error if it is none."""
     try:
         with open(path, "rb") as file, np.load(file) as stored:
             yield stored
@@ -335,7 +335,7 @@ def load_grid(path):
     Parameters
     ----------
     path : str or pathlib.Path
-        File of the grid. Where there are parts of it that the file does not have, or
+        File of the grid. If there are parts that the file does not contain, or if there is
         no file, the parts are read.
 
     Returns
@@ -345,7 +345,7 @@ def load_grid(path):
     Raises
     ------
     InputValueError
-        There is neither a file nor parts, or what is there is no grid.
+        There is neither a file nor parts, or the file is no grid.
     """
     path = Path(path)
     parts = _part_files(path)
@@ -382,7 +382,7 @@ def load_grid(path):
 
 
 def load_grid_recipe(recipe):
-    """Read what a grid is to be.
+    """Read the recipe of a grid.
 
     Parameters
     ----------

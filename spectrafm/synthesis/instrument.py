@@ -112,7 +112,7 @@ def macroturbulence_transfer(frequency, vmacro):
     """
     a = (torch.pi * frequency * vmacro) ** 2
     small = a < 1e-3
-    # the slope of what is not taken must be finite too
+    # slopes of values that are not used must be finite too
     safe = torch.where(small, torch.ones_like(a), a)
     return torch.where(small, 1 - a / 2 + a**2 / 6, -torch.expm1(-safe) / safe)
 
@@ -157,8 +157,8 @@ def observe(
     at : array_like, optional
         ``(n_target,)`` or ``(..., n_target)`` wavelengths [Angstrom] to give the flux
         at; those of the grid when left out. Values are those of a cubic spline in
-        ln(wavelength), at points: what a pixel of the instrument averages is part of
-        its resolving power.
+        ln(wavelength) at points: the averaging over a pixel of the instrument is part of its
+        resolving power.
 
     Returns
     -------

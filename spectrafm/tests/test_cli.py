@@ -40,8 +40,9 @@ class FakeSpectraFM:
         """Return words."""
         return "weights of a fake"
 
-    def reconstruct(self, spectra):
+    def reconstruct(self, spectra, *, radial_velocity=None):
         """Return the spectrum itself, unless nothing is to be predicted."""
+        FakeSpectraFM.velocity = radial_velocity
         if not self.predicts:
             raise InputValueError("spectra: these weights predict no flux")
         return [Spectrum(star.flux * u.Unit(star.flux_unit), star.wavelength * u.AA) for star in spectra]
@@ -223,7 +224,7 @@ def test_plain_tables(capsys):
     ]
     assert main(["infer", "a.txt", "b.txt", "--wavelength-unit", "nm", "--flux-unit", "Jy"]) == 0
     assert capsys.readouterr().err == (
-        "spectrafm: a.txt and 1 others: read as a table: wavelength in 'col1', flux in 'col2'\n"
+        "spectrafm: a.txt and 1 other: read as a table: wavelength in 'col1', flux in 'col2'\n"
     )
     assert FakeSpectraFM.asked[0].flux_unit == "erg / (Angstrom s cm2)"
     assert main(["infer", "a.txt", "--format", "ascii", "--wavelength-unit", "Angstrom"]) == 0
@@ -278,6 +279,9 @@ def test_velocities_that_are_measured():
     for option, wanted in (("measure", "measure"), ("100", None)):
         assert main(["infer", star, "-o", "a.ecsv", "--overwrite", "--radial-velocity", option]) == 0
         assert FakeSpectraFM.velocity == wanted
+        FakeSpectraFM.velocity = "nothing"
+        assert main(["infer", star, "--plot", "a.png", "--overwrite", "--radial-velocity", option]) == 0
+        assert FakeSpectraFM.velocity == wanted
 
 
 def test_one_unreadable_file_is_one_line(capsys):
@@ -292,7 +296,7 @@ def test_notes_name_options(capsys):
         Table({"wavelength_nm": np.linspace(400, 500, 30), "flux": np.full(30, 5.0)}).write(name)
     assert main(["infer", "a.csv", "b.csv", "-o", "t.ecsv"]) == 0
     assert capsys.readouterr().err.splitlines()[1] == (
-        "spectrafm: a.csv and 1 others: no unit of the flux in it: taken as relative flux per wavelength; "
+        "spectrafm: a.csv and 1 other: no unit of the flux in it: taken as relative flux per wavelength; "
         "give --flux-unit otherwise"
     )
     hdus = [Table({"wavelength": np.linspace(4000, 5000, 30) * u.AA, "flux": np.full(30, 5.0) * u.Jy})] * 2

@@ -310,9 +310,9 @@ def test_ten_thousand_pixels_take_milliseconds():
     normalizer = ContinuumNormalizer()
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         normalizer(arrays)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.02
 
 

@@ -261,14 +261,14 @@ def test_what_cannot_be_explained(fm):
     with pytest.raises(InputValueError, match="spectrum: got NoneType"):
         fm.attention([None], "teff")
     headed = SpectraFM(fm.model, fm.info, head=lambda *_: None)
-    with pytest.raises(InputValueError, match="'teff' is told by a head beside the network"):
+    with pytest.raises(InputValueError, match="'teff' is predicted by a head beside the network"):
         headed.sensitivity(spectrum(), "teff")
 
 
 def test_labels_of_other_domains(packaged):
     """A label that this kind of spectrum does not tell is refused, with those that it tells."""
     axis = np.linspace(15_200, 16_900, 2000) * u.AA
-    with pytest.raises(InputValueError, match="'alpha_m' is not told by spectra of apogee; they tell teff"):
+    with pytest.raises(InputValueError, match="spectra of apogee do not give 'alpha_m'; they give teff"):
         packaged.attention(Spectrum(np.ones(2000) * u.one, axis), "alpha_m")
 
 

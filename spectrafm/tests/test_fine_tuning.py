@@ -397,10 +397,10 @@ def test_moving_stars_are_warned_of(base, monkeypatch):
 
 
 def test_labels_in_a_wrong_order_are_warned_of(base):
-    """Labels that are told no better than by their mean are named."""
+    """Labels that are predicted no better than by their mean are named."""
     table = labels()
     table["logg"] = np.random.default_rng(3).permutation(table["logg"])
-    with pytest.warns(SpectraFMWarning, match="labels_table: logg of stars set aside were told hardly better"):
+    with pytest.warns(SpectraFMWarning, match="labels_table: logg of stars left out are predicted hardly better"):
         base.fine_tune(spectra(FEW), table, method="head", **SETTINGS)
 
 
@@ -513,9 +513,17 @@ def test_which_rows_are_of_one_star():
         rng.integers(0, 2, 120),
         rng.integers(0, 14, 120),
         np.full(120, np.nan),
+        # rounded, but for one or for some of them
+        np.append(np.round(values[1:], 1), 2.03),
+        np.where(alone < 100, np.round(values, 1), values),
+        np.where(alone % 2, np.round(values, 1), np.round(values, 2)),
     ):
         np.testing.assert_array_equal(star_numbers(different), alone)
-    for names in (["survey"] * 120, [str(i) for i in several], [""] * 120):
+    # a long number is the name of a star where labels agree with that, and of a plate or a night elsewhere
+    numbers = [str(100_000 + i) for i in several]
+    np.testing.assert_array_equal(star_numbers(values[several] + 0.1 * values, numbers), several)
+    np.testing.assert_array_equal(star_numbers(np.full(120, np.nan), numbers), several)
+    for names in (["survey"] * 120, [str(i) for i in several], [""] * 120, numbers):
         np.testing.assert_array_equal(star_numbers(values, names), alone)
 
 

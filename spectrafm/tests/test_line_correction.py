@@ -45,6 +45,7 @@ def test_correction_and_back():
     assert correction.after(None) is correction
 
 
+@pytest.mark.slow
 def test_wrong_lines(synthetic_weights, tmp_path):
     """Stars whose lines are too deep in places are told better by a head that puts them right, also when saved."""
     # whether lines are put right is chosen within the given stars: of these draws, some do without

@@ -244,3 +244,10 @@ def test_name_of_arms():
     assert merge_orders(arms).identifier == "39627"
     assert merge_orders([replace(arm, identifier="39627") for arm in arms]).identifier == "39627"
     assert merge_orders([*arms[:2], replace(arms[2], identifier="39628:z")]).identifier == "0"
+
+
+def test_velocity_of_orders():
+    """A velocity that was taken out of all orders was taken out of the star, and is no other one's."""
+    orders = [replace(order, radial_velocity=25.0) for order in few()]
+    assert merge_orders(orders).radial_velocity == 25.0
+    assert merge_orders([*orders[:2], replace(orders[2], radial_velocity=0.0)]).radial_velocity == 0.0

@@ -66,6 +66,20 @@ def test_nan_is_dropped(bad, kind):
     np.testing.assert_allclose(ask(model, with_nan), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("impossible", [np.inf, -1.0, 1e300])
+def test_errors_that_are_not_known(model, impossible):
+    """An error that is infinite, also in single precision, or negative is one that is not known."""
+    sigma = np.full(FLUX.shape, 0.01)
+    sigma[:, 10:30] = impossible
+    tokens = model.tokenize(FLUX, NAMES, WAVELENGTH, sigma)
+    assert torch.isnan(tokens.sigma[:, 10:30]).all()
+    assert tokens.sigma.dtype == torch.float32
+    unknown = np.where(sigma == 0.01, sigma, np.nan)
+    np.testing.assert_array_equal(
+        *(model.request(model.perceive(FLUX, NAMES, WAVELENGTH, some), ["teff"]) for some in (sigma, unknown))
+    )
+
+
 def test_padding(model):
     """Padding for a longer batch mate changes nothing."""
     with_nan = FLUX.copy()

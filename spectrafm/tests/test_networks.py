@@ -20,6 +20,7 @@ from spectrafm.training import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["perceptron", "convolutional"])
 def test_rivals_learn(kind, monkeypatch):
     """In a few steps they tell the metallicity of a line spectrum better than its mean does; GPUs are not seeded."""

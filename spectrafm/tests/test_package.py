@@ -268,7 +268,7 @@ def test_readme_commands():
     for command in commands:
         assert "pip install -c constraints.txt" in command
     assert commands[0].endswith("spectrafm infer --example -o labels.ecsv --plot labels.png --overwrite")
-    assert commands[1].endswith("&& pytest")
+    assert commands[1].endswith("&& pytest -n auto")
 
 
 @in_checkout

@@ -211,6 +211,20 @@ def test_spectrum_and_model_in_one_frame():
     np.testing.assert_allclose(data.get_xdata(), drawn.get_xdata())
 
 
+@pytest.mark.parametrize("own", [0.0, 100.0])
+def test_spectrum_and_model_by_a_measured_velocity(own):
+    """A velocity in the table is the whole: beside a model, what the object says of it is not taken out twice."""
+    rest, table = spectrum(), stars(2)
+    table["radial_velocity"], table["e_radial_velocity"] = [300.0, np.nan] * u.km / u.s, [1.0, np.nan] * u.km / u.s
+    axis = rest.spectral_axis.value * doppler_factor(300.0) * u.nm
+    observed = Spectrum(rest.flux, axis, radial_velocity=own * u.km / u.s)
+    for thing in (observed, to_arrays(observed)):
+        data, drawn = plot_spectrum(thing, table, model=rest).lines
+        np.testing.assert_allclose(data.get_xdata(), drawn.get_xdata())
+    data, _ = plot_spectrum([observed, observed], table, row=1, model=rest).lines
+    np.testing.assert_allclose(data.get_xdata()[0], 10 * axis.value[0] / doppler_factor(own))
+
+
 def test_models_that_are_none():
     """Neither a list nor a flux in another unit can be drawn over a spectrum."""
     with pytest.raises(InputTypeError, match="model: SpectrumList, expected one Spectrum, as"):

@@ -23,11 +23,11 @@ def fm():
     return SpectraFM.from_pretrained("base")
 
 
-def giant(velocity, snr=60.0, seed=1, **more):
-    """Return the spectrum of a giant around the calcium triplet, moving with a velocity [km/s]."""
+def giant(velocity, snr=60.0, seed=1, labels=GIANT, **more):
+    """Return the spectrum of a giant, or another star, around the calcium triplet, moving with a velocity [km/s]."""
     wavelength = np.geomspace(8470.0, 8690.0, 900)
     rest = wavelength / doppler_factor(velocity)
-    flux = load_emulator("gaia_rvs").spectrum(**GIANT, resolving_power=11_500, spectral_axis=rest * u.AA).flux.value
+    flux = load_emulator("gaia_rvs").spectrum(**labels, resolving_power=11_500, spectral_axis=rest * u.AA).flux.value
     flux = flux + np.random.default_rng(seed).normal(size=len(flux)) / snr
     sigma = StdDevUncertainty(np.full(len(flux), 1 / snr))
     return Spectrum(flux * u.one, wavelength * u.AA, uncertainty=sigma, **more)
@@ -100,7 +100,24 @@ def test_other_methods_take_it(fm):
     assert abs(line - 8544.4) < 1.0
     attention = fm.attention(star, "fe_h", radial_velocity="measure")
     np.testing.assert_allclose(attention["wavelength"][0].value, 8470.0 / doppler_factor(90.0), rtol=1e-5)
-    assert fm.similar(star, [rest, giant(0.0, 20.0)], n=1, radial_velocity="measure")["match"][0] == 0
+    dwarf = giant(-50.0, labels={"teff": 6000.0, "logg": 4.3, "fe_h": 0.2})
+    assert fm.similar(star, [dwarf, rest], n=1, radial_velocity="measure")["match"][0] == 1
+
+
+def test_errors_of_velocities_hold_where_lines_are_weak(fm):
+    """The prior of the training stars, which were near rest, is in neither velocities nor errors."""
+    wavelength = np.geomspace(4300.0, 6500.0, 1500)
+    velocity, random = np.linspace(-300.0, 300.0, 12), np.random.default_rng(3)
+    emulator, flux = load_emulator("optical"), []
+    for moving in velocity:
+        axis = wavelength / doppler_factor(moving) * u.AA
+        flux.append(emulator.spectrum(teff=5000.0, logg=2.0, fe_h=-2.3, resolving_power=1800, spectral_axis=axis).flux)
+    flux = np.array(flux) + random.normal(size=(12, 1500)) / 30
+    stars = from_arrays(wavelength, flux, np.full((12, 1500), 1 / 30))
+    table = fm.infer(stars, labels="teff", radial_velocity="measure")
+    z = (table["radial_velocity"].value - velocity) / table["e_radial_velocity"].value
+    assert np.sqrt(np.mean(z**2)) < 1.3
+    assert np.abs(z).max() < 3
 
 
 def test_what_cannot_be_measured(fm, tmp_path):

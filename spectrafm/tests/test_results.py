@@ -490,3 +490,13 @@ def test_describe_row():
     assert "NO_UNCERTAINTY" in describe_row(t, 2)[-1]
     unproven = describe_row(table(meta={"unproven": "teff, mg_fe"}))
     assert unproven == [*lines, "errors calibrated on synthetic stars alone, real ones may be further off: teff, mg_fe"]
+
+
+def test_describe_measured_velocity():
+    """A velocity that was measured is among the words, in km/s whatever the table has; a spectrum without says so."""
+    t = table(radial_velocity=([120.04, np.nan, np.nan], [0.21, np.nan, np.nan]))
+    assert "radial velocity 120.04 +- 0.21 km / s" in describe_row(t)
+    t["radial_velocity"] = t["radial_velocity"].to("m / s")
+    assert "radial velocity 120.04 +- 0.21 km / s" in describe_row(t)
+    assert "no radial velocity was measured" in describe_row(t, 1)
+    assert not any("radial velocity" in line for line in describe_row(table()))

@@ -622,6 +622,7 @@ def line_star(row=0, sigma=0.01):
     return Spectrum((grid.flux[row][60:-60] + noise) * u.one, wavelength * u.AA)
 
 
+@pytest.mark.slow
 def test_mixed_training(trained):
     """Sources are validated one by one, and each kind of spectrum finds its domain and its labels."""
     fm, log = trained
