@@ -29,7 +29,7 @@ def infer_stars(
     whole=True,
     **spectrum_options,
 ):
-    """Return the table of `SpectraFM.infer`, and what says how far it can be believed.
+    """Return the table of `SpectraFM.infer`, and the diagnosis behind its flags.
 
     Parameters
     ----------
@@ -59,12 +59,12 @@ def infer_stars(
     usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
     used = set(domains[usable])
     labels = wanted_labels(fm, labels, known, used)
-    told = labels_of(fm, used)
-    if used and (untold := [name for name in labels if name not in told]):
+    predicted = labels_of(fm, used)
+    if used and (masked := [name for name in labels if name not in predicted]):
         kinds = ", ".join(fm.info.domains[number].name for number in sorted(used))
         warnings.warn(
-            f"labels: spectra of {kinds} do not tell {', '.join(untold)}; what is asked of them is masked. They tell "
-            f"{', '.join(name for name in fm.labels if name in told)}",
+            f"labels: {', '.join(masked)} cannot be predicted from spectra of {kinds} and are masked; from these come "
+            f"{', '.join(name for name in fm.labels if name in predicted)}",
             SpectraFMWarning,
             stacklevel=3,
         )
@@ -144,7 +144,7 @@ def wanted_labels(fm, labels, known, domains):
     Returns
     -------
     tuple of str
-        Those asked for, or, when left out, all that such stars tell and that are not given for all of them.
+        Those asked for, or, when left out, all that such spectra have and that are not given for all stars.
 
     Raises
     ------
@@ -154,8 +154,8 @@ def wanted_labels(fm, labels, known, domains):
     given = [name for name, (values, _) in known.items() if np.isfinite(values).all()]
     if labels is None:
         # where no star can be used, nothing is left out
-        told = labels_of(fm, domains or range(len(fm.info.domains)))
-        return tuple(name for name in fm.labels if name in told and name not in given)
+        predicted = labels_of(fm, domains or range(len(fm.info.domains)))
+        return tuple(name for name in fm.labels if name in predicted and name not in given)
     if not isinstance(labels, Iterable):
         raise InputTypeError(f"labels: {labels!r}, expected names such as ['teff', 'logg']")
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
@@ -169,7 +169,7 @@ def wanted_labels(fm, labels, known, domains):
 
 
 def labels_of(fm, domains):
-    """Return the labels that spectra of some domains tell.
+    """Return the labels that are predicted from spectra of some domains.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def labels_of(fm, domains):
     Returns
     -------
     set of str
-        Labels that one of them tells.
+        Labels of any of them.
     """
     return {name for number in domains for name in fm.info.domains[number].labels}
 
@@ -218,7 +218,7 @@ def provenance(fm, spectra):
 
 
 def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole):
-    """Return values and errors ``(n_star, n_label)``, NaN where not told or given, flags, and a diagnosis.
+    """Return values and errors ``(n_star, n_label)``, NaN where not predicted or given, flags, and a diagnosis.
 
     The diagnosis is None where nobody needs it.
     """
@@ -230,9 +230,9 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
     more = np.zeros(n_star, dtype=np.int64)
     for name, (given, _) in known.items():
         more |= np.where(domain.outside_range(name, given), int(Flag.OUTSIDE_LABEL_RANGE), 0)
-    told = [column for column, name in enumerate(labels) if name in domain.labels]
-    if told:
-        names, has_sigma = [labels[column] for column in told], np.array([a.has_sigma for a in prepared])
+    columns = [column for column, name in enumerate(labels) if name in domain.labels]
+    if columns:
+        names, has_sigma = [labels[column] for column in columns], np.array([a.has_sigma for a in prepared])
         most = fm.model.most_pixels(len(known)) if whole else np.inf
         if all(a.n_good <= most for a in prepared):
             found, predicted = fm.predict_labels(
@@ -240,11 +240,11 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
             )
         else:
             found, predicted = _told_by_sets(fm, number, prepared, known, names, most)
-        # what is given of some stars is told of the others
+        # a label given for some stars is predicted for the others
         unknown = np.full(n_star, np.nan)
         given = np.isfinite([known[name][0] if name in known else unknown for name in names]).T
         found, predicted = (np.where(given, np.nan, array) for array in (found, predicted))
-        values[:, told], errors[:, told] = found, domain.calibrated_errors(names, predicted, has_sigma)
+        values[:, columns], errors[:, columns] = found, domain.calibrated_errors(names, predicted, has_sigma)
         more |= _label_flags(domain, fm.model.vocabulary.log, names, found, predicted)
     diagnosis = None
     if statistics or domain.thresholds:
@@ -283,7 +283,7 @@ def _told_by_sets(fm, number, prepared, known, labels, most):
     one = (weight * np.nan_to_num(errors) ** 2).sum(axis=0)
     share = np.array([min(most / max(star.n_good, 1), 1.0) for star in prepared])[:, None]
     in_common = np.array([fm.info.domains[number].in_common.get(name, 1.0) for name in labels])
-    # sets that disagree by more than their errors have a mean that is no better than that tells
+    # where sets disagree by more than their errors, the scatter is the error of their mean
     scatter = (weight * np.nan_to_num(values - mean) ** 2).sum(axis=0)
     chance = scatter * share / np.maximum(1 - share, share)
     error = np.sqrt(np.maximum(one * (in_common + (1 - in_common) * share), chance))

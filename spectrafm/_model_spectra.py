@@ -116,7 +116,7 @@ def reconstructed_spectra(fm, stars):
     Returns
     -------
     `~specutils.SpectrumList`
-        One a star, in the unit of its flux, masked where the model cannot tell it. A star
+        One a star, in the unit of its flux, masked where the model cannot predict it. A star
         that has no spectrum has none here, and its ``meta["problem"]`` says why.
 
     Raises

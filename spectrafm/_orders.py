@@ -4,7 +4,7 @@ Each order is divided by its smooth continuum, which takes its blaze out and lea
 where the blaze is low. Where there are many orders, as of an echelle, the continuum is that of
 those around laid over each other: the blaze is the same in all, lines fall on other places, and
 so they stay. Then orders are brought to the level on which they agree where they overlap. At
-each wavelength the pixels of the order that tells most make the axis; those of the others are
+each wavelength the pixels of the order with the highest S/N make the axis; those of the others are
 shared among the pixels that they cover, weighted with their inverse variances.
 """
 
@@ -27,7 +27,7 @@ _MOST, _FEWEST = 25, 7
 _ALIKE = 0.1
 # width of the smooth mean, in lengths of an order: where many are laid over each other, and of one alone
 _WIDTH_MANY, _WIDTH_ONE = 0.2, 0.7
-# an order is told by the means of so many pieces when it is laid over others
+# an order is represented by the means of so many pieces when it is laid over others
 _PIECES = 256
 # how well the level is known [ln] without overlaps, and at best from an overlap
 _FREE, _EXACT = 0.3, 0.001
@@ -180,7 +180,7 @@ def _continua(stars):
                     where = middle[other] + (place - middle[row]) * np.exp(middle[other] - middle[row])
                     known, values = pieces[other]
                     laid.append(np.interp(where, known, values / level[other], left=np.nan, right=np.nan))
-                # the continuum is asked for at the pixels, and told by the pieces
+                # the continuum is asked for at the pixels, and known at the pieces
                 at, flux = np.append(at, place), np.append(np.ones_like(flux), np.nanmedian(laid, axis=0))
                 good, width = np.append(np.zeros_like(good), np.ones(len(place), dtype=bool)), _width(star, _WIDTH_MANY)
             continua.append(_smooth(at, flux, good, width)[: len(star.wavelength)])
@@ -237,7 +237,7 @@ def _levels(orders):
 
 
 def _axis(orders):
-    """Return middles and ends of pixels, at each wavelength those of the order that tells most."""
+    """Return middles and ends of pixels, at each wavelength those of the order with the highest S/N."""
     if not orders:
         return np.empty((3, 0))
     parts = []

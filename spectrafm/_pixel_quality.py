@@ -125,7 +125,7 @@ class Block:
     n_star : int
         Number of stars.
     identifiers : list of (str or None) or None
-        Their names, where the object tells them.
+        Their names, where the object has them.
     problem : str
         Why the object cannot be used at all, or "".
     in_air : bool
@@ -295,7 +295,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
 
 
 def told_problem(velocity, resolving_power):
-    """Say what is wrong with what is told of a star.
+    """Say what is wrong with the velocity or resolving power given for a star.
 
     Parameters
     ----------

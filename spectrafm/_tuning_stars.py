@@ -24,7 +24,7 @@ __all__ = ["TuningStars", "rows_of_one_star", "tuned_domain", "tuning_stars", "w
 
 # signal-to-noise ratios up to this many times the median of the given stars are taken as they are
 _USUAL_SNR = 3.0
-# fewer stars tell nothing about errors
+# fewer stars do not determine errors
 _FEWEST = 10
 # numbers up to so many digits may be those of rows, and are the names of no star
 _ROW_DIGITS = 5
@@ -220,7 +220,7 @@ def warn_of_motion(fm, number, domain, stars):
     number : int
         Number of its domain that the stars are of.
     domain : Domain
-        That of the new weights; where it is another, the base cannot tell.
+        That of the new weights; where it is another, the base does not measure velocities.
     stars : list of SpectrumArrays
         Not normalised.
 

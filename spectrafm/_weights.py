@@ -197,7 +197,7 @@ class Weights:
         domain = self.info.domains[number]
         if not domain.predicts_flux:
             raise InputValueError(
-                f"domain: these weights predict no flux of {domain.name}; they tell {', '.join(domain.labels)}"
+                f"domain: these weights predict no flux of {domain.name}; they predict {', '.join(domain.labels)}"
             )
         name = flux_name(self.model.vocabulary, domain.flux_kind)
         return self.model.request(perception, np.full(len(wavelength), name), wavelength)

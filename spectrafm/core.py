@@ -267,7 +267,7 @@ class SpectraFM(Weights):
         batch_size=256,
         progress=False,
     ):
-        """Say of each star how far its spectrum can be believed, and why.
+        """Return, for each star, the statistics behind its flags.
 
         Parameters
         ----------
@@ -278,7 +278,7 @@ class SpectraFM(Weights):
         -------
         `~astropy.table.Table`
             A row a star: ``identifier``; the statistics of `spectrafm.diagnostics.STATISTICS`,
-            masked where they cannot be told; ``strangeness``, the largest of them over
+            masked where they cannot be computed; ``strangeness``, the largest of them over
             their thresholds, above 1 where one of them is flagged; and ``flag`` as of `infer`.
 
         Raises
@@ -335,7 +335,7 @@ class SpectraFM(Weights):
             are multiplied with a factor for each domain these stars are of, for spectra
             with flux errors and without: the latter from all stars, whose flux errors are
             withheld. Labels stay what they are, and so does what is flagged as a large
-            error. Labels that are not in the table, or that such spectra do not tell, keep
+            error. Labels that are not in the table, or that are not predicted from such spectra, keep
             their factors.
             Where errors of the labels explain the residuals, factors below 1 are brought nearer to
             1, see `~spectrafm.calibration.determined_factor`.
@@ -432,7 +432,7 @@ class SpectraFM(Weights):
         Returns
         -------
         SpectraFM
-            New weights that tell the labels of the table from spectra of this kind. Their
+            New weights that predict the labels of the table from spectra of this kind. Their
             ``history`` holds the scores of all trials, in ln(error / scatter). These weights
             stay as they are.
 
@@ -496,8 +496,8 @@ class SpectraFM(Weights):
         Raises
         ------
         InputTypeError, InputValueError
-            As `infer`; several stars, a star that cannot be used, a label that such spectra
-            do not tell.
+            As `infer`; several stars, a star that cannot be used, a label that is not
+            predicted from such spectra.
         """
         from .explanation import explain
 
@@ -586,13 +586,13 @@ class SpectraFM(Weights):
             erg / (s cm2 Angstrom)), and standard deviations. A spectrum that is
             smoothed to be read, see `infer`, comes back as smooth, at its new pixels. It is masked
             within gaps so wide that no continuum is known. A star that cannot be used, that
-            has no pixel in the range of the weights, or whose flux these weights do not tell,
+            has no pixel in the range of the weights, or whose flux these weights do not predict,
             has no pixels, and ``meta["problem"]`` says why.
 
         Raises
         ------
         InputTypeError, InputValueError
-            As `infer`; and stars that these weights read, but of none of which they tell flux.
+            As `infer`; and spectra that these weights read, but whose flux they do not predict for any star.
         """
         options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
         arrays = stars_at_rest(self, spectra, **options)

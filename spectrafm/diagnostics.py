@@ -1,4 +1,4 @@
-"""What says that a spectrum, and with it its labels, should not be believed."""
+"""Statistics of spectra whose labels should not be used."""
 
 from dataclasses import dataclass
 
@@ -62,17 +62,17 @@ class Diagnosis:
     Attributes
     ----------
     values : dict of str to numpy.ndarray
-        Statistic -> ``(n_star,)``; the larger, the stranger; NaN where it cannot be told.
+        Statistic -> ``(n_star,)``; the larger, the stranger; NaN where it cannot be computed.
         ``distance`` of the embedding from those of the training stars; ``reduced_chi2`` of
         the data from the model's own spectrum; ``rv_significance``, the velocity over its
-        error; ``rv_error`` [km / s], how well the model can tell the velocity: badly where it
+        error; ``rv_error`` [km / s], how well the model can measure the velocity: badly where it
         does not find the lines that it expects; ``double_lines``, 1 and the contrast of a second
         set of lines; ``emission``, how far the highest pixels lie above the median, over how far the
         highest tenth does; ``saturation``, share of pixels in plateaus at the largest value.
     features : dict of str to numpy.ndarray
         ``(n_star,)`` what the usual values of statistics depend on.
     velocity, velocity_error : numpy.ndarray
-        ``(n_star,)`` [km / s]; NaN where not told.
+        ``(n_star,)`` [km / s]; NaN where not measured.
     wavelength : numpy.ndarray
         ``(n_star,)`` middle one of the good wavelengths [Angstrom, vacuum]; NaN where there are none.
     """
@@ -132,7 +132,7 @@ class Diagnosis:
         Returns
         -------
         numpy.ndarray
-            ``(n_star,)``; NaN where nothing can be told.
+            ``(n_star,)``; NaN where nothing can be computed.
         """
         return np.fmax.reduce(list(self.ratios(domain).values()))
 
@@ -193,10 +193,10 @@ def diagnose_batch(fm, number, arrays, prepared, perception):
     n_good = np.array([a.n_good for a in prepared])
     places = [a.wavelength[a.good] for a in prepared]
     low, middle, high = np.array([w[[0, len(w) // 2, -1]] if len(w) else (np.nan,) * 3 for w in places]).T
-    told = _quantile(_padded([a.sigma[a.good] for a in prepared]), 0.5)
+    given_noise = _quantile(_padded([a.sigma[a.good] for a in prepared]), 0.5)
     features = {
         "one": np.ones(n_star),
-        "ln_noise": np.log(np.clip(np.where(np.isfinite(told), told, noise), 1e-3, 1.0)),
+        "ln_noise": np.log(np.clip(np.where(np.isfinite(given_noise), given_noise, noise), 1e-3, 1.0)),
         "ln_span": np.log(np.clip(high - low, 30.0, None)),
         "ln_pixels": np.log(np.clip(n_good, 1, None)),
     }

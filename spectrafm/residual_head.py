@@ -149,7 +149,7 @@ def _fit_process(features, target, error, predicted_error, n_leading, is_correct
 
 
 class ResidualHead:
-    """Corrects the labels of a model, and tells new ones.
+    """Corrects the labels of a model, and predicts new ones.
 
     Each label is what the model says of it, if it knows it, plus a Gaussian process on
     the labels that the model predicts and on the strongest components of its embedding.
@@ -180,7 +180,7 @@ class ResidualHead:
 
     @property
     def labels(self):
-        """Names of the labels that it tells."""
+        """Names of the labels that it predicts."""
         return tuple(self.processes)
 
     def __call__(self, model, perception, labels):
@@ -193,7 +193,7 @@ class ResidualHead:
         perception : Perception
             The stars.
         labels : sequence of str
-            Names, of those that the head tells.
+            Names, among those that the head predicts.
 
         Returns
         -------
@@ -292,8 +292,8 @@ class _Seen:
 
 
 def _look(model, perception, names, log, before=None):
-    told = model.request(perception, list(names)) if before is None else before(model, perception, names)
-    values, errors = (array.copy() for array in told)
+    base = model.request(perception, list(names)) if before is None else before(model, perception, names)
+    values, errors = (array.copy() for array in base)
     for column, name in enumerate(names):
         if name in log:
             errors[:, column] /= values[:, column]
@@ -316,14 +316,14 @@ def fit_residual_head(model, perception, inputs, truth, *, log=(), before=None):
     perception : Perception
         The stars, as it perceives them.
     inputs : sequence of str
-        Labels that it tells of such stars.
+        Labels to predict for such stars.
     truth : dict of str to (numpy.ndarray, numpy.ndarray)
         Values and errors ``(n_star,)`` of the labels to learn, in physical units; NaN where not
         known.
     log : sequence of str, optional
         Labels whose logarithm is predicted.
     before : ResidualHead, optional
-        Head that tells the inputs, instead of the model.
+        Head that predicts the inputs, in place of the model.
 
     Returns
     -------

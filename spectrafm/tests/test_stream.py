@@ -680,7 +680,7 @@ def test_predict_spectrum(trained):
     assert np.abs(two.flux.value[1] - two.flux.value[0]).max() > 1e-3
     with pytest.raises(InputValueError, match="spectral_axis: from 5000 to 5100 Angstrom; lines covers"):
         fm.predict_spectrum({"teff": 5000}, np.linspace(5000, 5100, 50) * u.AA, domain="lines")
-    with pytest.raises(InputValueError, match="predict no flux of sed; they tell teff, logg"):
+    with pytest.raises(InputValueError, match="predict no flux of sed; they predict teff, logg"):
         fm.predict_spectrum({"teff": 5000}, np.linspace(4000, 9000, 60) * u.AA)
     with pytest.raises(InputValueError, match="domain: unknown 'radio'; these weights know lines, sed"):
         fm.predict_spectrum({"teff": 5000}, axis, domain="radio")
