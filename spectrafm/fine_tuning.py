@@ -18,7 +18,8 @@ from .stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron,
 from .stellarperceptron.config import Config, not_counts, not_positive, refuse
 from .stellarperceptron.low_rank import add_low_rank, merge_low_rank
 from .stellarperceptron.nn_utils import seeded_generator
-from .stellarperceptron.trainer import TableStream, Trainer
+from .stellarperceptron.table_stream import TableStream
+from .stellarperceptron.trainer import Trainer
 from .thresholds import adapt_thresholds
 from .weights_info import LARGE_ERROR
 

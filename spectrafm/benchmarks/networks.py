@@ -25,8 +25,9 @@ from ..stellarperceptron import (
     Vocabulary,
 )
 from ..stellarperceptron.nn_utils import initial_weights
+from ..stellarperceptron.table_stream import TableStream
 from ..stellarperceptron.tokens import evenly
-from ..stellarperceptron.trainer import TableStream, Trainer
+from ..stellarperceptron.trainer import Trainer
 from ..training import (
     EmulatorSource,
     ObservedSource,

@@ -16,8 +16,9 @@ from .readout import Readout
 from .second_opinion import SecondOpinion
 from .spectrum_components import SpectrumComponents
 from .spectrum_fit import SpectrumFit
+from .table_stream import TableStream
 from .tokens import Tokens, TokenTable
-from .trainer import TableStream, Trainer
+from .trainer import Trainer
 from .vocabulary import Vocabulary
 
 __all__ = [

@@ -12,8 +12,9 @@ from .layers import Memory
 from .model_core import StellarPerceptronCore
 from .precision import float64_device
 from .reference import read_reference
+from .table_stream import TableStream
 from .tokens import TokenTable, as_native
-from .trainer import TableStream, Trainer
+from .trainer import Trainer
 
 __all__ = ["Perception", "StellarPerceptron"]
 

@@ -281,7 +281,10 @@ def test_labels_that_spectra_do_not_tell(fm):
     poor = changed(fm, labels=("teff",))
     rich = replace(fm.info.domains[0], name="rich", wavelength_range=(3950.0, 5000.0), labels=("logg",))
     both = SpectraFM(fm.model, replace(fm.info, domains=(poor.info.domains[0], rich)))
-    with pytest.warns(SpectraFMWarning, match="labels: logg cannot be predicted from spectra of tiny and are masked; from these come teff"):
+    with pytest.warns(
+        SpectraFMWarning,
+        match="labels: logg cannot be predicted from spectra of tiny and are masked; from these come teff",
+    ):
         table = both.infer(spectrum(), labels=["teff", "logg"])
     assert bool(table["logg"].mask[0])
     assert not hasattr(table["teff"], "mask")
