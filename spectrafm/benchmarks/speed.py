@@ -37,7 +37,7 @@ def benchmark_speed(data_folder, model=None, n_star=1000):
     loaded = time.perf_counter()
     table = fm.infer(spectra)
     done = time.perf_counter()
-    yield f"{len(table)} Spectrum objects on {torch.get_num_threads()} threads"
+    yield f"{fm.info.name}: {len(table)} Spectrum objects on {torch.get_num_threads()} threads"
     yield f"loading the weights: {loaded - start:.2f} s"
     yield f"infer: {done - loaded:.2f} s, {len(table) / (done - loaded):.0f} stars/s"
     yield f"peak memory of the process: {_peak_memory():.2f} GB, of which {before:.2f} GB for reading the data"

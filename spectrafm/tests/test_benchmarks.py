@@ -181,7 +181,7 @@ def test_same_gaia_xp_stars(shared_data):
 def test_speed_report(shared_data):
     """The report has the number of stars, the seconds that they took, and the memory with and without inference."""
     number, loading, inference, memory = benchmark_speed(shared_data / "gaia_xp_apogee", n_star=20)
-    assert number.startswith("20 Spectrum objects on ")
+    assert number.startswith("gaia_xp: 20 Spectrum objects on ")
     assert float(loading.removeprefix("loading the weights: ").split()[0]) > 0
     seconds, rate = (float(word) for word in inference.removeprefix("infer: ").split()[::2])
     assert rate == pytest.approx(20 / seconds, rel=0.1)
