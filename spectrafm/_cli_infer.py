@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ._cli_common import SOME_FAILED, add_device, complain
+from ._rest_frame import MEASURE
 from .exceptions import InputValueError, SpectraFMError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag, describe_flags
 
@@ -23,8 +24,6 @@ _OPTIONS = {
     "merge_orders": "--merge-orders",
     "wavelength_unit": "--wavelength-unit",
 }
-# the word for velocities that are to be measured
-_MEASURE = "measure"
 
 
 def add_infer(parser):
@@ -59,7 +58,7 @@ def add_infer(parser):
         "--radial-velocity",
         type=_speed,
         metavar="KM_S",
-        help=f"velocity of the stars in km/s, positive when receding, or {_MEASURE!r} to measure that of each "
+        help=f"velocity of the stars in km/s, positive when receding, or {MEASURE!r} to measure that of each "
         "spectrum; it is taken out of the wavelengths; by default what the file says, or 0",
     )
     parser.add_argument(
@@ -143,7 +142,7 @@ def run_infer(arguments):
 
 def _measured(arguments):
     """Return the word for velocities that the weights measure, or None where they have been taken out on reading."""
-    return _MEASURE if arguments.radial_velocity == _MEASURE else None
+    return MEASURE if arguments.radial_velocity == MEASURE else None
 
 
 def _check_outputs(arguments):
@@ -225,7 +224,7 @@ def _read(name, arguments, notes):
     given = arguments.radial_velocity
     spectrum_options = {
         "medium": arguments.medium,
-        "radial_velocity": None if given in (None, _MEASURE) else given * u.km / u.s,
+        "radial_velocity": None if given in (None, MEASURE) else given * u.km / u.s,
         "resolving_power": arguments.resolving_power,
         "mask_policy": arguments.mask_policy,
     }
@@ -322,11 +321,11 @@ def _positive(text):
 def _speed(text):
     from ._spectral_units import SPEED_OF_LIGHT
 
-    if text == _MEASURE:
+    if text == MEASURE:
         return text
     value = float(text)
     if not abs(value) < SPEED_OF_LIGHT:
-        raise argparse.ArgumentTypeError(f"{text}: expected a speed in km/s below that of light, or {_MEASURE}")
+        raise argparse.ArgumentTypeError(f"{text}: expected a speed in km/s below that of light, or {MEASURE}")
     return value
 
 

@@ -6,10 +6,10 @@ from ._tokens import star_batches
 from .adapters import to_arrays
 from .exceptions import InputTypeError, InputValueError
 
-__all__ = ["stars_at_rest"]
+__all__ = ["MEASURE", "stars_at_rest"]
 
-# the word for velocities that are to be measured
-_MEASURE = "measure"
+#: The word for velocities that are to be measured.
+MEASURE = "measure"
 
 # the label that is the velocity of a spectrum
 _VELOCITY = "rv_offset"
@@ -49,8 +49,8 @@ def stars_at_rest(fm, spectra, *, radial_velocity=None, batch_size=256, **option
     """
     if not isinstance(radial_velocity, str):
         return to_arrays(spectra, radial_velocity=radial_velocity, **options)
-    if radial_velocity != _MEASURE:
-        raise InputTypeError(f"radial_velocity: {radial_velocity!r}; expected a speed with its unit, or {_MEASURE!r}")
+    if radial_velocity != MEASURE:
+        raise InputTypeError(f"radial_velocity: {radial_velocity!r}; expected a speed with its unit, or {MEASURE!r}")
     if not any(_VELOCITY in domain.labels for domain in fm.info.domains):
         raise InputValueError(
             f"radial_velocity: the weights {fm.info.name!r} do not predict {_VELOCITY}, and cannot measure velocities; "

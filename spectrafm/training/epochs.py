@@ -4,7 +4,21 @@ import torch
 
 from ..stellarperceptron.nn_utils import learning_rate_factor
 
-__all__ = ["train_layers"]
+__all__ = ["set_scale", "train_layers"]
+
+
+def set_scale(layers, inputs):
+    """Set what standardises the inputs of some layers.
+
+    Parameters
+    ----------
+    layers : torch.nn.Module
+        With buffers ``input_mean`` and ``input_scale`` ``(n_input,)``; changed in place.
+    inputs : torch.Tensor
+        ``(n_star, n_input)`` what they are to be trained on.
+    """
+    layers.input_mean.copy_(inputs.mean(dim=0))
+    layers.input_scale.copy_(inputs.std(dim=0).clamp(min=1e-6))
 
 
 def train_layers(

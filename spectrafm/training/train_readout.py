@@ -11,7 +11,7 @@ from ..exceptions import TrainingError
 from ..stellarperceptron import StellarPerceptron
 from ..stellarperceptron.config import Config, negative, not_counts, refuse
 from ..stellarperceptron.nn_utils import robust_mean_squared_error, seeded_generator
-from .epochs import train_layers
+from .epochs import set_scale, train_layers
 from .spectrum_fits import learn_fits
 from .stream import StarStream
 
@@ -117,8 +117,7 @@ def with_readout(model, model_config, stream, config, first_step):
             f"{model_config.readout_ranges}, too few to learn from; draw more, or mend the ranges"
         )
     inputs = readout.inputs(train.pooled, train.first, train.log_variance, train.fitted)
-    readout.input_mean.copy_(inputs.mean(dim=0))
-    readout.input_scale.copy_(inputs.std(dim=0).clamp(min=1e-6))
+    set_scale(readout, inputs)
     _train(readout, train, held_out, config, stream.seed)
     return looking
 

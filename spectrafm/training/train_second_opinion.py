@@ -11,7 +11,7 @@ from ..stellarperceptron import StellarPerceptron
 from ..stellarperceptron.config import Config, negative, not_counts, refuse
 from ..stellarperceptron.nn_utils import robust_mean_squared_error, seeded, seeded_generator
 from ..stellarperceptron.second_opinion import weighed
-from .epochs import train_layers
+from .epochs import set_scale, train_layers
 from .spectrum_fits import learn_components
 
 __all__ = ["OpinionConfig", "with_opinion"]
@@ -113,8 +113,7 @@ def with_opinion(model, model_config, stars, calibrating, config, seed):
     opinion = network.opinion
     _learn_components(opinion, stars, seed)
     inputs, target, error = _seen(opinion, _drawn(stars, config.n_star, seed), model.device)
-    opinion.input_mean.copy_(inputs.mean(dim=0))
-    opinion.input_scale.copy_(inputs.std(dim=0).clamp(min=1e-6))
+    set_scale(opinion, inputs)
     logger.info("opinion: looked at %d spectra in %.0f s", len(inputs), time.perf_counter() - start)
 
     def loss_of(rows):
