@@ -38,7 +38,7 @@ def set_thresholds(fm, calibration, share=_SHARE):
     """
     groups = {}
     for key, (_, source) in enumerate(calibration.values()):
-        spectra, values, _ = source.examples(_N_STAR, torch.Generator().manual_seed(_SEED + key))
+        spectra, values, _ = source.flawless().examples(_N_STAR, torch.Generator().manual_seed(_SEED + key))
         is_real = not hasattr(getattr(source, "source", None), "emulator")
         velocity = values.get("rv_offset", np.zeros(len(spectra)))
         for star, number, its in zip(*fm.info.assign_domains(spectra), velocity, strict=True):

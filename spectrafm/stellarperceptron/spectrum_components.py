@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from .._numerics import MAD_TO_STD
 from .patches import ascending, interpolation
 from .precision import float64, float64_device
 
@@ -12,6 +13,8 @@ __all__ = ["FARTHEST", "SpectrumComponents", "identity", "inverse"]
 
 # least variance that is not in a flux error [standardised flux]
 _LEAST = 1e-6
+# deviation of artefacts, in standard deviations and in those that are usual in the spectrum
+_ARTEFACT = 8.0
 # numbers of components at pixels that are held at a time, for the sake of memory
 _AT_A_TIME = 2**24
 #: Largest input of networks, in standard deviations of their training stars; larger ones are clipped.
@@ -114,6 +117,32 @@ class SpectrumComponents(nn.Module):
         if not matrix:
             return value.new_zeros(0, n_component, n_component), value.new_zeros(0, n_component)
         return torch.cat(matrix), torch.cat(right)
+
+    def artefacts(self, value, sigma, wavelength, good, coefficient):
+        """Return pixels that no sum of components explains, as cosmic rays and defects.
+
+        Parameters
+        ----------
+        value, sigma, wavelength, good
+            As for `knots`.
+        coefficient : torch.Tensor
+            ``(n_star, n_component)`` from `coefficients`.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(n_star, n_pixel)`` bool.
+        """
+        index, share, inside = (t.to(value.device) for t in self._between(wavelength))
+        knots = coefficient @ self.components + self.mean, self.rest.expand(len(value), -1)
+        flux, rest = ((k.gather(1, index.flatten(1)).view(share.shape) * share).sum(dim=-1) for k in knots)
+        sigma = torch.where(torch.isfinite(sigma), sigma, self.usual_error)
+        good = good.to(value.device) & inside
+        off = (value - flux).abs() / torch.sqrt(sigma**2 + rest.clamp(min=_LEAST))
+        off = torch.where(good, off, torch.nan)
+        # lines that are wrong everywhere are no artefacts
+        usual = MAD_TO_STD * off.nanmedian(dim=1, keepdim=True).values.clamp(min=1 / MAD_TO_STD)
+        return off > _ARTEFACT * usual
 
     def _between(self, wavelength):
         """Return four knots around each pixel, their weights in cubic interpolation, and where there are any."""

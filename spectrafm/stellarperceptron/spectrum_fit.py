@@ -29,7 +29,8 @@ class SpectrumFit(SpectrumComponents):
     from parameters. Gauss-Newton steps, starting from the guess, find the parameters whose coefficients fit
     best, given the noise, the errors of the second network, the distribution of parameters among training
     stars, and known parameters. If no parameters fit as usual, lines are taken to be wrong, in ways learnt
-    from training stars with other lines, by the amount that makes the spectrum most likely.
+    from training stars with other lines, by the amount that makes the spectrum most likely. Pixels that no sum of
+    components explains, as cosmic rays and defects, are left out.
 
     Parameters
     ----------
@@ -134,8 +135,16 @@ class SpectrumFit(SpectrumComponents):
             ``(n_star,)`` root mean square deviation of lines [standardised flux], 0 where they may be right.
         """
         with without_autocast(value):
-            equations = self.normal_equations(value.float(), sigma.float(), wavelength, good)
-            return self.fit(*equations, known, known_sigma)
+            seen = value.float(), sigma.float(), wavelength, good
+            matrix, right = self.normal_equations(*seen)
+            with torch.no_grad():
+                spoilt = self.artefacts(*seen, self.coefficients(matrix, right)[0])
+                rows = spoilt.any(dim=1)
+            if rows.any():
+                its = (t[rows.to(t.device)] for t in (*seen[:3], good & ~spoilt.to(good.device)))
+                better = self.normal_equations(*its)
+                matrix, right = (t.index_put((rows,), b) for t, b in zip((matrix, right), better, strict=True))
+            return self.fit(matrix, right, known, known_sigma)
 
     def fit(self, matrix, right, known=None, known_sigma=None):
         """Return the parameters that fit coefficients best.

@@ -104,6 +104,34 @@ def test_sparse_spectra():
     assert 0.5 < (lost[1] > 0.4).double().mean() < 0.7
 
 
+def test_oversampled_spectra():
+    """Spectra of a low resolving power come on the pixels of a higher one as often as is asked for."""
+    settings = replace(SEEN, resolving_power=12_000.0, resolving_power_range=(3_000.0, 3_000.0), nominal=0.0)
+    settings = replace(settings, whole_range=1.0, pixels_per_fwhm=(3.0, 3.0))
+
+    def pixels(oversampled):
+        config = replace(settings, oversampled=oversampled)
+        draws = (draw_observation(config, 2, (16_000.0, 16_900.0), torch.Generator().manual_seed(i)) for i in range(60))
+        return np.array([seen.wavelength.shape[1] for seen in draws])
+
+    coarse, fine = pixels(0.0)[0], pixels(1.0)[0]
+    assert fine == pytest.approx(4 * coarse, rel=0.02)
+    assert (pixels(0.0) == coarse).all()
+    some = pixels(0.5)
+    assert set(some) == {coarse, fine}
+    assert 0.3 < (some == fine).mean() < 0.7
+
+
+def test_rotation_of_cool_stars(synthetic):
+    """Some cool stars rotate as fast as hot ones do, most of them slowly."""
+    stars = synthetic.draw(4000, torch.Generator().manual_seed(0))
+    vsini = stars[stars[:, 0] < 6000, -1]
+    assert len(vsini) > 1000
+    assert vsini.min() >= 1
+    assert vsini.max() <= 80.1
+    assert 0.03 < (vsini > 15.1).double().mean() < 0.09
+
+
 def test_galactic_stars():
     """Some stars have abundances near the trends of the Galaxy."""
 

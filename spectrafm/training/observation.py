@@ -7,10 +7,12 @@ import torch
 
 from ..stellarperceptron.config import Config, negative, not_fractions, not_positive, refuse
 
-__all__ = ["Observation", "ObservationConfig", "disturb_lines", "draw_observation", "joined"]
+__all__ = ["Observation", "ObservationConfig", "add_artefacts", "disturb_lines", "draw_observation", "joined"]
 
 # most pixels of a star: a coarser sampling is drawn where there were more
 _MAX_PIXELS = 9_000
+# of stars with artefacts: fewest and most in a resolution element, and their sizes [mean flux]
+_ARTEFACTS, _ARTEFACT_SIZES = (2e-4, 2e-2), (0.03, 0.6)
 # radial velocities of stars that are not at rest lie within this of 0 [km / s]
 _LARGEST_VELOCITY = 300.0
 
@@ -31,6 +33,9 @@ class ObservationConfig(Config):
         Largest fraction by which the resolving power of a star lies below that of its batch.
     pixels_per_fwhm : tuple of float
         Fewest and most pixels in a resolution element.
+    oversampled : float
+        Fraction of batches whose pixels, where the resolving power is below ``resolving_power``, are as narrow as at
+        that resolving power: a resolution element then has more of them.
     snr : tuple of float
         Range of the signal-to-noise ratio of a pixel, uniform in the logarithm.
     uneven_noise : float
@@ -48,6 +53,9 @@ class ObservationConfig(Config):
         Fraction of stars with single bad pixels, up to 30 % of their pixels.
     sparse : float
         Fraction of these stars that lose up to 95 %.
+    artefacts : float
+        Fraction of stars with bad pixels that nothing tells: spikes and dips, as of cosmic rays, lines of the sky and
+        defects, from one resolution element to four wide. At most one in fifty elements has one.
     tilt : float
         Amplitude of the slopes and waves of the response, in ln(flux).
     velocity : float
@@ -74,6 +82,7 @@ class ObservationConfig(Config):
     resolving_power_range: tuple[float, ...] = (2_000.0, 22_500.0)
     power_spread: float = 0.3
     pixels_per_fwhm: tuple[float, ...] = (2.0, 3.5)
+    oversampled: float = 0.0
     snr: tuple[float, ...] = (10.0, 500.0)
     uneven_noise: float = 1.0
     withhold_sigma: float = 0.25
@@ -82,6 +91,7 @@ class ObservationConfig(Config):
     gaps: float = 0.3
     bad_pixels: float = 0.3
     sparse: float = 0.1
+    artefacts: float = 0.0
     tilt: float = 0.1
     velocity: float = 2.0
     fast: float = 0.0
@@ -92,8 +102,8 @@ class ObservationConfig(Config):
     def __post_init__(self):
         """Refuse contradictions, all in one error."""
         super().__post_init__()
-        fractions = ("nominal", "power_spread", "withhold_sigma", "whole_range")
-        problems = not_fractions(self, (*fractions, "gaps", "bad_pixels", "sparse", "fast", "wrong_lines"))
+        fractions = ("nominal", "power_spread", "oversampled", "withhold_sigma", "whole_range")
+        problems = not_fractions(self, (*fractions, "gaps", "bad_pixels", "sparse", "artefacts", "fast", "wrong_lines"))
         for name in ("resolving_power_range", "pixels_per_fwhm", "snr"):
             ends = getattr(self, name)
             if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
@@ -114,8 +124,8 @@ class ObservationConfig(Config):
         -------
         ObservationConfig
         """
-        names = ("power_spread", "uneven_noise", "gaps", "bad_pixels", "tilt", "velocity", "fast", "line_error", "veil")
-        never = dict.fromkeys(names, 0.0)
+        names = ("power_spread", "uneven_noise", "gaps", "bad_pixels", "artefacts", "tilt", "velocity", "fast")
+        never = dict.fromkeys((*names, "line_error", "veil"), 0.0)
         return replace(self, nominal=1.0, whole_range=1.0, **(never | changes))
 
 
@@ -174,7 +184,8 @@ def draw_observation(config, n_star, wavelength_range, generator, *, largest_pow
     draw = _Draws(generator, n_star)
     low, high = np.log(wavelength_range)
     # for the batch; these few numbers are needed on the host
-    nominal, power, sampling, whole, share, linear = torch.rand(6, generator=generator, device=draw.device).tolist()
+    chances = torch.rand(7, generator=generator, device=draw.device).tolist()
+    nominal, power, sampling, whole, share, linear, oversampled = chances
     if nominal < config.nominal:
         power = config.resolving_power
     else:
@@ -187,7 +198,8 @@ def draw_observation(config, n_star, wavelength_range, generator, *, largest_pow
     if whole >= config.whole_range:
         narrowest = min(config.narrowest / np.exp(0.5 * (low + high)), width)
         width = narrowest * (width / narrowest) ** share
-    n_pixel = int(np.ceil(width * power * (fewest + sampling * (most - fewest))))
+    finer = max(power, config.resolving_power) if oversampled < config.oversampled else power
+    n_pixel = int(np.ceil(width * finer * (fewest + sampling * (most - fewest))))
     n_pixel = max(min(n_pixel, _MAX_PIXELS), 16)
 
     first = low + draw.uniform() * (high - low - width)  # (n_star,)
@@ -248,6 +260,36 @@ def disturb_lines(config, flux, seen, generator):
     return 1 - depth - config.veil * veil * draw.pieces(elements) ** 2
 
 
+def add_artefacts(config, flux, seen, generator):
+    """Spoil some pixels of some stars, by up to all of the continuum and no more than the flux downwards.
+
+    Parameters
+    ----------
+    config : ObservationConfig
+        How many stars.
+    flux : torch.Tensor
+        ``(n_star, n_pixel)`` without noise.
+    seen : Observation
+        Where it is.
+    generator : torch.Generator
+        Source of all draws.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(n_star, n_pixel)``.
+    """
+    if not config.artefacts:
+        return flux
+    draw = _Draws(generator, len(flux))
+    elements = torch.log(seen.wavelength / seen.wavelength[:, :1]) * seen.resolving_power[:, None]
+    hit = draw.uniform() < config.artefacts
+    often, size = (low * (high / low) ** draw.uniform() for low, high in (_ARTEFACTS, _ARTEFACT_SIZES))
+    wrong = draw.pieces(elements, often * hit) + draw.pieces(elements / 4, 0.5 * often * hit)
+    wrong = wrong * size.float()[:, None] * flux.abs().mean(dim=1, keepdim=True)
+    return torch.maximum(flux + wrong, torch.minimum(flux, 0.05 * flux))
+
+
 def _draw_good(config, draw, place):
     """Return which pixels are there, ``(n_star, n_pixel)``; always the one in the middle."""
     hit, many = draw.uniform() < config.bad_pixels, draw.uniform() < config.sparse
@@ -285,12 +327,16 @@ class _Draws:
         weight[:, 0] = 0.0
         return weight @ waves
 
-    def pieces(self, position):
+    def pieces(self, position, often=None):
         """Return normal deviates at whole positions, joined by straight lines, ``(n_star, n_pixel)`` float32.
 
-        ``position`` ascends from 0.
+        ``position`` ascends from 0. With ``often`` ``(n_star,)`` they are 0 but for that share of the positions.
         """
-        return joined(self.normal(int(position[:, -1].max()) + 2), position)
+        n_position = int(position[:, -1].max()) + 2
+        values = self.normal(n_position)
+        if often is not None:
+            values = values * (self.uniform(n_position) < often[:, None])
+        return joined(values, position)
 
 
 def joined(values, position):

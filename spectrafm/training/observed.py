@@ -13,7 +13,7 @@ from ..exceptions import InputValueError
 from ..stellarperceptron.config import Config, negative, not_fractions, refuse
 from ..stellarperceptron.nn_utils import TrainingBatch
 from ..stellarperceptron.tokens import Tokens
-from .observation import ObservationConfig, disturb_lines, draw_observation
+from .observation import ObservationConfig, add_artefacts, disturb_lines, draw_observation
 
 __all__ = ["VALIDATION_BATCH", "ObservedSource", "RequestConfig"]
 
@@ -256,6 +256,17 @@ class ObservedSource:
         source.observation = self.observation.undisturbed()
         return [source]
 
+    def flawless(self):
+        """Return the same stars, without artefacts.
+
+        Returns
+        -------
+        ObservedSource
+        """
+        source = copy.copy(self)
+        source.observation = replace(self.observation, artefacts=0.0)
+        return source
+
     def all_asked(self, **changes):
         """Return the same stars with nothing but spectra and their resolving power as input.
 
@@ -355,7 +366,8 @@ class ObservedSource:
     def _measured(self, clean, seen, generator):
         """Return flux with noise and response, and its errors as far as they are told, ``(n_star, n_pixel)``."""
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        flux = (clean + seen.sigma * noise) * seen.response
+        spoilt = add_artefacts(self.observation, clean, seen, generator)
+        flux = (spoilt + seen.sigma * noise) * seen.response
         return flux, torch.where(seen.sigma_known[:, None], seen.sigma * seen.response, torch.nan)
 
     def _normalized(self, clean, seen):

@@ -27,9 +27,11 @@ _MOVES = {"teff": 0.03, "logg": 0.3, "fe_h": 0.2, "vmicro": 0.1, "c12_c13": 0.0}
 _ABUNDANCE_MOVE = 0.1
 # the factor by which a move may change the flux of a pixel, up or down
 _LARGEST_FACTOR = float(np.e)
-# projected rotation [km / s], even in its logarithm, of stars cooler and hotter than this
+# projected rotation [km / s], even in its logarithm, of cool stars and of stars hotter than this; some cool stars, as
+# those of young clusters, rotate as fast as hot ones
 _HOT = 6200.0
 _VSINI = ((1.0, 15.0), (1.0, 80.0))
+_COOL_AND_FAST = 0.15
 
 
 class _Source:
@@ -116,9 +118,9 @@ class EmulatorSource(_Source):
         row = torch.randint(len(self.pool), (n_star,), generator=generator, device=device)
         labels = _near(self.pool[row], self.jitter, (self.low, self.high), generator)
         ends = torch.log(torch.tensor(_VSINI, device=device))  # (2, 2)
-        hot = (labels[:, self.emulator.label_names.index("teff")] > _HOT).long()
-        share = torch.rand(n_star, generator=generator, device=device)
-        vsini = torch.exp(ends[hot, 0] + share * (ends[hot, 1] - ends[hot, 0]))
+        share, chance = torch.rand(2, n_star, generator=generator, device=device)
+        fast = ((labels[:, self.emulator.label_names.index("teff")] > _HOT) | (chance < _COOL_AND_FAST)).long()
+        vsini = torch.exp(ends[fast, 0] + share * (ends[fast, 1] - ends[fast, 0]))
         return torch.cat((labels, vsini[:, None]), dim=1)
 
     def flux(self, stars, wavelength, resolving_power, radial_velocity):

@@ -102,6 +102,15 @@ class TableSource:
         errors = {name: data.label_errors.get(name, nothing)[rows] for name in self.targets}
         return list(from_arrays(data.wavelength, data.flux[rows], data.sigma[rows])), values, errors
 
+    def flawless(self):
+        """Return the same stars: they are what they are.
+
+        Returns
+        -------
+        TableSource
+        """
+        return self
+
     def undisturbed(self):
         """Return an empty list: stars of a table are not observed anew.
 

@@ -249,7 +249,7 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     if processes()[0] > 0:
         return None
     if recipe.model.readout_labels:
-        model = with_readout(model, recipe.model, stream, recipe.readout, recipe.fit.steps)
+        model = with_readout(model, recipe.model, stream, recipe.readout, recipe.fit.steps, n_worker)
     if recipe.model.opinion_labels:
         stars = calibration[recipe.opinion.source]
         model = with_opinion(model, recipe.model, *stars, recipe.opinion, recipe.fit.seed)

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from ..exceptions import TrainingError
 from ..stellarperceptron import StellarPerceptron
 from ..stellarperceptron.config import Config, negative, not_counts, refuse
 from ..stellarperceptron.nn_utils import robust_mean_squared_error, seeded_generator
+from .ahead import AheadStream
 from .epochs import set_scale, train_layers
 from .spectrum_fits import learn_fits
 from .stream import StarStream
@@ -75,7 +77,7 @@ class ReadoutConfig(Config):
         refuse("ReadoutConfig", problems)
 
 
-def with_readout(model, model_config, stream, config, first_step):
+def with_readout(model, model_config, stream, config, first_step, n_worker=0):
     """Return a model whose labels get a second look.
 
     Parameters
@@ -90,6 +92,8 @@ def with_readout(model, model_config, stream, config, first_step):
         How.
     first_step : int
         First step of the stream that the model has not seen.
+    n_worker : int, optional
+        Number of processes that make stars ahead of time, see `AheadStream`.
 
     Returns
     -------
@@ -107,7 +111,7 @@ def with_readout(model, model_config, stream, config, first_step):
     sources = [stream.parts[name].source for name in config.sources]
     learn_fits(readout, sources, looking.vocabulary, seeded_generator((_FITS, stream.seed), stream.device))
     start = time.perf_counter()
-    seen = _look(looking, stream, config, first_step)
+    seen = _look(looking, stream, config, first_step, n_worker)
     logger.info("readout: looked at %d stars in %.0f s", len(seen.first), time.perf_counter() - start)
     set_aside = torch.arange(len(seen.first), device=looking.device) % _ONE_IN == 0
     train, held_out = seen.some(~set_aside), seen.some(set_aside)
@@ -159,27 +163,27 @@ class _Seen:
 
 
 @torch.no_grad()
-def _look(model, stream, config, first_step):
+def _look(model, stream, config, first_step, n_worker):
     """Return what the model makes of new stars of a stream."""
-    network, columns, n_star, step = model.torch_model, [], 0, first_step
+    network, columns = model.torch_model, []
     parts = {name: stream.parts[name] for name in config.sources}
     some = StarStream(parts, batch_size=config.batch_size, seed=stream.seed, device=stream.device)
-    while n_star < config.n_star:
-        for name, _, batch in some.batches(step):
-            batch = batch.to(model.device)
-            memory = network.encode(batch.tokens)
-            n_label = len(some.targets_of(name))
-            token = network.readout.tokens.expand(len(batch.target), -1)
-            nowhere = torch.zeros(token.shape, dtype=torch.float64, device=batch.request_wavelength.device)
-            answers = network.decode(replace(memory, second_look=None), token, nowhere)[:2]
-            targets = (
-                network.readout.in_columns(batch.request_token[:, :n_label], values[:, :n_label])[:, :-1]
-                for values in (batch.target, batch.target_sigma)
-            )
-            fitted = [] if memory.fitted is None else [memory.fitted]
-            columns.append([values[memory.second_look] for values in (memory.pooled, *answers, *targets, *fitted)])
-            n_star += len(token)
-        step += 1
+    end = first_step + math.ceil(config.n_star / sum(some.n_star.values()))
+    with AheadStream(some, n_worker, end) if n_worker else nullcontext(some) as ahead:
+        for step in range(first_step, end):
+            for name, _, batch in ahead.batches(step):
+                batch = batch.to(model.device)
+                memory = network.encode(batch.tokens)
+                n_label = len(some.targets_of(name))
+                token = network.readout.tokens.expand(len(batch.target), -1)
+                nowhere = torch.zeros(token.shape, dtype=torch.float64, device=batch.request_wavelength.device)
+                answers = network.decode(replace(memory, second_look=None), token, nowhere)[:2]
+                targets = (
+                    network.readout.in_columns(batch.request_token[:, :n_label], values[:, :n_label])[:, :-1]
+                    for values in (batch.target, batch.target_sigma)
+                )
+                fitted = [] if memory.fitted is None else [memory.fitted]
+                columns.append([values[memory.second_look] for values in (memory.pooled, *answers, *targets, *fitted)])
     return _Seen(*(torch.cat(parts) for parts in zip(*columns, strict=True)))
 
 
