@@ -5,15 +5,26 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._file_contents import ANGSTROM, UNITS, with_units
-from ._star_names import star_names
+from ._file_contents import ANGSTROM, GOOD_MASKS, MASKS, UNITS, further_note, header_names, take_mask, with_units
 from .exceptions import InputValueError
 
-__all__ = ["axis_notes", "error_image", "goes_first", "image_spectra"]
+__all__ = ["axis_notes", "image_spectra", "with_companions"]
 
-# extensions with the errors of an image, and what they hold
-_ERROR_IMAGES = dict.fromkeys(("ERR", "ERROR", "SIGMA", "STD", "UNCERT"), "sigma")
-_ERROR_IMAGES |= {"VAR": "var", "VARIANCE": "var", "IVAR": "ivar"}
+# words in the names of extensions, in small letters, and what these hold beside the flux
+_KINDS = dict.fromkeys(("err", "error", "errors", "sigma", "std", "stddev", "uncert", "uncertainty", "noise"), "sigma")
+_KINDS |= dict.fromkeys(("var", "variance", "stat"), "var") | dict.fromkeys(("ivar", "invvar"), "ivar")
+_KINDS |= dict.fromkeys(("wave", "wavelength", "wavelengths", "lambda"), "wavelength")
+_KINDS |= dict.fromkeys(("loglam", "loglambda", "logwave", "logwavelength"), "log") | dict.fromkeys(MASKS, "mask")
+_KINDS |= dict.fromkeys(
+    (*GOOD_MASKS, "sky", "background", "model", "fit", "continuum", "cont", "blaze", "flat"), "other"
+)
+_KINDS |= dict.fromkeys(
+    ("telluric", "response", "resp", "snr", "resolution", "lsf", "fwhm", "weight", "exptime"), "other"
+)
+# and those of the flux itself
+_FLUX = {"flux", "spec", "spectrum", "data", "sci", "science", "primary"}
+# wavelengths of these types are in metres where no unit is given, if they are as small as this
+_METRES, _MOST_METRES = ("WAVE", "AWAV"), 1e-3
 # characters of a card of IRAF
 _CARD = 68
 # of axes that are linear, or linear in log10 where DC-FLAG says so
@@ -28,31 +39,8 @@ _LAMOST = ("flux", "ivar", "wavelength", "mask")
 _SAME, _ROWS = 1e-4, 16
 
 
-def goes_first(file):
-    """Tell images that specutils reads wrongly.
-
-    Parameters
-    ----------
-    file : SpectrumFile
-        A file of FITS.
-
-    Returns
-    -------
-    bool
-        The axis is in log10, or its unit stands where specutils does not look; of bands one is the spectrum, or of
-        rows one the wavelengths.
-    """
-    header = file.hdus[0].header
-    if header.get("NAXIS", 0) not in (1, 2, 3) or (flux := file.image(0)) is None:
-        return False
-    if header.get("DC-FLAG") == 1 or _bands(header) or (_ctype(header).lower() in UNITS and not header.get("CUNIT1")):
-        return True
-    found = _header_axis(header, flux.shape[-1])
-    return found is not None and _row_of_wavelengths(flux, found[0]) is not None
-
-
 def image_spectra(file):
-    """Read the spectra of the first image whose header gives wavelengths.
+    """Read the spectra of the images whose headers, or extensions, give wavelengths.
 
     Parameters
     ----------
@@ -61,52 +49,189 @@ def image_spectra(file):
 
     Returns
     -------
-    Contents or None
-        None where there is no such image.
+    list of Contents
+        Of the first such image, or of all that have wavelengths of their own, if they are of one star.
 
     Raises
     ------
     InputValueError
         A unit that is none, or rows that are not stars.
     """
-    for number, hdu in enumerate(file.hdus or []):
-        if not (hdu.is_image and hdu.header.get("NAXIS", 0) in (1, 2, 3) and hdu.header["NAXIS1"] > 1):
+    arms, same = {}, []
+    numbers = [number for number, hdu in enumerate(file.hdus or []) if _may_be_flux(hdu, number)]
+    for number in numbers:
+        if (found := _flux_and_axis(file, number, numbers)) is None:
             continue
-        if (flux := file.image(number)) is None:
+        if any(_same_axis(found, other) for other in arms.values()):
+            # exposures, or a sky that is not called so
+            same.append(_place(file, number))
+        else:
+            arms[number] = found
+    read = [*arms] if file.merge else [*arms][:1]
+    contents = []
+    for number in read:
+        further = []
+        if number == read[0]:
+            further = [] if file.merge else further_note(_place(file, number), [_place(file, n) for n in arms][1:])
+            further += [f"{', '.join(same)}, with wavelengths that another image has, not read"] if same else []
+        contents.append(_contents(file, number, [*arms], arms[number], further))
+    return contents
+
+
+def _place(file, number):
+    name = file.hdus[number].name
+    return f"HDU {number}" + f" {name}" * bool(name)
+
+
+def _may_be_flux(hdu, number):
+    """Tell images of one, two or three axes that are not called something else."""
+    header = hdu.header
+    if not (hdu.is_image and header.get("NAXIS", 0) in (1, 2, 3) and header["NAXIS1"] > 1):
+        return False
+    # a frame with the dispersion along its columns
+    along = header["NAXIS"] == 2 and header.get("DISPAXIS", 1) == 2 and _ctype(header) != "MULTISPE"
+    return not along and (number == 0 or _kind(hdu.name)[0] is None)
+
+
+def _flux_and_axis(file, number, numbers):
+    """Return flux, wavelengths, their unit, further values and notes of an image; None without wavelengths."""
+    hdu = file.hdus[number]
+    if (flux := file.image(number)) is None:
+        return None
+    values, notes = {}, []
+    if bands := _bands(hdu.header):
+        sigma = [band for band, text in enumerate(bands) if "sigma" in text.lower()]
+        values = {"sigma": flux[sigma[0]]} if sigma else {}
+        errors = f"band {sigma[0] + 1} its errors, " if sigma else ""
+        notes.append(f"of {len(bands)} bands the first is the spectrum, {errors}others are not read")
+        flux = flux[0]
+    if flux.ndim == 3:
+        return None
+    if (found := _axis_image(file, number, np.shape(flux), numbers, notes)) is not None:
+        return flux, *found, values, notes
+    if (axis := _image_axis(hdu, flux, bool(file.units["wavelength"]), notes)) is None:
+        return None
+    if (row := _row_of_wavelengths(flux, axis)) is not None:
+        values = _lamost(file.hdus[0].header, flux, row, notes)
+        flux = values.pop("flux")
+    return flux, axis, _header_unit(hdu.header, np.max(axis)), values, notes
+
+
+def _axis_image(file, number, shape, numbers, notes):
+    """Return the wavelengths of an image that stand in an extension, and their unit; None where there are none."""
+    for kind in ("wavelength", "log"):
+        at = _companion(file, number, (kind,), (shape, shape[-1:]), numbers)
+        if at is None:
             continue
-        values, notes = {}, []
-        if bands := _bands(hdu.header):
-            sigma = [band for band, text in enumerate(bands) if "sigma" in text.lower()]
-            values = {"sigma": flux[sigma[0]]} if sigma else {}
-            errors = f"band {sigma[0] + 1} its errors, " if sigma else ""
-            notes.append(f"of {len(bands)} bands the first is the spectrum, {errors}others are not read")
-            flux = flux[0]
-        if flux.ndim == 3 or (axis := _image_axis(hdu, flux, bool(file.units["wavelength"]), notes)) is None:
+        axis, header = np.asarray(file.image(at), dtype=float), file.hdus[at].header
+        axis = 10**axis if kind == "log" else axis
+        if not (np.isfinite(axis) & (axis > 0)).all():
+            notes.append(f"{_place(file, at)} is not used: not all of it are wavelengths")
             continue
-        if (row := _row_of_wavelengths(flux, axis)) is not None:
-            values = _lamost(file.hdus[0].header, flux, row, notes)
-            flux = values.pop("flux")
-        kind, errors, errors_name = error_image(file, np.shape(flux))
-        if kind and not {"sigma", "ivar"} & set(values):
-            values[kind] = errors
-            notes.append(f"errors of HDU {number} are those in {errors_name}")
-        own = {"wavelength": _header_unit(hdu.header), "flux": str(hdu.header.get("BUNIT", "")).strip()}
-        if not (own["wavelength"] or file.units["wavelength"]):
-            own["wavelength"] = "Angstrom"
-            notes.append(ANGSTROM)
-        n_star = len(flux) if flux.ndim == 2 else 1
-        if n_star > 1 and not file.merge:
-            notes.append(f"{n_star} rows are as many stars, or orders of one with merge_orders=True")
-        values = {"wavelength": axis, "flux": flux} | values
-        if np.ndim(flux) == 2 and n_star == 1:
-            values = {kind: np.reshape(value, -1) for kind, value in values.items()}
-        found = with_units(values, own, file, notes)
-        for header in (hdu.header, file.hdus[0].header):
-            if names := star_names({"header": header}, n_star):
-                found.arrays["identifier"] = names
-                break
-        return replace(found, in_air=_ctype(hdu.header) == "AWAV")
+        notes.append(f"wavelengths are those in {_place(file, at)}")
+        unit = str(header.get("BUNIT", "")).strip()
+        own = file.hdus[number].header
+        # a header that gives wavelengths tells their unit, too
+        return axis, unit or ("" if "CRVAL1" not in own else _header_unit(own, np.max(axis)))
     return None
+
+
+def _same_axis(found, other):
+    """Tell whether two images have the same wavelengths."""
+    return np.shape(found[1]) == np.shape(other[1]) and np.allclose(found[1], other[1], rtol=1e-9, atol=0)
+
+
+def _contents(file, number, arms, found, further):
+    """Return the spectra of an image with its errors and its mask."""
+    flux, axis, unit, values, notes = found
+    hdu = file.hdus[number]
+    notes = [*further, *notes]
+    own = {"wavelength": unit, "flux": str(hdu.header.get("BUNIT", "")).strip()}
+    if not (own["wavelength"] or file.units["wavelength"]):
+        own["wavelength"] = "Angstrom"
+        notes.append(ANGSTROM)
+    n_star = len(flux) if flux.ndim == 2 else 1
+    if n_star > 1 and not file.merge:
+        notes.append(f"{n_star} rows are as many stars, or orders of one with merge_orders=True")
+    values = with_companions(file, number, {"flux": flux} | values, arms, notes)
+    values["wavelength"] = axis
+    if np.ndim(flux) == 2 and n_star == 1:
+        values = {kind: np.reshape(value, -1) for kind, value in values.items()}
+    found = with_units(values, own, file, notes)
+    if names := header_names((hdu.header, file.hdus[0].header), n_star):
+        found.arrays["identifier"] = names
+    return replace(found, in_air=_ctype(hdu.header) == "AWAV")
+
+
+def with_companions(file, number, values, arms, notes):
+    """Add the errors and the mask of an image, which stand in extensions.
+
+    Parameters
+    ----------
+    file : SpectrumFile
+        The file.
+    number : int
+        Of the HDU of the image.
+    values : dict of numpy.ndarray
+        ``flux``, and what else is known.
+    arms : list of int
+        Numbers of all HDUs with a flux.
+    notes : list of str
+        What was assumed so far; what is assumed here is appended.
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        With ``sigma`` or ``ivar``, and ``mask``, where there are such.
+    """
+    values, shapes = dict(values), (np.shape(values["flux"]),)
+    at = _companion(file, number, ("sigma", "var", "ivar"), shapes, arms)
+    if at is not None and not {"sigma", "ivar"} & set(values):
+        errors, kind = file.image(at), _kind(file.hdus[at].name)[0]
+        with np.errstate(invalid="ignore"):
+            values |= {"sigma": np.sqrt(errors)} if kind == "var" else {kind: errors}
+        notes.append(f"errors of HDU {number} are those in {file.hdus[at].name}")
+    at = _companion(file, number, ("mask",), shapes, arms)
+    if at is not None and "mask" not in values:
+        values["mask"] = file.image(at)
+        take_mask(values, file.hdus[at].name, notes)
+        notes += [f"mask of HDU {number} is that in {file.hdus[at].name}"] if "mask" in values else []
+    return values
+
+
+def _kind(name):
+    """Return what an extension holds by its name, None for flux or what is not known, and what else is in the name."""
+    words = re.findall("[a-z0-9]+", name.lower())
+    kinds = [_KINDS[word] for word in words if word in _KINDS]
+    if (whole := _KINDS.get("".join(words))) is not None:
+        return whole, ""
+    rest = "_".join(word for word in words if word not in _KINDS and word not in _FLUX)
+    return ("other" if "other" in kinds else kinds[-1] if kinds else None), rest
+
+
+def _companion(file, number, kinds, shapes, arms):
+    """Return the number of the HDU with what belongs to the flux of another one, or None.
+
+    It has the same arm in its name, or else the same EXTVER; or it follows the flux, before the next one.
+    """
+    names = [_kind(hdu.name) for hdu in file.hdus]
+    hits = [
+        at
+        for at, hdu in enumerate(file.hdus)
+        if at > 0 and names[at][0] in kinds and hdu.is_image and np.shape(file.image(at)) in shapes
+    ]
+    arm, version = names[number][1], file.hdus[number].ver
+    if named := [at for at in hits if arm and names[at][1] == arm]:
+        return named[0]
+    hits = [at for at in hits if not names[at][1]]
+    if len(arms) > 1:
+        if len({file.hdus[at].ver for at in arms}) == len(arms):
+            hits = [at for at in hits if file.hdus[at].ver == version]
+        elif "wavelength" not in kinds or len(hits) > 1:
+            # what is alone may be for all
+            next_arm = min([at for at in arms if at > number], default=len(file.hdus))
+            hits = [at for at in hits if number < at < next_arm]
+    return hits[0] if hits else None
 
 
 def axis_notes(header):
@@ -122,34 +247,12 @@ def axis_notes(header):
     list of str
         In words.
     """
-    return _pixel_notes(header) + ([] if _header_unit(header) else [ANGSTROM])
-
-
-def error_image(file, shape):
-    """Find the errors of an image.
-
-    Parameters
-    ----------
-    file : SpectrumFile
-        The file.
-    shape : tuple of int
-        Shape of the flux.
-
-    Returns
-    -------
-    kind : str or None
-        ``"sigma"``, ``"ivar"``, or None where there are none.
-    errors : numpy.ndarray or None
-        Standard deviations, or inverse variances.
-    name : str or None
-        Of the extension.
-    """
-    for number, hdu in enumerate(file.hdus):
-        kind = _ERROR_IMAGES.get(hdu.name.upper())
-        if kind and hdu.is_image and np.shape(values := file.image(number)) == shape:
-            with np.errstate(invalid="ignore"):
-                return ("sigma", np.sqrt(values), hdu.name) if kind == "var" else (kind, values, hdu.name)
-    return None, None, None
+    if "CRPIX1" in header or "CRVAL1" not in header:
+        return []
+    return [
+        "no CRPIX1 in its header: 0 is assumed, as the FITS standard has it, so that the first pixel is a step beyond "
+        "CRVAL1; if CRVAL1 is the wavelength of the first pixel, write CRPIX1 = 1 into the header"
+    ]
 
 
 def _ctype(header):
@@ -163,24 +266,15 @@ def _header_axis(header, n_pixel, any_type=False):
     if "CRVAL1" not in header or not step or not known:
         return None
     axis = header["CRVAL1"] + step * (np.arange(n_pixel) + 1 - header.get("CRPIX1", 0.0))
-    is_log = header.get("DC-FLAG", 0) == 1
+    is_log = str(header.get("DC-FLAG", 0)).strip() == "1"
     return (10**axis if is_log else axis), is_log
 
 
-def _pixel_notes(header):
-    """Return a note where the header does not say to which pixel its wavelength belongs."""
-    if "CRPIX1" in header or "CRVAL1" not in header:
-        return []
-    return [
-        "no CRPIX1 in its header: 0 is assumed, as the FITS standard has it, so that the first pixel is a step beyond "
-        "CRVAL1; if CRVAL1 is the wavelength of the first pixel, write CRPIX1 = 1 into the header"
-    ]
-
-
-def _header_unit(header):
-    """Return the unit of the axis of a header, or ""."""
+def _header_unit(header, largest):
+    """Return the unit of the axis of a header, or "", for wavelengths up to the largest."""
     of_iraf = re.findall(r"units=(\w+)", header.get("WAT1_001", "")) or [""]
-    return str(header.get("CUNIT1", "")).strip() or of_iraf[0] or UNITS.get(_ctype(header).lower(), "")
+    metres = "m" if _ctype(header) in _METRES and largest < _MOST_METRES else ""
+    return str(header.get("CUNIT1", "")).strip() or of_iraf[0] or UNITS.get(_ctype(header).lower(), metres)
 
 
 def _bands(header):
@@ -219,7 +313,7 @@ def _image_axis(hdu, flux, any_type, notes):
     found = _header_axis(hdu.header, flux.shape[-1], any_type)
     if found is None:
         return None
-    notes += _pixel_notes(hdu.header)
+    notes += axis_notes(hdu.header)
     if found[1]:
         notes.append("DC-FLAG is 1 in its header: its axis is taken as log10 of wavelengths")
     return found[0]
@@ -227,8 +321,12 @@ def _image_axis(hdu, flux, any_type, notes):
 
 def _multispec(hdu, flux):
     """Return the wavelengths of a file of IRAF that gives them for each row, or None where it gives them otherwise."""
+    header = hdu.header
+    # a part of an image, or one with fewer pixels, keeps the wavelengths of the pixels that it had first
+    scale, shift = header.get("LTM1_1", 1.0), header.get("LTV1", 0.0)
+    pixels = (np.arange(flux.shape[-1]) + 1 - shift) / scale - 1
     # cards are full, but FITS drops what is blank at their end
-    text = "".join(str(value).ljust(_CARD) for value in hdu.header["WAT2_*"].values())
+    text = "".join(str(value).ljust(_CARD) for value in header["WAT2_*"].values())
     rows = re.findall(r'spec\d+\s*=\s*"([^"]*)"', text)
     axes = []
     for row in rows:
@@ -237,8 +335,13 @@ def _multispec(hdu, flux):
         except ValueError:
             return None
         if kind not in (0, 1):
-            return _non_linear(hdu.header, flux)
-        axis = start + step * np.arange(flux.shape[-1])
+            if (scale, shift) != (1, 0):
+                raise InputValueError(
+                    "its image was cut or binned after its wavelengths were calibrated (LTV1, LTM1_1 in its header), "
+                    "and they are no linear ones; write it with linear wavelengths, or give it as it was"
+                )
+            return _non_linear(header, flux)
+        axis = start + step * pixels
         axes.append((10**axis if kind == 1 else axis) / (1 + redshift))
     return np.reshape(axes, np.shape(flux)) if np.size(axes) == np.size(flux) else None
 

@@ -5,13 +5,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ._known import known_quantities
+from ._known import known_quantities, refuse_other_order
 from ._progress import progress as progress_bar
 from ._rest_frame import stars_at_rest
 from ._tokens import star_batches
 from .diagnostics import diagnose_batch
 from .exceptions import InputTypeError, InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag
+from .residual_head import perceive_for_labels
 from .results import label_table
 
 __all__ = ["uncovered_range", "infer_stars", "provenance", "labels_of", "wanted_labels"]
@@ -55,6 +56,7 @@ def infer_stars(
     given = stars_at_rest(fm, spectra, batch_size=batch_size, **spectrum_options)
     arrays, domains = fm.info.assign_domains(given)
     n_star = len(arrays)
+    refuse_other_order(known, [star.identifier for star in given], "known")
     known = known_quantities(known, n_star, fm.info.known, positive=fm.model.vocabulary.log)
     usable = np.array([a.n_good > 0 for a in arrays], dtype=bool)
     used = set(domains[usable])
@@ -149,7 +151,7 @@ def wanted_labels(fm, labels, known, domains):
     Raises
     ------
     InputTypeError, InputValueError
-        No names; none, one that these weights do not know, or one that is given for all stars.
+        No names; none, one that these weights do not know, one more than once, or one that is given for all stars.
     """
     given = [name for name, (values, _) in known.items() if np.isfinite(values).all()]
     if labels is None:
@@ -162,6 +164,8 @@ def wanted_labels(fm, labels, known, domains):
     unknown = [name for name in labels if name not in fm.labels]
     if unknown or not labels:
         raise InputValueError(f"labels: {unknown or 'none'} asked for; these weights know {', '.join(fm.labels)}")
+    if repeated := sorted({name for name in labels if labels.count(name) > 1}):
+        raise InputValueError(f"labels: {', '.join(repeated)} more than once; expected each name once")
     both = [name for name in labels if name in given]
     if both:
         raise InputValueError(f"labels: {both} asked for and given in known for all; leave them out of one of the two")
@@ -224,7 +228,7 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
     """
     domain, n_star = fm.info.domains[number], len(prepared)
     # the density of embeddings is that of spectra alone
-    spectrum_only = fm.perceive(prepared, number)
+    spectrum_only = perceive_for_labels(fm, prepared, number)
     values, errors = np.full((2, n_star, len(labels)), np.nan)
     flag = np.array([a.flags | _spectrum_flags(a, domain) for a in prepared], dtype=np.int64)
     more = np.zeros(n_star, dtype=np.int64)
@@ -235,9 +239,8 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
         names, has_sigma = [labels[column] for column in columns], np.array([a.has_sigma for a in prepared])
         most = fm.model.most_pixels(len(known)) if whole else np.inf
         if all(a.n_good <= most for a in prepared):
-            found, predicted = fm.predict_labels(
-                fm.perceive(prepared, number, known) if known else spectrum_only, names
-            )
+            seen = perceive_for_labels(fm, prepared, number, known, spectrum_only) if known else spectrum_only
+            found, predicted = fm.predict_labels(seen, names)
         else:
             found, predicted = _told_by_sets(fm, number, prepared, known, names, most)
         # a label given for some stars is predicted for the others
@@ -270,7 +273,7 @@ def _told_by_sets(fm, number, prepared, known, labels, most):
         rows = np.flatnonzero(n_set > i)
         some = [prepared[row].subset(i, n_set[row], most) for row in rows]
         its = {name: (given[rows], error[rows]) for name, (given, error) in known.items()}
-        values[i, rows], errors[i, rows] = fm.predict_labels(fm.perceive(some, number, its), labels)
+        values[i, rows], errors[i, rows] = fm.predict_labels(perceive_for_labels(fm, some, number, its), labels)
     # what is modelled by its logarithm is averaged there: linear errors grow with values
     log = np.array([name in fm.model.vocabulary.log for name in labels])
     errors[..., log] /= values[..., log]

@@ -1,9 +1,13 @@
 """Quantities that the user knows already, and true labels, checked and brought to our units."""
 
+import reprlib
+
 import numpy as np
 from astropy import units as u
 from astropy.table import Row, Table
 
+from ._numerics import split_mask
+from ._star_names import count_rows, name_texts
 from ._tokens import FLUX_KINDS
 from .exceptions import InputTypeError, InputValueError
 from .quantities import OTHER_COLUMNS, QUANTITIES, Quantity, get_quantity, register_quantity
@@ -21,6 +25,7 @@ __all__ = [
     "label_columns",
     "label_truth",
     "refuse_inputs",
+    "refuse_other_order",
     "split_mask",
     "table_columns",
 ]
@@ -85,6 +90,46 @@ def label_columns(table, argument):
     if isinstance(table, dict):
         return columns
     return {name: column for name, column in columns.items() if name not in _NOT_LABELS}
+
+
+def refuse_other_order(table, names, argument):
+    """Refuse a table whose rows are the same stars in another order, by the names of the stars.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`, `~astropy.table.Row`, dict, data frame of pandas or None
+        As for `table_columns`; a column ``identifier`` in it is looked at.
+    names : sequence of str
+        ``(n_star,)`` names of the stars.
+    argument : str
+        Name of the user's argument, for the error message.
+
+    Raises
+    ------
+    InputTypeError
+        As from `table_columns`.
+    InputValueError
+        The column has the names of the stars, each once, and in another order. Other names,
+        and numbers of rows in place of names, say nothing of the order.
+    """
+    columns = {} if table is None else table_columns(table, argument)
+    if np.shape(columns.get("identifier", "")) != (len(names),):
+        return
+    try:
+        theirs = [name and name.strip() for name in name_texts(columns["identifier"])]
+    except InputValueError:
+        return
+    names = [name.strip() for name in names]
+    if theirs == names or len(set(names)) < len(names) or set(theirs) != set(names) or count_rows(names):
+        return
+    row = next(row for row, name in enumerate(names) if name != theirs[row])
+    raise InputValueError(
+        f"{argument}['identifier']: the names of the stars in another order, {theirs[row]!r} in row {row} where "
+        f"the star is {names[row]!r}; expected one row a star, in their order; with "
+        f"row = {{str(name): i for i, name in enumerate({argument}['identifier'])}} give "
+        f"{argument}[[row[star.identifier] for star in spectrafm.adapters.to_arrays(spectra)]]; where its rows are in "
+        "that order already, leave this column out"
+    )
 
 
 def known_labels(columns, labels, n_star, argument, positive=()):
@@ -280,31 +325,10 @@ def _refuse(name, values, wrong, expected, hint=""):
         )
 
 
-def split_mask(given):
-    """Split values from their mask.
-
-    Parameters
-    ----------
-    given : array_like
-        Array, masked array, column of a table or of pandas, or `~astropy.units.Quantity`.
-
-    Returns
-    -------
-    values : array_like
-        What is under the mask, with its unit.
-    mask : numpy.ndarray or False
-        The mask.
-    """
-    mask = getattr(given, "mask", False)
-    # that of pandas is a method
-    mask = False if callable(mask) else np.asarray(mask)
-    given = getattr(given, "unmasked", given)
-    unit = getattr(given, "unit", None)
-    return (np.ma.getdata(given) if isinstance(given, np.ma.MaskedArray) and unit is None else given), mask
-
-
 def _column(name, given, unit, n_star):
     """Return one column as plain float64 in our unit, NaN where masked."""
+    if isinstance(given, (list, tuple)) and any(hasattr(one, "unit") or hasattr(one, "mask") for one in given):
+        given = [_column(name, one, unit, 1)[0] for one in given]
     given, mask = split_mask(given)
     if (own := getattr(given, "unit", None)) is not None:
         given = in_unit(name, getattr(given, "value", given), own, unit)
@@ -313,7 +337,7 @@ def _column(name, given, unit, n_star):
             raise TypeError
         values = np.where(mask, np.nan, np.asarray(given, dtype=np.float64))
     except (TypeError, ValueError):
-        raise InputTypeError(f"{name}: {given!r}, expected a number or an array of numbers") from None
+        raise InputTypeError(f"{name}: {reprlib.repr(given)}, expected a number or an array of numbers") from None
     if values.shape not in ((), (n_star,), (1,)):
         raise InputValueError(f"{name}: shape {values.shape}, expected one number or one a star ({n_star},)")
     return np.broadcast_to(values, (n_star,)).copy()

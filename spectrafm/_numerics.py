@@ -1,8 +1,8 @@
-"""Robust scatter, in NumPy alone."""
+"""Robust scatter, and values apart from their masks, in NumPy alone."""
 
 import numpy as np
 
-__all__ = ["MAD_TO_STD", "mad_std", "robust_rms"]
+__all__ = ["MAD_TO_STD", "mad_std", "robust_rms", "split_mask"]
 
 #: What a median absolute deviation is multiplied by for the standard deviation of a Gaussian.
 MAD_TO_STD = 1.4826
@@ -42,3 +42,26 @@ def robust_rms(x):
     x = np.asarray(x)
     x = x[np.isfinite(x)]
     return float(MAD_TO_STD * np.median(np.abs(x))) if x.size else float("nan")
+
+
+def split_mask(given):
+    """Split values from their mask.
+
+    Parameters
+    ----------
+    given : array_like
+        Array, masked array, column of a table or of pandas, or `~astropy.units.Quantity`.
+
+    Returns
+    -------
+    values : array_like
+        What is under the mask, with its unit.
+    mask : numpy.ndarray or False
+        The mask.
+    """
+    mask = getattr(given, "mask", False)
+    # that of pandas is a method
+    mask = False if callable(mask) else np.asarray(mask)
+    given = getattr(given, "unmasked", given)
+    unit = getattr(given, "unit", None)
+    return (np.ma.getdata(given) if isinstance(given, np.ma.MaskedArray) and unit is None else given), mask

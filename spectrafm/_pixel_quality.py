@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._known import split_mask
+from ._numerics import split_mask
 from ._spectral_units import SPEED_OF_LIGHT, air_to_vacuum, doppler_factor, flux_rule, sigma_factor
 from .arrays import COUNTS, SpectrumArrays
 from .exceptions import InputValueError
 from .flags import Flag
 
-__all__ = ["MASK_POLICIES", "Block", "as_real", "finish", "policy_bits", "told_problem", "unusable"]
+__all__ = ["MASK_POLICIES", "Block", "as_real", "finish", "order_starts", "policy_bits", "told_problem", "unusable"]
 
 logger = logging.getLogger("spectrafm")
 
@@ -38,6 +38,8 @@ MASK_POLICIES = {
 _ABSURD_SIGMA, _ABSURD_FLUX = 1e6, 1e10
 # so many neighbours of exactly one value, this small beside the median of the others, are no measurement
 _FILLED_RUN, _FILLED_FLUX = 8, 0.01
+# wavelengths that step back more often than once in so many pixels are no orders, but out of order
+_ORDER = 8
 
 
 def policy_bits(mask_policy):
@@ -351,11 +353,14 @@ def _ascending(block, problems):
                 "its wavelengths repeat; leave such pixels out, or give orders that overlap as a spectrum each to "
                 "spectrafm.adapters.merge_orders"
             )
-        else:
+        elif n_order := len(order_starts(axes[row])):
             text = (
-                "its wavelengths neither ascend nor descend; sort them, or give orders that follow each other as a "
-                "spectrum each to spectrafm.adapters.merge_orders"
+                f"its wavelengths step back {n_order} time{'s' * (n_order > 1)}, as those of orders or arms one after "
+                "the other; give these as a spectrum each to spectrafm.adapters.merge_orders, or the file that holds "
+                "them with merge_orders=True"
             )
+        else:
+            text = "its wavelengths neither ascend nor descend; sort its pixels by them"
         for star in range(len(problems)) if wavelength.ndim == 1 else [row]:
             problems[star] = text
     turn = (down & ~up)[:, None]
@@ -366,6 +371,26 @@ def _ascending(block, problems):
         if array is not None:
             setattr(block, name, np.where(turn, array[:, ::-1], array))
     return np.where(turn, axes[:, ::-1], axes).reshape(wavelength.shape)
+
+
+def order_starts(wavelength):
+    """Find where orders begin that stand one after the other.
+
+    Parameters
+    ----------
+    wavelength : numpy.ndarray
+        ``(n_pixel,)``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Numbers of the first pixels of all orders but the first; empty where wavelengths ascend or
+        descend, or go up and down so often that these are no orders.
+    """
+    steps = np.diff(wavelength)
+    forward = steps if np.count_nonzero(steps > 0) >= np.count_nonzero(steps < 0) else -steps
+    starts = np.flatnonzero(forward <= 0) + 1
+    return starts if len(wavelength) >= _ORDER * (len(starts) + 1) else starts[:0]
 
 
 def _unmeasured(flux, finite):

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import torch
 from astropy.table import Table
 
 from ._rest_frame import stars_at_rest
@@ -60,7 +61,9 @@ def similar_stars(fm, spectra, library, n, **options):
     """
     if not isinstance(n, (int, np.integer)) or n < 1:
         raise InputValueError(f"n: {n!r}, expected a positive integer")
-    theirs, kinds = (library, None) if isinstance(library, np.ndarray) else embedded(fm, library, **options)
+    theirs, kinds = _embeddings(library), None
+    if theirs is None:
+        theirs, kinds = embedded(fm, library, **options)
     if theirs.ndim != 2 or theirs.shape[1] != fm.model.config.embedding_dim:
         raise InputValueError(
             f"library: embeddings of shape {theirs.shape}; expected (n_library, {fm.model.config.embedding_dim})"
@@ -84,3 +87,16 @@ def similar_stars(fm, spectra, library, n, **options):
             stacklevel=3,
         )
     return Table(rows=rows, names=("row", "match", "distance"), dtype=(int, int, float))
+
+
+def _embeddings(library):
+    """Return a library as numbers, or None where it is one of spectra."""
+    rows = library if isinstance(library, (list, tuple)) else [library]
+    if not rows or not all(isinstance(row, (np.ndarray, torch.Tensor, list, tuple, float, int)) for row in rows):
+        return None
+    rows = [row.detach().cpu().numpy() if isinstance(row, torch.Tensor) else row for row in rows]
+    try:
+        found = np.asarray(rows if isinstance(library, (list, tuple)) else rows[0])
+    except ValueError:
+        raise InputValueError("library: rows of different lengths; expected one embedding a star, from embed") from None
+    return found if found.dtype.kind in "fiu" else None

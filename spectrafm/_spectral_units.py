@@ -13,7 +13,8 @@ from astropy.constants import c as _LIGHT
 from astropy.constants import h as _PLANCK
 from astropy.units.function import FunctionUnitBase
 
-from ._known import split_mask
+from ._known import in_unit
+from ._numerics import split_mask
 from .exceptions import InputTypeError, InputValueError
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "check_spectral_axis",
     "doppler_factor",
     "flux_rule",
+    "plain_numbers",
     "radial_velocity",
     "sigma_factor",
 ]
@@ -163,6 +165,53 @@ def check_spectral_axis(spectral_axis):
             "wavelengths, frequencies or the like in ascending or descending order"
         )
     return wavelength
+
+
+def plain_numbers(name, values, unit):
+    """Return numbers of an argument in a unit.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for error messages.
+    values : float, array_like, `~astropy.units.Quantity` or `~astropy.table.Column`
+        Without a unit, they are in ``unit`` already.
+    unit : str or `~astropy.units.UnitBase`
+        The unit wanted. Plain ``dex`` is accepted for any logarithm.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, of the same shape.
+
+    Raises
+    ------
+    InputTypeError
+        These are no numbers.
+    InputValueError
+        The unit is another one, or some of them are masked.
+    """
+    given, mask = split_mask(values)
+    if np.any(mask):
+        raise InputValueError(
+            f"{name}: {np.count_nonzero(mask)} of {np.size(mask)} masked; expected a number everywhere; leave masked "
+            "rows out, or fill them in"
+        )
+    if isinstance(given, list | tuple) and any(isinstance(value, u.Quantity) for value in given):
+        try:
+            given = u.Quantity(given)
+        except (TypeError, u.UnitConversionError):
+            raise InputTypeError(f"{name}: {values!r}; expected one unit for all of them") from None
+    if (own := getattr(given, "unit", None)) is not None:
+        given = in_unit(name, getattr(given, "value", given), own, unit)
+    try:
+        if np.asarray(given).dtype.kind in "bSU":
+            raise TypeError
+        return np.array(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputTypeError(
+            f"{name}: {values!r}; expected numbers, plain in {unit or 'no unit'} or with a unit"
+        ) from None
 
 
 def air_to_vacuum(wavelength):

@@ -9,9 +9,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ._inference import infer_stars
-from ._known import split_mask
 from ._model_spectra import expected_flux
-from ._numerics import mad_std, robust_rms
+from ._numerics import mad_std, robust_rms, split_mask
 from ._tokens import flux_name, spectra_to_tokens
 from .exceptions import InputValueError, SpectraFMWarning
 from .flags import Flag
@@ -94,8 +93,8 @@ class TuningStars:
         factor = depth_ratio(self.flux[rows], self.expected[rows], strength / 100)
         return LineCorrection(self.wavelength, factor)
 
-    def perceive(self, model, rows, correction=None):
-        """Return what a model makes of some of the stars.
+    def tokens(self, model, rows, correction=None):
+        """Return what a model reads of some of the stars.
 
         Parameters
         ----------
@@ -108,12 +107,12 @@ class TuningStars:
 
         Returns
         -------
-        Perception
+        Tokens
         """
         stars = [self.prepared[row] for row in rows]
         stars = stars if correction is None else [correction(star) for star in stars]
         stars = [self.domain.as_network_input(star, model.most_pixels()) for star in stars]
-        return model.perceive_tokens(spectra_to_tokens(stars, model.vocabulary, None, self.domain.flux_kind))
+        return spectra_to_tokens(stars, model.vocabulary, None, self.domain.flux_kind)
 
 
 def tuned_domain(fm, arrays, truth, star):

@@ -12,11 +12,11 @@ from dataclasses import replace
 import astropy.units as u
 import numpy as np
 
-from ._known import split_mask
+from ._numerics import split_mask
 from ._orders import merged
 from ._pixel_quality import MASK_POLICIES, Block, as_real, finish, policy_bits, told_problem, unusable
 from ._spectral_units import SPEED_OF_LIGHT, axis_to_angstrom
-from ._star_names import common_name, name_text, star_names
+from ._star_names import common_name, name_texts, star_names
 from .arrays import SpectrumArrays
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
@@ -115,8 +115,8 @@ def from_arrays(
         negative where a pixel is bad. Without a unit, in that of the flux.
     medium, radial_velocity, resolving_power, mask_policy
         As in `to_arrays`.
-    identifier : sequence of str, optional
-        A name for each star; the row number when left out.
+    identifier : sequence of str or int, optional
+        A name for each star; the row number when left out, and where it is masked, NaN or blank.
 
     Returns
     -------
@@ -148,12 +148,7 @@ def from_arrays(
         if array is not None and (found := _shape(name, array)) not in shapes:
             raise InputValueError(f"{name}: shape {found} does not fit flux {shape}")
     n_star = shape[0] if len(shape) == 2 else 1
-    if identifier is not None:
-        if not isinstance(identifier, Iterable):
-            raise InputTypeError(f"identifier: {identifier!r}; expected a name for each star")
-        identifier = [identifier] if isinstance(identifier, str) else [name_text(name) for name in identifier]
-        if len(identifier) != n_star:
-            raise InputValueError(f"identifier: {len(identifier)} names for {n_star} stars")
+    identifier = None if identifier is None else _names(identifier, n_star)
     options = _per_star_options(n_star, medium, radial_velocity, resolving_power)
     block = Block(n_star, identifier)
     try:
@@ -276,6 +271,14 @@ def _n_row(order):
 
 def _together(name, rows):
     """Return a list of rows as one array, with their units and masks; anything else as it is."""
+    if getattr(getattr(rows, "dtype", None), "kind", "") == "O" and any(np.ndim(row) for row in rows):
+        # a column of arrays
+        unit = getattr(rows, "unit", None)
+        rows = _together(name, list(rows))
+        if unit is None or any(hasattr(row, "unit") for row in rows):
+            return rows
+        _shape(name, rows)
+        return u.Quantity(rows, unit)
     if not isinstance(rows, (list, tuple)) or not any(hasattr(row, "unit") or hasattr(row, "mask") for row in rows):
         return rows
     if len({np.shape(row) for row in rows}) > 1:
@@ -306,6 +309,21 @@ def _shape(name, array):
             "give the lists that it returns in one list"
         )
     return shape
+
+
+def _names(identifier, n_star):
+    """Return the names of stars as text, None where there is none."""
+    if isinstance(identifier, (str, bytes)):
+        identifier = [identifier]
+    elif not isinstance(identifier, Iterable) or getattr(identifier, "ndim", 1) == 0:
+        raise InputTypeError(f"identifier: {identifier!r}; expected a name for each star")
+    try:
+        names = name_texts(identifier)
+    except InputValueError as error:
+        raise InputValueError(f"identifier: {error}") from None
+    if len(names) != n_star:
+        raise InputValueError(f"identifier: {len(names)} names for {n_star} stars")
+    return names
 
 
 def _finish(block, options, bits, first):

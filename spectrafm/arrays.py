@@ -1,6 +1,7 @@
 """`SpectrumArrays`: a spectrum as plain arrays, the form that the rest of the package uses."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -241,9 +242,10 @@ class SpectrumArrays:
         SpectrumArrays
         """
         place = np.flatnonzero(self.good)
-        # every so manyth pixel, and from one further on when the end is reached
-        index = number + n_set * np.arange(min(n_pixel, len(place)))
-        index = (index + index // max(len(place), 1)) % max(len(place), 1)
+        step = np.arange(min(n_pixel, len(place)))
+        # every so manyth pixel, around the end, and from one further on where the same pixels would come again
+        index = number + n_set * step + step // max(len(place) // math.gcd(n_set, len(place)), 1)
+        index %= max(len(place), 1)
         good = np.zeros_like(self.good)
         good[place[index]] = True
         return dataclasses.replace(self, good=good)

@@ -4,8 +4,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from ._known import known_labels, split_mask, table_columns
-from ._numerics import mad_std
+from ._known import known_labels, table_columns
+from ._numerics import mad_std, split_mask
 from .exceptions import InputTypeError, InputValueError
 from .quantities import get_quantity
 

@@ -1,12 +1,14 @@
 """`SpectraFM`: from spectra to a table of labels with errors and flags."""
 
 import copy
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ._inference import infer_stars
+from ._known import label_truth, refuse_other_order
 from ._model_spectra import reconstructed_spectra, spectra_of_labels
 from ._rest_frame import stars_at_rest
 from ._similarity import embedded, similar_stars
@@ -17,6 +19,10 @@ from .exceptions import CheckpointError, ConfigError
 from .quantities import registered_on_success
 
 __all__ = ["SpectraFM"]
+
+# a forked process has none of the threads that PyTorch waits for there
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class SpectraFM(Weights):
@@ -128,12 +134,16 @@ class SpectraFM(Weights):
         Raises
         ------
         CheckpointError
-            Missing or damaged files, or another base.
+            Missing or damaged files, another base, or a file in place of the folder.
         InputValueError
             There is no such device.
         """
         check_device(device)
         folder = Path(folder)
+        if folder.is_file():
+            raise CheckpointError(
+                f"folder: {folder} is a file; expected a folder written by SpectraFM.save; give the one that it lies in"
+            )
         *parts, digest, base = load_weights(folder, device, base, cls.load)
         try:
             loaded = cls(*parts)
@@ -205,7 +215,7 @@ class SpectraFM(Weights):
             What is known already: name -> number, array ``(n_star,)``,
             `~astropy.units.Quantity` or table column; ``e_<name>`` for its
             error; NaN or masked where not known. Tables and rows that `infer` returned may
-            be given as they are. Columns of other names are an error.
+            be given as they are, rows in the order of the stars. Columns of other names are an error.
         medium : {"vacuum", "air"} or sequence, optional
             What the wavelengths are in, for all or for each star; when left out, what the
             object's own WCS says (air for ``AWAV`` of FITS), and vacuum where it does not say.
@@ -229,8 +239,8 @@ class SpectraFM(Weights):
         `~astropy.table.QTable`
             A row a star: ``identifier``, each label with its error ``e_<label>`` [K for ``teff``,
             dex(cm s-2) for ``logg`` and dex for its error, dex for abundances, km/s for velocities,
-            none for ``c12_c13``], ``flag`` (see `spectrafm.flags.Flag`), ``n_pixels_used`` and ``snr``
-            (a median per pixel).
+            none for ``c12_c13``], ``flag`` (see `spectrafm.flags.Flag`; of labels, it judges those
+            that are here or were given), ``n_pixels_used`` and ``snr`` (a median per pixel).
             A star that cannot be used is a masked row with its flag; a label that is known
             of some stars is masked in their rows, without a flag. Where velocities were
             measured, ``radial_velocity`` and ``e_radial_velocity`` are those that were taken
@@ -316,7 +326,7 @@ class SpectraFM(Weights):
             ``n_star`` stars with known labels, not among those of the training; as for
             `infer`.
         labels_table : `~astropy.table.Table` or dict
-            Their true labels, a row a star: columns ``<label>`` and, where there are
+            Their true labels, a row a star, in their order: columns ``<label>`` and, where there are
             any, errors ``e_<label>``, with units or in the usual ones; masked or NaN
             where not known. Other columns do not matter.
         method : {"temperature", "conformal"}, optional
@@ -357,6 +367,7 @@ class SpectraFM(Weights):
 
         options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
         arrays = stars_at_rest(self, spectra, **options)
+        refuse_other_order(labels_table, [star.identifier for star in arrays], "labels_table")
         recalibrated = copy.copy(self)
         recalibrated.info = recalibrated_info(self, arrays, labels_table, method)
         recalibrated.info.name = name or f"{self.info.name}-recalibrated"
@@ -451,7 +462,6 @@ class SpectraFM(Weights):
             one star, and ``groups`` does not say so; labels are predicted hardly better than by their
             mean; quoted errors of labels are larger than the scatter of stars left out.
         """
-        from ._known import label_truth
         from .fine_tuning import FineTuneConfig, fine_tune
 
         config = FineTuneConfig(
@@ -465,7 +475,9 @@ class SpectraFM(Weights):
         )
         options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
         arrays = stars_at_rest(self, spectra, **options)
-        with registered_on_success():
+        refuse_other_order(labels_table, [star.identifier for star in arrays], "labels_table")
+        # training needs gradients, wherever it is called
+        with registered_on_success(), torch.inference_mode(False), torch.enable_grad():
             truth = label_truth(labels_table, len(arrays), labels, self.model.vocabulary.log)
             return fine_tune(self, arrays, truth, config, groups=groups, name=name, progress=progress)
 
@@ -651,7 +663,7 @@ class SpectraFM(Weights):
         ----------
         spectra : `~specutils.Spectrum` or collection
             As for `infer`.
-        library : `~specutils.Spectrum` or collection, or numpy.ndarray
+        library : `~specutils.Spectrum` or collection, or array_like
             Spectra to search, or their embeddings ``(n_library, embedding_dim)`` from
             `embed`, which need not be made again for each search; nobody can see of what
             kind of spectra those are.

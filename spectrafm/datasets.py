@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ._spectral_units import air_to_vacuum
+from ._tokens import FLUX_KINDS
 from .exceptions import InputTypeError, InputValueError
 
 __all__ = [
@@ -42,7 +43,7 @@ class LabelledSpectra:
     Attributes
     ----------
     wavelength : numpy.ndarray
-        ``(n_pixel,)`` float64 [Angstrom, vacuum], ascending.
+        ``(n_pixel,)`` float64 [Angstrom], ascending; in vacuum, whatever was given.
     flux : numpy.ndarray
         ``(n_star, n_pixel)`` float32, relative.
     sigma : numpy.ndarray
@@ -55,10 +56,10 @@ class LabelledSpectra:
         Likewise; names without errors are left out.
     identifier : numpy.ndarray
         ``(n_star,)`` str.
-    flux_kind : str
-        Kind of flux, ``"relative_sed"``.
-    medium : str
-        ``"vacuum"``: what ``wavelength`` is in, whatever the file had.
+    flux_kind : {"relative_sed", "continuum_normalized"}
+        Kind of flux. What is divided by its continuum is not for a domain of relative spectral energy distributions.
+    medium : {"vacuum", "air"}
+        What ``wavelength`` is given in. Wavelengths in air are converted, after which this is ``"vacuum"``.
     flux_scale : numpy.ndarray or None
         ``(n_star,)`` float64, what ``flux`` is to be multiplied with to be in
         ``flux_unit``; None where it is not known.
@@ -68,7 +69,7 @@ class LabelledSpectra:
     Raises
     ------
     InputValueError
-        Arrays whose shapes do not fit together, or wavelengths that do not ascend.
+        Arrays whose shapes do not fit together, wavelengths that do not ascend, or another kind of flux or medium.
     """
 
     wavelength: np.ndarray
@@ -83,7 +84,10 @@ class LabelledSpectra:
     flux_unit: str = ""
 
     def __post_init__(self):
-        """Check the shapes."""
+        """Check kind of flux, medium and shapes, and bring wavelengths to vacuum."""
+        for name, known in (("flux_kind", FLUX_KINDS), ("medium", ("vacuum", "air"))):
+            if getattr(self, name) not in known:
+                raise InputValueError(f"{name}: {getattr(self, name)!r}, expected {' or '.join(map(repr, known))}")
         flux = np.shape(self.flux)
         if len(flux) != 2:
             raise InputValueError(f"flux: shape {flux}, expected (n_star, n_pixel)")
@@ -96,6 +100,8 @@ class LabelledSpectra:
                 raise InputValueError(f"{name}: shape {np.shape(array)}, expected {shape} to fit flux of shape {flux}")
         if not (np.diff(self.wavelength) > 0).all():
             raise InputValueError("wavelength: it does not ascend everywhere; sort the pixels, each of them once")
+        if self.medium == "air":
+            self.wavelength, self.medium = air_to_vacuum(np.asarray(self.wavelength, dtype=np.float64)), "vacuum"
 
     def __len__(self):
         """Return the number of stars."""
@@ -256,12 +262,13 @@ def read_miles(folder):
     arrays, table = _open(folder, "the MILES library")
     flux = arrays["flux"].astype(np.float32, copy=False)
     return LabelledSpectra(
-        wavelength=air_to_vacuum(arrays["wavelength_air_angstrom"].astype(np.float64)),
+        wavelength=arrays["wavelength_air_angstrom"].astype(np.float64),
         flux=np.where(flux == 0, np.float32(np.nan), flux),
         sigma=np.broadcast_to(np.float32(np.nan), flux.shape),
         labels={name: _column(table, column) for name, column in (("teff", "teff"), ("logg", "logg"), ("fe_h", "feh"))},
         label_errors={},
         identifier=np.asarray(table["name"]).astype(str),
+        medium="air",
     )
 
 

@@ -10,6 +10,7 @@ from astropy.table import QTable
 from ._inference import provenance, wanted_labels
 from ._known import known_quantities
 from ._rest_frame import stars_at_rest
+from ._spectral_units import plain_numbers
 from .exceptions import InputTypeError, InputValueError
 from .quantities import get_quantity
 from .stellarperceptron.patches import assign_patches
@@ -282,9 +283,11 @@ def line_enrichment(wavelength, weight, lines, width, n_shuffle=2000, seed=0):
     Raises
     ------
     InputValueError
-        Shapes or weights that cannot be used, or no pixel on or off the lines.
+        Shapes, units or weights that cannot be used, or no pixel on or off the lines.
+    InputTypeError
+        Wavelengths that are no numbers.
     """
-    wavelength, lines = _angstrom(wavelength, "wavelength"), _angstrom(lines, "lines")
+    wavelength, lines = plain_numbers("wavelength", wavelength, "AA"), plain_numbers("lines", lines, "AA")
     weight = np.asarray(getattr(weight, "value", weight), dtype=np.float64)
     if wavelength.ndim != 1 or weight.shape != wavelength.shape:
         raise InputValueError(
@@ -320,10 +323,3 @@ def line_enrichment(wavelength, weight, lines, width, n_shuffle=2000, seed=0):
 
     shuffled = ratio(np.median(on_lines[shift]))
     return Enrichment(ratio(weight[near].sum()), shuffled, (1 + as_good) / (1 + n_shuffle), len(lines), n_near)
-
-
-def _angstrom(values, name):
-    try:
-        return u.Quantity(values, u.AA, dtype=np.float64).value
-    except (TypeError, u.UnitConversionError) as error:
-        raise InputValueError(f"{name}: {error}; expected lengths, or plain numbers in Angstrom") from error

@@ -13,7 +13,7 @@ from ._tuning_stars import rows_of_one_star, tuned_domain, tuning_stars, warn_of
 from .calibration import determined_factor, error_factor, truth_error_factor
 from .exceptions import InputValueError, SpectraFMWarning
 from .quantities import QUANTITIES
-from .residual_head import fit_residual_head
+from .residual_head import encode_for_head, fit_residual_head
 from .stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron, TokenTable, Vocabulary
 from .stellarperceptron.config import Config, not_counts, not_positive, refuse
 from .stellarperceptron.low_rank import add_low_rank, merge_low_rank
@@ -265,7 +265,7 @@ def _folds(star, n_fold, seed):
 
 def _fit_head(model, stars, rows, inputs, before, correction):
     truth = {k: (values[rows], errors[rows]) for k, (values, errors) in stars.truth.items()}
-    perception = stars.perceive(model, rows, correction)
+    perception = encode_for_head(model, stars.tokens(model, rows, correction))
     return fit_residual_head(model, perception, inputs, truth, log=model.vocabulary.log, before=before)
 
 
@@ -281,7 +281,8 @@ def _try(method, model, stars, inputs, config, before, progress):
             for strength in _STRENGTHS if stars.expected is not None else (0,):
                 correction = stars.correction(rest, strength)
                 head = _fit_head(model, stars, rest, inputs, before, correction)
-                answers[strength] = head(model, stars.perceive(model, held_out, correction), labels)
+                perception = encode_for_head(model, stars.tokens(model, held_out, correction))
+                answers[strength] = head(model, perception, labels)
         else:
             answers = _train(method, model, stars, rest, config, held_out=held_out, progress=progress)[1]
         for choice, (values, errors) in answers.items():
@@ -350,7 +351,7 @@ def _train(method, base, stars, rows, config, *, held_out=None, stop=None, progr
 
     def watch(step):
         if held_out is not None:
-            answers[step] = model.request(stars.perceive(model, held_out), labels)
+            answers[step] = model.request(model.perceive_tokens(stars.tokens(model, held_out)), labels)
         return step == stop
 
     Trainer(model, stream, settings, progress=progress, watch=watch).run()

@@ -12,8 +12,8 @@ lines of metals.
 """
 
 import numpy as np
-from astropy import units as u
 
+from ._spectral_units import plain_numbers
 from .exceptions import InputValueError
 
 __all__ = ["LINES", "element_lines"]
@@ -98,7 +98,9 @@ def element_lines(label, low=0.0, high=np.inf):
     Raises
     ------
     InputValueError
-        There are no lines for such a label; the message lists the known ones.
+        There are no lines for such a label; the message lists the known ones. Or an end of the range is no length.
+    InputTypeError
+        An end of the range is no number.
 
     Examples
     --------
@@ -108,6 +110,6 @@ def element_lines(label, low=0.0, high=np.inf):
     """
     if label not in LINES:
         raise InputValueError(f"label: no lines of {label!r}; there are lines of {', '.join(LINES)}")
-    low, high = (u.Quantity(edge, u.AA).value for edge in (low, high))
+    low, high = (plain_numbers(name, edge, "AA") for name, edge in (("low", low), ("high", high)))
     lines = np.array(LINES[label])
     return lines[(lines >= low) & (lines <= high)]

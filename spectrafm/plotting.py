@@ -5,7 +5,7 @@ import textwrap
 import numpy as np
 from astropy.table import Row
 
-from ._spectral_units import doppler_factor, radial_velocity
+from ._spectral_units import doppler_factor, plain_numbers, radial_velocity
 from ._table_formats import column_values
 from .exceptions import InputTypeError, InputValueError
 from .flags import describe_flags
@@ -532,17 +532,14 @@ def plot_sensitivity(table, lines=(), ax=None):
     InputValueError
         The table has no such column, or ``lines`` or wavelengths are no lengths.
     InputTypeError
-        This is not a table.
+        This is not a table, or ``lines`` are no numbers.
     """
     from astropy import units as u
 
     wavelength = _column(table, "wavelength", "table", unit=u.AA)
     name = "attention" if "attention" in table.colnames else "sensitivity"
     values = _column(table, name, "table")
-    try:
-        lines = u.Quantity(lines, u.AA, dtype=float).value
-    except (TypeError, u.UnitConversionError) as error:
-        raise InputValueError(f"lines: {error}; expected lengths, or plain numbers in Angstrom") from error
+    lines = plain_numbers("lines", lines, "AA")
     ax = _new_axes((9.0, 3.0)) if ax is None else ax
     low, high = wavelength[0], wavelength[-1]
     for line in lines[(lines >= low) & (lines <= high)]:

@@ -1,6 +1,6 @@
 """Labels learnt from few stars: a Gaussian process on top of what a trained model makes of spectra."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -8,8 +8,9 @@ import torch
 from ._kernels import matern, squared_distance
 from ._numerics import mad_std
 from .calibration import truth_error_factor
+from .stellarperceptron import Perception
 
-__all__ = ["ResidualHead", "fit_residual_head"]
+__all__ = ["ResidualHead", "encode_for_head", "fit_residual_head", "perceive_for_labels"]
 
 # hyperparameters, all logarithms, with mean and standard deviation of their priors: amplitude and lengths of
 # the smooth part in leading features and in all others, variance of slopes in both and of the offset, noise of
@@ -30,6 +31,73 @@ _OUTLIER, _N_COMPONENT = 3.0, 12
 _N_ITERATION = 80
 # times that errors of labels are brought down to the scatter, which they have widened
 _N_RESCALED = 3
+
+
+@dataclass
+class _WithMore(Perception):
+    """What a model made of spectra and of what else is known, with the embedding of the spectra alone."""
+
+    embedding: np.ndarray | None = None
+
+
+def _spectrum_embedding(perception):
+    """Return the embeddings ``(n_star, embedding_dim)`` of spectra alone, NaN for stars without a pixel."""
+    return perception.embedding if isinstance(perception, _WithMore) else perception.pooled
+
+
+def encode_for_head(model, tokens, alone=None):
+    """Encode stars as a head needs them: what is known besides the spectrum must not move the embedding.
+
+    Parameters
+    ----------
+    model : StellarPerceptron
+        A trained model.
+    tokens : Tokens
+        Pixels, and quantities that are known: resolving power, labels, magnitudes.
+    alone : Perception, optional
+        What this function made of the same pixels with fewer quantities, where that is at hand.
+
+    Returns
+    -------
+    Perception
+        Of all tokens, with the embedding of the pixels alone beside it. Where all are pixels, nothing is encoded twice.
+    """
+    perception = model.perceive_tokens(tokens)
+    # only pixels have a wavelength
+    more = (tokens.token != 0) & (tokens.wavelength == 0)
+    if not more.any():
+        return perception
+    if alone is None:
+        pixels = replace(
+            tokens,
+            token=tokens.token.masked_fill(more, 0),
+            value=tokens.value.masked_fill(more, 0.0),
+            sigma=tokens.sigma.masked_fill(more, torch.nan),
+        )
+        alone = model.perceive_tokens(pixels.compact())
+    return _WithMore(perception.memory, perception.empty, perception.made_by, _spectrum_embedding(alone))
+
+
+def perceive_for_labels(fm, prepared, number, known=None, alone=None):
+    """Encode spectra, together with known quantities, to predict labels from.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        With a head or without one.
+    prepared, number, known
+        As for `Weights.perceive`.
+    alone : Perception, optional
+        From this function, of the same spectra without known quantities, where it is at hand.
+
+    Returns
+    -------
+    Perception
+        For `Weights.predict_labels`.
+    """
+    if fm.head is None or not fm.head.reads_spectrum_alone:
+        return fm.perceive(prepared, number, known)
+    return encode_for_head(fm.model, fm.tokens(prepared, number, known), alone)
 
 
 @dataclass
@@ -154,7 +222,9 @@ class ResidualHead:
     Each label is what the model says of it, if it knows it, plus a Gaussian process on
     the labels that the model predicts and on the strongest components of its embedding.
     Far from the stars that it was fitted to, the process says nothing and its error grows:
-    what is left is the model's own answer.
+    what is left is the model's own answer. That answer makes use of all that is known of a star,
+    while the embedding is that of the spectrum alone: known quantities would move it away from those of
+    the stars that the process was fitted to.
 
     Parameters
     ----------
@@ -172,11 +242,15 @@ class ResidualHead:
         By name of the label.
     before : ResidualHead, optional
         Head whose answers are corrected, instead of those of the model.
+    reads_spectrum_alone : bool, optional
+        Whether it was fitted to embeddings of spectra alone. Heads of files that do not say so were fitted to
+        embeddings of the spectra and their resolving power, where it was known, and answer as they did.
     """
 
-    def __init__(self, inputs, n_leading, log, space, processes, before=None):
+    def __init__(self, inputs, n_leading, log, space, processes, before=None, *, reads_spectrum_alone=True):
         self.inputs, self.n_leading, self.log = tuple(inputs), n_leading, tuple(log)
         self.space, self.processes, self.before = space, processes, before
+        self.reads_spectrum_alone = reads_spectrum_alone
 
     @property
     def labels(self):
@@ -191,7 +265,7 @@ class ResidualHead:
         model : StellarPerceptron
             The model that the head was fitted on.
         perception : Perception
-            The stars.
+            The stars, from `perceive_for_labels`.
         labels : sequence of str
             Names, among those that the head predicts.
 
@@ -200,7 +274,7 @@ class ResidualHead:
         values, errors : numpy.ndarray
             ``(n_star, n_label)`` in physical units; NaN for empty stars.
         """
-        seen = _look(model, perception, self.inputs, self.log, self.before)
+        seen = _look(model, perception, self.inputs, self.log, self.before, self.reads_spectrum_alone)
         usable = np.isfinite(seen.embedding).all(axis=1)
         values, errors = np.full((2, len(usable), len(labels)), np.nan)
         if not usable.any():
@@ -241,7 +315,7 @@ class ResidualHead:
         """
         before = {} if self.before is None else {"before": self.before.settings()}
         settings = {"inputs": list(self.inputs), "n_leading": self.n_leading, "log": list(self.log)}
-        return settings | {"labels": list(self.labels)} | before
+        return settings | {"labels": list(self.labels), "reads_spectrum_alone": self.reads_spectrum_alone} | before
 
     @classmethod
     def from_state(cls, settings, state):
@@ -271,7 +345,8 @@ class ResidualHead:
         if "before" in settings:
             inner = {k.removeprefix("before."): v for k, v in state.items() if k.startswith("before.")}
             before = cls.from_state(settings["before"], inner)
-        return cls(inputs, n_leading, settings["log"], space, processes, before)
+        alone = settings.get("reads_spectrum_alone", False)
+        return cls(inputs, n_leading, settings["log"], space, processes, before, reads_spectrum_alone=alone)
 
 
 @dataclass
@@ -291,14 +366,15 @@ class _Seen:
         return self.values[:, column], self.errors[:, column]
 
 
-def _look(model, perception, names, log, before=None):
+def _look(model, perception, names, log, before=None, alone=True):
     base = model.request(perception, list(names)) if before is None else before(model, perception, names)
     values, errors = (array.copy() for array in base)
     for column, name in enumerate(names):
         if name in log:
             errors[:, column] /= values[:, column]
             values[:, column] = np.log(values[:, column])
-    return _Seen(tuple(names), values, errors, perception.pooled.astype(np.float64))
+    embedding = _spectrum_embedding(perception) if alone else perception.pooled
+    return _Seen(tuple(names), values, errors, embedding.astype(np.float64))
 
 
 def _features(seen, space):
@@ -314,7 +390,7 @@ def fit_residual_head(model, perception, inputs, truth, *, log=(), before=None):
     model : StellarPerceptron
         A trained model.
     perception : Perception
-        The stars, as it perceives them.
+        The stars, as it perceives them, from `encode_for_head`.
     inputs : sequence of str
         Labels to predict for such stars.
     truth : dict of str to (numpy.ndarray, numpy.ndarray)

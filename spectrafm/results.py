@@ -1,6 +1,8 @@
 """From numbers to a table of labels with units, errors and flags, and to files."""
 
+import threading
 import warnings
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,9 @@ __all__ = [
 
 #: Formats that `write_labels` knows, by extension of the file.
 EXTENSIONS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".vot": "votable", ".csv": "ascii.csv", ".mrt": "ascii.mrt"}
+
+# filters of warnings belong to the whole process: threads that change them at the same time leave some behind
+_FILTERS = threading.Lock()
 
 
 def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=None, radial_velocity=None, meta=None):
@@ -319,7 +324,7 @@ def write_labels(table, filename, overwrite=False):
     Raises
     ------
     InputValueError
-        Another extension, a file that is there already, text that the format
+        Another extension, a file that is there already, text or a column that the format
         cannot hold, or, in CSV, a label in a unit that does not fit.
 
     See Also
@@ -338,33 +343,39 @@ def write_labels(table, filename, overwrite=False):
     path = Path(filename)
     extension = check_filename(path, overwrite)
     try:
-        with warnings.catch_warnings():
-            # units of dex, and keys of more than eight letters: read_labels brings them back
-            warnings.filterwarnings("ignore", message="The unit .* could not be saved in native FITS format")
-            warnings.filterwarnings("ignore", message="Keyword name .* is greater than 8 characters")
-            if extension in (".mrt", ".vot"):
-                table = table.copy(copy_data=False)
-                table.meta = _flat(table.meta)
-            if extension == ".mrt":
-                to_mrt(table, path, overwrite)
-            elif extension == ".vot":
-                objects = [name for name in table.colnames if not hasattr(table[name], "dtype")]
-                if objects:
-                    kinds = ", ".join(f"{name} ({type(table[name]).__name__})" for name in objects)
-                    raise InputValueError(
-                        f"table: {kinds} cannot be columns of a VOTable; give their parts as columns, such as ra and "
-                        "dec, or write .ecsv"
-                    )
-                to_votable(table).to_xml(str(path))
-            elif extension == ".csv":
-                _in_registry_units(table).write(path, format="ascii.csv", overwrite=overwrite)
-            else:
-                table.write(path, format=EXTENSIONS[extension], overwrite=overwrite)
+        if extension in (".mrt", ".vot"):
+            table = table.copy(copy_data=False)
+            table.meta = _flat(table.meta)
+        if extension == ".mrt":
+            to_mrt(table, path, overwrite)
+        elif extension == ".vot":
+            objects = [name for name in table.colnames if not hasattr(table[name], "dtype")]
+            if objects:
+                kinds = ", ".join(f"{name} ({type(table[name]).__name__})" for name in objects)
+                raise InputValueError(
+                    f"table: {kinds} cannot be columns of a VOTable; give their parts as columns, such as ra and "
+                    "dec, or write .ecsv"
+                )
+            to_votable(table).to_xml(str(path))
+        elif extension == ".fits":
+            with _FILTERS, warnings.catch_warnings():
+                # units of dex, and keys of more than eight letters: read_labels brings them back
+                warnings.filterwarnings("ignore", message="The unit .* could not be saved in native FITS format")
+                warnings.filterwarnings("ignore", message="Keyword name .* is greater than 8 characters")
+                table.write(path, format="fits", overwrite=overwrite)
+        else:
+            plain = _in_registry_units(table) if extension == ".csv" else table
+            # astropy writes files in the encoding of the locale
+            text = StringIO()
+            plain.write(text, format=EXTENSIONS[extension])
+            path.write_text(text.getvalue(), encoding="utf-8", newline="")
     except SpectraFMError:
         raise
-    except ValueError as error:
-        # text in meta or in columns of the user, which FITS does not hold
-        remedy = "write .ecsv, which holds any text"
+    except (TypeError, ValueError) as error:
+        # text in meta or in columns of the user, which FITS does not hold, or columns of objects
+        remedy = (
+            "leave out what is neither text nor number" if extension == ".ecsv" else "write .ecsv, which holds any text"
+        )
         raise InputValueError(f"filename: cannot write {path.name} ({error}); {remedy}") from error
 
 
@@ -463,7 +474,7 @@ def read_labels(filename):
     else:
         # names that look like numbers are names
         names = {"converters": {"identifier": str, "file": str}} if extension == ".csv" else {}
-        raw = Table.read(path, format=file_format, **names)
+        raw = Table.read(path, format=file_format, encoding="utf-8", **names)
     table = QTable(meta=raw.meta if meta is None else meta)
     for name in raw.colnames:
         if (unit := column_unit(name)) is not None:
@@ -501,7 +512,7 @@ def to_mrt(table, filename=None, overwrite=False):
     Raises
     ------
     InputValueError
-        An empty table, or a file that is there already.
+        An empty table, a column of anything but real numbers or text, or a file that is there already.
 
     Notes
     -----
@@ -514,6 +525,12 @@ def to_mrt(table, filename=None, overwrite=False):
         raise InputValueError(f"filename: {filename} exists; choose another name, or overwrite it on purpose")
     if len(table) == 0:
         raise InputValueError("table: no rows; a machine-readable table needs at least one")
+    kinds = {name: getattr(table[name], "dtype", np.dtype(float)) for name in table.colnames}
+    if strange := [f"{name} ({dtype})" for name, dtype in kinds.items() if dtype.kind not in "fiuSU"]:
+        raise InputValueError(
+            f"table: {', '.join(strange)} cannot be columns of a machine-readable table, which holds real numbers and "
+            "text; turn them into these, for example with table[name].astype(int), or leave them out"
+        )
     text = mrt_text(table)
     if filename is not None:
         Path(filename).write_text(text, encoding="utf-8")

@@ -1,42 +1,38 @@
 """Files of spectra: what specutils reads, and the common kinds that it does not.
 
-specutils is asked first. Plain tables, VOTables, images and files of IRAF that it cannot read, or
-reads wrongly, are read here by the names that the field uses. What is assumed is said in words, and
-what cannot be known, such as a unit that a file does not give, is asked for.
+Files of surveys are read by their loaders in specutils. Plain tables, VOTables, images and files of
+IRAF, of which it knows no more than the units, are read here by the names that the field uses. What
+is assumed is said in words, and what cannot be known, such as a unit that a file does not give, is
+asked for.
 """
 
 import re
+import threading
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from . import adapters
-from ._file_contents import WORDS, SpectrumFile, first_line
-from ._image_files import axis_notes, error_image, goes_first, image_spectra
-from ._pixel_quality import unusable
+from ._file_contents import ANGSTROM, SpectrumFile, first_line
+from ._image_files import axis_notes, image_spectra, with_companions
+from ._pixel_quality import policy_bits, unusable
 from ._star_names import common_name
-from ._table_files import (
-    column_in_air,
-    further_notes,
-    is_votable,
-    known_columns,
-    left_out,
-    read_tables,
-    table_spectra,
-)
+from ._table_files import is_votable, known_columns, read_tables, table_spectra
 from .exceptions import InputValueError, SpectraFMWarning
 
 __all__ = ["read_spectra"]
 
-# formats of specutils of any image with a linear axis, and of any table
-_WITH_AXIS, _TABLES = {"wcs1d-fits", "iraf"}, {"tabular-fits", "ECSV"}
-# and others that are tried on any file
-_ANY = {"ASCII", "IPAC", "JWST x1d MIRI MRS"}
+# formats of specutils of any image with a linear axis, of any table, and those that are tried on any file
+_PLAIN = {"wcs1d-fits", "iraf", "tabular-fits", "ECSV", "ASCII", "IPAC", "JWST x1d MIRI MRS"}
 # what astropy warns of where a file is cut off
 _CUT_OFF = re.compile("truncated|Error validating header|corrupt", re.IGNORECASE)
 _IN_AIR = "wavelengths are in air, as its header says"
+# a mask that leaves out a larger share than this may be the wrong way round
+_MOST_MASKED = 0.5
+# filters of warnings are those of the process: what records warnings takes turns
+_LOCK = threading.RLock()
 
 
 def read_spectra(
@@ -112,14 +108,15 @@ def read_spectra(
     }
     units = {"wavelength": wavelength_unit, "flux": flux_unit}
     file = SpectrumFile(Path(path), None, file_format, units, merge_orders)
-    try:
-        stars, said = _read(file, spectrum_options)
-    except InputValueError as error:
-        raise InputValueError(f"{path}: {error}") from error
-    if notes is not None:
-        notes += said
-    for note in said if notes is None else ():
-        warnings.warn(note, SpectraFMWarning, stacklevel=2)
+    with _LOCK:
+        try:
+            stars, said = _read(file, spectrum_options)
+        except InputValueError as error:
+            raise InputValueError(f"{path}: {error}") from error
+        if notes is not None:
+            notes += said
+        for note in said if notes is None else ():
+            warnings.warn(note, SpectraFMWarning, stacklevel=2)
     return stars
 
 
@@ -180,23 +177,18 @@ def _opened(file):
 
 def _groups(file, spectrum_options):
     """Return the stars of each spectrum, table or image in a file, and what was assumed."""
-    # the loaders of surveys know what is in their files
-    plain = bool(file.hdus) and goes_first(file) and set(_formats(file)) <= _WITH_AXIS
-    found = image_spectra(file) if plain else None
-    reason = ""
-    is_own = found is not None or any(file.units.values()) or _has_arms(file)
-    if not (is_own or (file.file_format is None and file.hdus is None and is_votable(file.path))):
+    of_survey, given = _is_of_survey(file), any(file.units.values())
+    contents, reason = [] if of_survey else _contents(file), ""
+    if not contents and (of_survey or not given):
         try:
-            return _by_specutils(file, spectrum_options)
-        except _NotReadError as error:
-            reason = f"specutils cannot read it ({error}); "
-    found = found or image_spectra(file)
-    contents = [found] if found else table_spectra(file, read_tables(file))
-    if not contents and any(file.units.values()) and _is_of_survey(file):
-        # loaders of surveys know the units of what they read
-        with suppress(_NotReadError):
             groups, notes = _by_specutils(file, spectrum_options)
-            return groups, [*notes, "wavelength_unit= and flux_unit= are not used: its format has units of its own"]
+        except _NotReadError as error:
+            contents = _contents(file) if of_survey else []
+            reason = "" if is_votable(file.path) else f"specutils cannot read it ({error}); "
+        else:
+            # loaders of surveys know the units of what they read
+            unused = "wavelength_unit= and flux_unit= are not used: its format has units of its own"
+            return groups, notes + [unused] * given
     if not contents:
         raise InputValueError(_problem(file, reason))
     groups, notes = [], []
@@ -206,15 +198,31 @@ def _groups(file, spectrum_options):
             options = options | {"medium": "air"}
             one.notes.append(_IN_AIR)
         groups.append(adapters.from_arrays(**one.arrays, **options))
+        one.notes += _mask_notes(one.arrays.get("mask"), options["mask_policy"])
         notes += [note for note in one.notes if note not in notes]
     return groups, notes
 
 
-def _has_arms(file):
-    """Tell files of several plain tables of one star, of which specutils reads the first."""
-    if not (file.merge and file.hdus and set(_formats(file)) <= _TABLES):
-        return False
-    return sum({"wavelength", "flux"} <= set(known_columns(table)) for table in read_tables(file).values()) > 1
+def _contents(file):
+    """Return what plain tables and images hold."""
+    tables = read_tables(file)
+    # wavelengths that are told pixel by pixel go before those of a header
+    if any({"wavelength", "flux"} <= set(known_columns(table)) for table in tables.values()):
+        return table_spectra(file, tables)
+    return image_spectra(file) or table_spectra(file, tables)
+
+
+def _mask_notes(mask, mask_policy):
+    """Say where a mask leaves out so much that it may be the wrong way round."""
+    if mask is None:
+        return []
+    bits, mask = policy_bits(mask_policy), np.ma.filled(mask, True)
+    with np.errstate(invalid="ignore"):
+        bad = mask != 0 if bits is None or mask.dtype.kind == "b" else (mask.astype(np.int64) & bits) != 0
+    share = np.max(np.mean(bad, axis=-1))
+    if share <= _MOST_MASKED:
+        return []
+    return [f"its mask leaves out {100 * share:.0f} % of the pixels of a star; if 1 means good in it, invert it"]
 
 
 def _merged(groups, notes):
@@ -246,10 +254,7 @@ def _by_specutils(file, spectrum_options):
             continue
         if not hasattr(found, "mask"):
             return _split(found, spectrum_options, file.merge)
-        notes, in_air = _complete(found, file)
-        if in_air and spectrum_options["medium"] is None:
-            spectrum_options = spectrum_options | {"medium": "air"}
-            notes.append(_IN_AIR)
+        notes = _complete(found, file)
         return [adapters.to_arrays(found, **spectrum_options)], notes
     raise _NotReadError(first_line(first)) from first
 
@@ -266,93 +271,61 @@ def _split(spectra, spectrum_options, merge):
 
 def _is_of_survey(file):
     """Tell whether a loader of specutils is for such files in particular."""
-    from specutils import SpectrumList
+    from specutils import Spectrum, SpectrumList
 
-    return not {*_formats(file), *_formats(file, SpectrumList)} <= _WITH_AXIS | _TABLES | _ANY
+    return not {*_formats(file, Spectrum), *_formats(file, SpectrumList)} <= _PLAIN
 
 
-def _formats(file, kind=None):
+def _formats(file, kind):
     """Return the formats that specutils takes a file for as a spectrum, or the one that is given."""
     from astropy.io.registry import identify_format
-    from specutils import Spectrum
 
     if file.file_format:
         return [file.file_format]
     name = str(file.path)
     try:
-        return identify_format("read", kind or Spectrum, name, None, [name], {})
+        return identify_format("read", kind, name, None, [name], {})
     # whatever looking into it runs into
     except Exception:
         return []
 
 
 def _complete(spectrum, file):
-    """Give a spectrum the mask and the errors that specutils leaves out; return notes, and whether it is in air."""
-    formats = _formats(file)
+    """Give the spectrum of an image the mask and the errors that specutils leaves out; return notes."""
+    from specutils import Spectrum
+
     # what a survey has is left to its loader
-    is_table, is_image = bool(_TABLES & set(formats)), "wcs1d-fits" in formats
-    has_blanks = file.path.suffix.lower() == ".ecsv"
-    tables = read_tables(file) if has_blanks or (is_table and not is_image) else {}
-    if has_blanks and "" in tables:
-        _add_blanks(spectrum, tables[""])
-    if is_image:
-        return _add_image_errors(spectrum, file), False
-    return _add_errors(spectrum, tables) if is_table else ([], False)
-
-
-def _add_blanks(spectrum, table):
-    """Mask pixels whose cells are empty in the table of a file: specutils reads zero there."""
-    # others say nothing of the flux
-    masks = [np.asarray(column.mask) for column in table.columns.values() if column.unit and hasattr(column, "mask")]
-    blank = np.any([m.reshape(len(table), -1).any(axis=1) for m in masks], axis=0) if masks else np.False_
-    if blank.any() and spectrum.shape == blank.shape:
-        spectrum.mask = blank if spectrum.mask is None else blank | (np.asarray(spectrum.mask) != 0)
-
-
-def _add_errors(spectrum, tables):
-    """Give a spectrum the errors that specutils leaves out of a table; return notes, and whether it is in air."""
-    # that is the one which specutils takes
-    read = next((place for place in tables if not place or place.split()[1] == "1"), "HDU 1")
-    notes = further_notes(read, tables)
-    if read not in tables:
-        return notes, False
-    in_air = column_in_air(tables[read])
-    if spectrum.uncertainty is not None:
-        return notes, in_air
-    names = known_columns(tables[read])
-    for kind in ("ivar", "sigma"):
-        if kind in names:
-            column = tables[read][names[kind]]
-            values = np.ma.filled(np.ma.asarray(column).astype(float), 0.0 if kind == "ivar" else np.nan).T
-            if _add(spectrum, kind, values, column.unit):
-                note = f"column {names[kind]!r}, which specutils leaves out, is taken as {WORDS[kind]} of the flux"
-                return [*notes, note], in_air
-            notes.append(left_out(names[kind]))
-    return notes, in_air
-
-
-def _add_image_errors(spectrum, file):
-    """Give a spectrum of an image the errors of an extension that specutils does not look for; return notes."""
-    notes = axis_notes(spectrum.meta.get("header", {})) if file.hdus else []
-    if spectrum.uncertainty is None and file.hdus:
-        kind, values, name = error_image(file, spectrum.shape)
-        if kind and _add(spectrum, kind, values, None):
-            notes.append(f"{name}, which specutils leaves out, is taken as {WORDS[kind]} of the flux")
+    if not (file.hdus and "wcs1d-fits" in _formats(file, Spectrum)):
+        return []
+    header, notes = spectrum.meta.get("header", {}), []
+    notes += axis_notes(header)
+    if not header.get("CUNIT1") and "WAT1_001" not in header and str(spectrum.spectral_axis.unit) == "Angstrom":
+        notes.append(ANGSTROM)
+    found = with_companions(file, 0, {"flux": spectrum.data}, [0], said := [])
+    if spectrum.uncertainty is None:
+        for kind in {"sigma", "ivar"} & set(found):
+            _add(spectrum, kind, found[kind])
+            notes += said[:1]
+    if spectrum.mask is None and "mask" in found:
+        spectrum.mask = found["mask"]
+        notes += said[-1:]
     return notes
 
 
-def _add(spectrum, kind, values, unit):
-    """Give a spectrum errors that fit it, or return that they do not."""
+def _add(spectrum, kind, values):
+    """Give a spectrum errors."""
     from astropy.nddata import InverseVariance, StdDevUncertainty
-    from astropy.units import UnitsError
 
-    if np.shape(values) != spectrum.shape:
-        return False
-    try:
-        spectrum.uncertainty = (InverseVariance if kind == "ivar" else StdDevUncertainty)(values, unit=unit)
-    except UnitsError:
-        return False
-    return True
+    spectrum.uncertainty = (InverseVariance if kind == "ivar" else StdDevUncertainty)(values)
+
+
+def _where(file, place):
+    """Return the arguments with which astropy reads a table of a file."""
+    if file.hdus:
+        return f", hdu={place.split()[1]}"
+    if is_votable(file.path):
+        return ", format='votable'" + (f", table_id={place.split()[1]}" if place else "")
+    return "" if file.path.suffix.lower() == ".ecsv" else ", format='ascii'"
 
 
 def _problem(file, reason):
@@ -361,7 +334,7 @@ def _problem(file, reason):
     causes = "; ".join(f"{place} cannot be read ({cause})" for place, cause in file.causes.items())
     if tables:
         place, table = next(iter(tables.items()))
-        where = f", hdu={place.split()[1]}" if place and file.hdus else "" if file.hdus else ", format='ascii'"
+        where = _where(file, place)
         names = table.colnames
         first, second = (names + ["flux"])[:2] if len(names) > 1 else ("wavelength", "flux")
         return (

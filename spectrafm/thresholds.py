@@ -5,6 +5,7 @@ import torch
 
 from ._tokens import star_batches
 from .diagnostics import STATISTICS, diagnose_batch
+from .residual_head import perceive_for_labels
 
 __all__ = ["adapt_thresholds", "set_thresholds"]
 
@@ -30,7 +31,8 @@ def set_thresholds(fm, calibration, share=_SHARE):
     Parameters
     ----------
     fm : SpectraFM
-        Weights; ``thresholds``, ``expected`` and ``density_threshold`` of their domains change.
+        Weights; ``thresholds``, ``expected`` and ``density_threshold`` of their domains change, and
+        ``weights_hash`` is empty afterwards: the flags are no longer those of the files.
     calibration : dict of str to (source, source)
         From `spectrafm.training.build_stream`; the second of each pair is used.
     share : float, optional
@@ -57,6 +59,7 @@ def set_thresholds(fm, calibration, share=_SHARE):
         thresholds = _thresholds(kinds, share)
         domain.density_threshold = thresholds.pop("distance", domain.density_threshold)
         domain.thresholds = thresholds
+    fm._hash = ""
 
 
 def adapt_thresholds(fm, spectra, share=_SHARE):
@@ -66,7 +69,7 @@ def adapt_thresholds(fm, spectra, share=_SHARE):
     ----------
     fm : SpectraFM
         Fine-tuned weights; ``thresholds``, ``expected`` and ``density_threshold`` of their
-        only domain change.
+        only domain change, and ``weights_hash`` is empty afterwards.
     spectra : list of SpectrumArrays
         Good stars, not normalised.
     share : float, optional
@@ -79,6 +82,7 @@ def adapt_thresholds(fm, spectra, share=_SHARE):
     thresholds = {name: _MARGIN * limit for name, limit in _thresholds([values], share).items()}
     domain.density_threshold = thresholds.pop("distance", domain.density_threshold)
     domain.thresholds = thresholds
+    fm._hash = ""
 
 
 def _diagnose_all(fm, number, stars, batch_size=128):
@@ -87,7 +91,7 @@ def _diagnose_all(fm, number, stars, batch_size=128):
     for _, rows in star_batches(stars, np.full(len(stars), number), batch_size):
         some = [stars[row] for row in rows]
         prepared = [fm.prepare(a, number) for a in some]
-        found.append(diagnose_batch(fm, number, some, prepared, fm.perceive(prepared, number)))
+        found.append(diagnose_batch(fm, number, some, prepared, perceive_for_labels(fm, prepared, number)))
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._storage import write_json
 from .exceptions import CheckpointError, InputTypeError, InputValueError
-from .quantities import Quantity, get_quantity, register_quantity
+from .quantities import Quantity, get_quantity, register_quantity, registered_on_success
 
 __all__ = ["LARGE_ERROR", "Domain", "WeightsInfo"]
 
@@ -303,6 +303,10 @@ class WeightsInfo:
         Of fine-tuned weights: their base, method, settings, scores and history.
     quantities : tuple of Quantity
         Quantities to register, as the registry may not know them.
+    splits : dict or None
+        By name of the source of real stars, how stars were set aside of training: name of the data set (``data``),
+        ``seed`` and ``fraction`` of `spectrafm.training.split_stars`. Empty if no real star was trained on, None if
+        that is not known.
     """
 
     name: str
@@ -314,20 +318,29 @@ class WeightsInfo:
     package_version: str = ""
     fine_tuning: dict = field(default_factory=dict)
     quantities: tuple = ()
+    splits: dict | None = None
 
     def __post_init__(self):
         """Check the names."""
         self.known = tuple(self.known)
+        for name, split in (self.splits or {}).items():
+            if not isinstance(split, dict) or set(split) != {"data", "seed", "fraction"}:
+                raise InputTypeError(f"splits: {split!r} of {name!r}, expected a dictionary of data, seed and fraction")
         self.quantities = _made("quantities", Quantity, self.quantities)
-        for quantity in self.quantities:
-            register_quantity(quantity)
-        self.domains = _made("domains", Domain, self.domains)
-        for name in self.known:
-            get_quantity(name, "known")
+        with registered_on_success():
+            self._register()
+            self.domains = _made("domains", Domain, self.domains)
+            for name in self.known:
+                get_quantity(name, "known")
 
     def __setstate__(self, state):
         """Register quantities where weights are unpickled, as where they are loaded."""
         self.__dict__.update(state)
+        with registered_on_success():
+            self._register()
+
+    def _register(self):
+        """Make the quantities known to the registry."""
         for quantity in self.quantities:
             register_quantity(quantity)
 

@@ -12,7 +12,7 @@ from ..exceptions import InputValueError
 from ..training import read_data
 from .networks import network_from_scratch, paper_config
 from .regressors import predict_labels, quadratic_cannon
-from .report import label_arrays
+from .report import coverage, label_arrays
 from .stars import OtherWorld, SameStars, observed_spectra
 
 __all__ = ["FewShotStars", "benchmark_few_shot", "few_shot_report", "few_shot_rivals"]
@@ -236,7 +236,7 @@ def few_shot_report(stars, methods, n_few, n_draw):
         mean, scatter, share = np.mean(errors, axis=0), np.std(errors, axis=0), np.mean(inside, axis=0)
         cells = f"{mean[0, 0]:7.0f} /{mean[0, 1]:5.0f}" + "".join(f"{a:8.3f} /{b:6.3f}" for a, b in mean[1:])
         cells += f"  ({scatter[2, 0]:.3f}/{scatter[2, 1]:.3f})"
-        told = np.isfinite(share).all()
+        told = np.isfinite(share).any()
         cells += f"{share[0]:10.2f} {share[1]:6.2f}{share[2]:9.2f} {share[3]:5.2f}" if told else f"{'-':>17}{'-':>15}"
         yield f"  {name:<28}{cells}{n_draw:7d}{seconds:9.1f}"
 
@@ -256,8 +256,9 @@ def _coverage(values, sigmas, stars, rest):
     if sigmas is None:
         return np.full(4, np.nan)
     poor = stars.labels["fe_h"][rest] < _IRON_RICH
-    z = np.stack([np.abs(values[k] - stars.labels[k][rest]) / sigmas[k] for k in _LABELS])
-    return np.array([np.mean(some < n) for some in (z, z[:, poor]) for n in (1, 2)])
+    residual = np.stack([values[k] - stars.labels[k][rest] for k in _LABELS])
+    sigma = np.stack([sigmas[k] for k in _LABELS])
+    return np.array([*coverage(residual, sigma), *coverage(residual[:, poor], sigma[:, poor])])
 
 
 def _ours(fm, stars):

@@ -10,12 +10,13 @@ from astropy import units as u
 
 from .._numerics import mad_std, robust_rms
 from .._spectral_units import doppler_factor
+from .._table_formats import column_values
 from ..adapters import from_arrays
 from ..core import SpectraFM
 from ..synthesis import cramer_rao_bound, fit_labels, load_emulator
 from .cannon import cannon_spectra
 from .regressors import predict_labels
-from .report import Residuals, error_cells, label_arrays, result_header, result_line
+from .report import Residuals, coverage, error_cells, label_arrays, result_header, result_line
 from .stars import (
     LABELS,
     MILES_FWHM,
@@ -241,10 +242,11 @@ def _miles(fm, rivals, miles):
     table = fm.infer(moving, labels=labels, radial_velocity="measure")
     values, errors = label_arrays(table, labels)
     yield from lines("  moving, measured", {k: (values[k], errors[k]) for k in labels}, test)
-    off = table["radial_velocity"].to_value(u.km / u.s) - velocity
-    z = np.abs(off) / table["e_radial_velocity"].to_value(u.km / u.s)
-    shares = f"{np.mean(z < 1):.2f} within 1, {np.mean(z < 2):.2f} within 2 predicted sigma"
-    yield f"  velocities up to {_LARGEST_VELOCITY:.0f} km/s: {mad_std(off):.1f} km/s, {shares}, largest {z.max():.1f}"
+    measured, error = (column_values(table, name, "km / s") for name in ("radial_velocity", "e_radial_velocity"))
+    off = measured - velocity
+    shares = "{:.2f} within 1, {:.2f} within 2 predicted sigma".format(*coverage(off, error))
+    largest = np.nanmax(np.abs(off) / error)
+    yield f"  velocities up to {_LARGEST_VELOCITY:.0f} km/s: {mad_std(off):.1f} km/s, {shares}, largest {largest:.1f}"
 
 
 def _miles_rivals(data, train, test, labels):

@@ -62,9 +62,11 @@ def benchmark_gaia_xp(data_folder, model=None, rivals=True):
     """
     fm = SpectraFM.from_pretrained("gaia_xp" if model is None else model)
     data = read_data("gaia_xp_apogee", data_folder)
-    train, test, seed = stars_apart(fm, data, "gaia_xp", "gaia_xp")
+    train, test, seed, note = stars_apart(fm, data, "gaia_xp", "gaia_xp")
     labels = [k for k in fm.labels if k in data.labels]
     yield f"{fm!r}"
+    if note:
+        yield note
     yield f"{len(train)} training stars, {len(test)} test stars; reference labels: APOGEE DR17 ASPCAP"
     truth = {k: (data.labels[k][test], data.label_errors[k][test]) for k in labels}
     teff = truth["teff"][0]
@@ -145,11 +147,12 @@ def compare_weights(fm, other, data, labels):
     Yields
     ------
     str
-        The number of stars, then a line for each of the weights and labels.
+        The number of stars, then a line for each of the weights and labels; before them, a line on weights that do
+        not tell how stars were split.
     """
-    rows = np.arange(len(data.flux))
-    for weights in (fm, other):
-        rows = np.setdiff1d(rows, stars_apart(weights, data, "gaia_xp", "gaia_xp")[0])
+    apart = [stars_apart(weights, data, "gaia_xp", "gaia_xp") for weights in (fm, other)]
+    yield from (note for *_, note in apart if note)
+    rows = np.setdiff1d(np.arange(len(data.flux)), np.union1d(*(train for train, *_ in apart)))
     yield f"{len(rows)} stars that neither {fm.info.name} nor {other.info.name} was trained on:"
     teff = data.labels["teff"][rows]
     middle = (teff > 3500) & (teff < 7000)

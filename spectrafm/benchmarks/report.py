@@ -8,7 +8,26 @@ from .._numerics import mad_std, robust_rms
 from ..quantities import get_quantity
 from ..results import label_values
 
-__all__ = ["Residuals", "error_cells", "label_arrays", "result_header", "result_line"]
+__all__ = ["Residuals", "coverage", "error_cells", "label_arrays", "result_header", "result_line"]
+
+
+def coverage(residual, error):
+    """Return how often predictions are within one and two predicted sigma.
+
+    Parameters
+    ----------
+    residual, error : numpy.ndarray
+        Of any one shape. Where one of them is not finite nothing was predicted, or nothing is known: such stars do
+        not count.
+
+    Returns
+    -------
+    tuple of float
+        Shares of the others within one and two sigma; NaN where there are none.
+    """
+    known = np.isfinite(residual) & np.isfinite(error)
+    size, error = np.abs(residual[known]), error[known]
+    return tuple(float(np.mean(size < n * error)) if known.any() else float("nan") for n in (1, 2))
 
 
 @dataclass
@@ -43,18 +62,17 @@ class Residuals:
             residuals within one and two sigma (errors of both added).
         """
         residual = (self.predicted - self.truth)[stars]
+        total = np.hypot(self.error, np.nan_to_num(self.truth_error))[stars]
+        within = coverage(residual, total)
         known = np.isfinite(residual)
         residual = residual[known]
-        total = np.hypot(self.error, np.nan_to_num(self.truth_error))[stars][known]
-        z = np.abs(residual) / total
-        has_error = np.isfinite(z)
         return {
             "n": int(known.sum()),
             "bias": float(np.median(residual)),
             "mad_std": mad_std(residual),
             "std": float(residual.std()),
-            "within_1_sigma": float((z[has_error] < 1).mean()) if has_error.any() else float("nan"),
-            "within_2_sigma": float((z[has_error] < 2).mean()) if has_error.any() else float("nan"),
+            "within_1_sigma": within[0],
+            "within_2_sigma": within[1],
         }
 
 
@@ -128,12 +146,11 @@ def error_cells(labels, truth, values, errors):
     -------
     str
         For each label 22 characters: 1.4826 times the median size of the error, and the fractions of
-        stars within one and two predicted sigma.
+        stars within one and two predicted sigma, see `coverage`.
     """
     cells = []
     for k in labels:
         residual = values[k] - truth[k]
-        z = np.abs(residual) / errors[k]
         number = f"{robust_rms(residual):.{0 if k == 'teff' else 3}f}"
-        cells.append(f"{number:>8} {np.nanmean(z < 1):6.2f} {np.nanmean(z < 2):6.2f}")
+        cells.append(f"{number:>8}" + "".join(f" {share:6.2f}" for share in coverage(residual, errors[k])))
     return "".join(cells)

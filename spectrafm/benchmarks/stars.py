@@ -1,6 +1,7 @@
 """The stars that benchmarks measure on, real and synthetic."""
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -57,16 +58,19 @@ _WORLD_SEED, _LINE_ERROR, _VEIL, _WORLD_POWER = 2026, 0.3, 0.03, 22_500.0
 def stars_apart(fm, data, source, default):
     """Return which stars of a data set trained weights, and which nothing was chosen on.
 
+    Weights tell how the stars that they were trained on had been split. Older ones do not: their stars are split
+    as today's recipe of their name does it.
+
     Parameters
     ----------
     fm : SpectraFM
-        Weights; the recipe of their name made them.
+        Weights.
     data : LabelledSpectra
         The stars.
     source : str
-        Name of the source in the recipe.
+        Name of the source in the recipe ``default``, which tells the name of the data set.
     default : str
-        Recipe to split by, for weights of another name.
+        Recipe to split by, for weights that saw none of these stars, and for older ones of another name.
 
     Returns
     -------
@@ -74,13 +78,25 @@ def stars_apart(fm, data, source, default):
         Row numbers.
     seed : int
         Seed of the split.
+    note : str
+        A line for reports if stars to test on may have been seen after all, empty if not.
     """
-    recipe = load_recipe(fm.info.name if fm.info.name in recipe_names() else default)
-    if source not in recipe.sources:
-        # weights that saw none of these stars: split as those that did
-        recipe = load_recipe(default)
-    train, _, test = split_stars(data, recipe.sources[source].validation_fraction, recipe.split_seed)
-    return train, test, recipe.split_seed
+    name, usual = fm.info.name, load_recipe(default).splits[source]
+    set_name, splits, note = usual["data"], fm.info.splits, ""
+    if splits is None:
+        recipe = load_recipe(name if name in recipe_names() else default)
+        splits = recipe.splits
+        note = (
+            f"note: weights {name!r} do not tell which stars of {set_name} they were trained on; taken to be those of "
+            f"today's recipe {recipe.name!r}"
+        )
+    elif fm.info.fine_tuning:
+        note = f"note: weights {name!r} are fine-tuned; those of {set_name} that this was done with count as unseen"
+    # for weights that saw none of these stars, those that others were trained on
+    used = [its for its in splits.values() if its["data"] == set_name] or [usual]
+    parts = [split_stars(data, its["fraction"], its["seed"]) for its in used]
+    train, test = reduce(np.union1d, (part[0] for part in parts)), reduce(np.intersect1d, (part[2] for part in parts))
+    return train, test, used[0]["seed"], note
 
 
 @dataclass
@@ -136,7 +152,9 @@ def miles_report(fm, folder, report):
     except (InputValueError, OSError) as error:
         yield f"no MILES: {error}"
         return
-    train, test, _ = stars_apart(fm, data, "miles", "small")
+    train, test, _, note = stars_apart(fm, data, "miles", "small")
+    if note:
+        yield note
     inside = (data.wavelength > _MILES_RANGE[0]) & (data.wavelength < _MILES_RANGE[1])
     data = replace(data, wavelength=data.wavelength[inside], flux=data.flux[:, inside], sigma=data.sigma[:, inside])
     yield from report(MilesStars(data, train, test))

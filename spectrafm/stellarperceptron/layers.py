@@ -3,6 +3,7 @@
 Parameter names follow the published code, so that its checkpoints can be read.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -27,7 +28,16 @@ __all__ = [
 ]
 
 # attention of cuDNN is planned anew for every number of tokens, which takes longer than a step of training
-_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+_WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def _kinds_of_attention(device):
+    """Return the context in which attention is computed.
+
+    The kinds that may be used are switches of the whole process, which threads would turn back in
+    any order: they are left alone where there is no cuDNN.
+    """
+    return sdpa_kernel(_WITHOUT_CUDNN) if device.type == "cuda" else nullcontext()
 
 
 class Attention(nn.Module):
@@ -480,7 +490,7 @@ class StellarPerceptronTorchModel(nn.Module):
         Memory
         """
         vectors, pad_mask = self.embed(tokens)
-        with sdpa_kernel(_ATTENTION):
+        with _kinds_of_attention(vectors.device):
             vectors, weights = self.torch_encoder(vectors, pad_mask, need_weights)
         attention = weights if need_weights else []
         looks = (None, None) if self.readout is None else self.readout.look(tokens, self.pixels(tokens.token)[0])
@@ -539,7 +549,7 @@ class StellarPerceptronTorchModel(nn.Module):
         """Return predictions of the decoder alone, as `decode`."""
         query = self.embedding_layer.request(self.rows[request_token])
         query = query + self._encode(request_wavelength, query)
-        with sdpa_kernel(_ATTENTION):
+        with _kinds_of_attention(query.device):
             return self.torch_decoder(query, memory, need_weights)
 
     def forward(self, tokens, request_token, request_wavelength):

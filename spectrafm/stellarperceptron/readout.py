@@ -106,7 +106,7 @@ class Readout(nn.Module):
         inside &= there
         if not self.fits:
             return inside.any(dim=0), None
-        fitted = torch.zeros(len(pixel), self.n_fitted, device=pixel.device)
+        fitted = torch.zeros(len(pixel), self.n_fitted, dtype=tokens.value.dtype, device=pixel.device)
         n_label = len(self.tokens)
         some = (tokens.value, tokens.sigma, wavelength, pixel)
         some += tuple(self.in_columns(tokens.token, t) for t in (tokens.value, tokens.sigma))

@@ -118,8 +118,35 @@ class SpectrumComponents(nn.Module):
             return value.new_zeros(0, n_component, n_component), value.new_zeros(0, n_component)
         return torch.cat(matrix), torch.cat(right)
 
+    def sound_equations(self, value, sigma, wavelength, good):
+        """Return the matrix and the right side of least squares without artefacts.
+
+        Parameters
+        ----------
+        value, sigma, wavelength, good
+            As for `knots`.
+
+        Returns
+        -------
+        matrix, right : torch.Tensor
+            As from `normal_equations`, and the same for stars that have no artefact.
+        """
+        matrix, right = self.normal_equations(value, sigma, wavelength, good)
+        with torch.no_grad():
+            spoilt = self.artefacts(value, sigma, wavelength, good, self.coefficients(matrix, right)[0])
+            rows = spoilt.any(dim=1)
+        if not rows.any():
+            return matrix, right
+        *its, there = (t[rows.to(t.device)] for t in (value, sigma, wavelength, good))
+        with torch.no_grad():
+            # a large artefact pulls the sum of components away from good pixels
+            without = self.normal_equations(*its, there & ~spoilt[rows].to(there.device))
+            spoilt = self.artefacts(*its, there, self.coefficients(*without)[0])
+        better = self.normal_equations(*its, there & ~spoilt.to(there.device))
+        return tuple(t.index_put((rows,), b) for t, b in zip((matrix, right), better, strict=True))
+
     def artefacts(self, value, sigma, wavelength, good, coefficient):
-        """Return pixels that no sum of components explains, as cosmic rays and defects.
+        """Return pixels far from the sum of components, as cosmic rays and defects are.
 
         Parameters
         ----------
@@ -131,18 +158,19 @@ class SpectrumComponents(nn.Module):
         Returns
         -------
         torch.Tensor
-            ``(n_star, n_pixel)`` bool.
+            ``(n_star, n_pixel)`` bool, on the device of ``value``.
         """
+        if not value.shape[1]:
+            return torch.zeros_like(value, dtype=torch.bool)
         index, share, inside = (t.to(value.device) for t in self._between(wavelength))
         knots = coefficient @ self.components + self.mean, self.rest.expand(len(value), -1)
         flux, rest = ((k.gather(1, index.flatten(1)).view(share.shape) * share).sum(dim=-1) for k in knots)
         sigma = torch.where(torch.isfinite(sigma), sigma, self.usual_error)
-        good = good.to(value.device) & inside
         off = (value - flux).abs() / torch.sqrt(sigma**2 + rest.clamp(min=_LEAST))
-        off = torch.where(good, off, torch.nan)
-        # lines that are wrong everywhere are no artefacts
-        usual = MAD_TO_STD * off.nanmedian(dim=1, keepdim=True).values.clamp(min=1 / MAD_TO_STD)
-        return off > _ARTEFACT * usual
+        off = torch.where(good.to(value.device) & inside, off, torch.nan)
+        # lines that are wrong everywhere are no artefacts; NaN, of stars without pixels, is no limit that is exceeded
+        usual = MAD_TO_STD * off.nanmedian(dim=1, keepdim=True).values
+        return off > _ARTEFACT * usual.clamp(min=1.0)
 
     def _between(self, wavelength):
         """Return four knots around each pixel, their weights in cubic interpolation, and where there are any."""

@@ -135,15 +135,7 @@ class SpectrumFit(SpectrumComponents):
             ``(n_star,)`` root mean square deviation of lines [standardised flux], 0 where they may be right.
         """
         with without_autocast(value):
-            seen = value.float(), sigma.float(), wavelength, good
-            matrix, right = self.normal_equations(*seen)
-            with torch.no_grad():
-                spoilt = self.artefacts(*seen, self.coefficients(matrix, right)[0])
-                rows = spoilt.any(dim=1)
-            if rows.any():
-                its = (t[rows.to(t.device)] for t in (*seen[:3], good & ~spoilt.to(good.device)))
-                better = self.normal_equations(*its)
-                matrix, right = (t.index_put((rows,), b) for t, b in zip((matrix, right), better, strict=True))
+            matrix, right = self.sound_equations(value.float(), sigma.float(), wavelength, good)
             return self.fit(matrix, right, known, known_sigma)
 
     def fit(self, matrix, right, known=None, known_sigma=None):

@@ -80,7 +80,7 @@ class TableStream:
         # what is set now stays: only from a table that nothing is wrong with
         vocabulary = model.vocabulary
         never, before = not vocabulary.fitted, vocabulary.is_fitted.copy()
-        vocabulary.fit(table, train)
+        vocabulary.fit(table, train, divisor)
         if never:
             model.fit_patches(self)
         elif (vocabulary.is_fitted != before)[vocabulary.tokens(vocabulary.flux)].any():

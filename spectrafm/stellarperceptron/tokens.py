@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .._numerics import split_mask
 from ..exceptions import InputTypeError, InputValueError
 from .precision import float64_device
 
@@ -33,10 +34,8 @@ def as_native(array, dtype=None):
     """
     if isinstance(array, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in array):
         array = np.ma.asarray(array)
-    mask = getattr(array, "mask", False)
-    # the mask of pandas is a method
-    mask = False if callable(mask) else np.asarray(mask)
-    array = np.asarray(getattr(array, "unmasked", array))
+    array, mask = split_mask(array)
+    array = np.asarray(array)
     # what single precision cannot hold is infinite
     with np.errstate(over="ignore"):
         array = np.asarray(array, dtype=array.dtype.newbyteorder("=") if dtype is None else dtype)
@@ -121,7 +120,7 @@ def in_columns(place, n_column, values):
     torch.Tensor
         ``(n_star, n_column)``, NaN where there is none.
     """
-    columns = torch.full((len(values), n_column + 1), torch.nan, device=values.device)
+    columns = torch.full((len(values), n_column + 1), torch.nan, dtype=values.dtype, device=values.device)
     # whatever has no place has the last column, -1
     return columns.scatter(1, place % (n_column + 1), values)[:, :-1]
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import distributed
 
+from .._numerics import mad_std
 from .._progress import progress as progress_bar
 from .._storage import atomic_write
 from ..exceptions import CheckpointError, InputValueError, TrainingError
@@ -351,7 +352,7 @@ class Trainer:
             for i, target in enumerate(targets):
                 known = residual[np.isfinite(residual[:, i]), i]
                 if known.size:
-                    entry[f"{before}mad_std_{target}"] = float(1.4826 * np.median(np.abs(known - np.median(known))))
+                    entry[f"{before}mad_std_{target}"] = mad_std(known)
         return entry
 
     def _write_log(self, entry):

@@ -6,10 +6,46 @@ import torch
 from ..exceptions import ConfigError, InputValueError
 from .tokens import Tokens, as_names, as_native
 
-__all__ = ["Vocabulary"]
+__all__ = ["Vocabulary", "sample_flux"]
 
 # squares and sums of larger standardised values are beyond single precision
 _LARGEST = 1e10
+# stars, evenly chosen, whose flux is standardised by, and how many of them are normalised at a time
+_N_SAMPLE, _AT_A_TIME = 4096, 256
+
+
+def sample_flux(table, stars, divisor=None):
+    """Return the flux of some stars of a table as a model sees it, to standardise it by.
+
+    Parameters
+    ----------
+    table : TokenTable
+        The spectra.
+    stars : array_like of int
+        Stars to choose from; some thousands of them, evenly, where there are more.
+    divisor : callable, optional
+        What the flux is divided by, as for `TrainingGenerator`: what comes out does not depend on the unit then.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n, n_pixel)`` float32; NaN where there is no flux, no wavelength or no positive divisor.
+    """
+    stars = np.asarray(stars)
+    stars = stars[:: max(len(stars) // _N_SAMPLE, 1)]
+    found = np.empty((len(stars), np.shape(table.flux)[1]), dtype=np.float32)
+    for start in range(0, len(stars), _AT_A_TIME):
+        some = stars[start : start + _AT_A_TIME]
+        flux = as_native(table.flux[some], np.float32)
+        at = as_native(table.wavelength if np.ndim(table.wavelength) == 1 else table.wavelength[some], np.float64)
+        at = np.broadcast_to(at, flux.shape)
+        good = np.isfinite(flux) & (at > 0) & (at < np.inf)
+        if divisor is not None:
+            by = divisor(at, flux, good).astype(np.float32)
+            good = good & np.isfinite(by) & (by > 0)
+            flux = flux / np.where(by > 0, by, np.nan)
+        found[start : start + _AT_A_TIME] = np.where(good, flux, np.nan)
+    return found
 
 
 class Vocabulary:
@@ -242,25 +278,24 @@ class Vocabulary:
     def _flux_mask(self):
         return np.array([False, *(name in self.flux for name in self.names)])
 
-    def fit(self, table, stars):
+    def fit(self, table, stars, divisor=None):
         """Set mean and standard deviation, of names that have none yet, from the training stars.
 
         Parameters
         ----------
         table : TokenTable
-            Normalised spectra and quantities.
+            Spectra and quantities.
         stars : array_like of int
             The training stars.
+        divisor : callable, optional
+            What spectra are divided by before a model sees them, see `TrainingGenerator`.
         """
-        sample = np.asarray(stars)[:: max(len(stars) // 4096, 1)]
         for name in self.names:
             if self.is_fitted[self._token[name]]:
                 continue
             if name in self.flux:
-                values = as_native(table.flux[sample], np.float64)
-                at = as_native(table.wavelength if np.ndim(table.wavelength) == 1 else table.wavelength[sample])
-                is_its = np.broadcast_to(table.flux_name, values.shape[1]) == name
-                values = np.where((at > 0) & (at < np.inf), values, np.nan)[:, is_its]
+                is_its = np.broadcast_to(table.flux_name, np.shape(table.flux)[1]) == name
+                values = sample_flux(table, stars, divisor)[:, is_its]
             elif name in table.names:
                 values = table.column(name)[stars]
             else:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from .._spectral_units import plain_numbers
 from ..exceptions import InputTypeError, InputValueError
 from ..quantities import QUANTITIES
 from .labels import SOLAR_C_O, complete_labels
@@ -76,41 +77,35 @@ def label_inputs(labels, names):
     return torch.stack(inputs, dim=-1)
 
 
-def to_numbers(name, value, unit):
+def to_numbers(name, value, unit, *, scalar=False):
     """Return one value, or one a star, in a unit.
 
     Parameters
     ----------
     name : str
         Name of the argument, for error messages.
-    value : float, array_like or `~astropy.units.Quantity`
-        Plain numbers are in ``unit`` already.
-    unit : str
-        The unit. Plain ``dex`` is accepted for any logarithm.
+    value, unit
+        As for `spectrafm._spectral_units.plain_numbers`.
+    scalar : bool, optional
+        Whether all stars must share one value.
 
     Returns
     -------
-    numpy.ndarray
-        ``()`` or ``(n_star,)`` float64.
+    numpy.ndarray or float
+        ``()`` or ``(n_star,)`` float64; a float if ``scalar``.
 
     Raises
     ------
     InputTypeError
         These are no numbers.
     InputValueError
-        The unit is another one, or there are more dimensions.
+        The unit is another one, some are masked, or there are more dimensions or values.
     """
-    from astropy import units as u
-
-    try:
-        if isinstance(value, u.Quantity):
-            spelled = unit.startswith("dex") and value.unit == u.dex
-            value = value.value if spelled else value.to_value(unit)
-        values = np.asarray(value, dtype=np.float64)
-    except u.UnitsError:
-        raise InputValueError(f"{name}: in {value.unit or 'no unit'!s}; expected {unit or 'no unit'}") from None
-    except (TypeError, ValueError):
-        raise InputTypeError(f"{name}: {value!r}; expected a number, or an array with one a star") from None
+    values = plain_numbers(name, value, unit)
+    if scalar:
+        if values.size != 1:
+            raise InputValueError(f"{name}: shape {values.shape}; expected one number, the same for all stars")
+        return values.item()
     if values.ndim > 1:
         raise InputValueError(f"{name}: shape {values.shape}; expected a number, or an array with one a star")
     return values
@@ -121,7 +116,7 @@ def label_array(labels, names, ranges):
 
     Parameters
     ----------
-    labels : dict of str to float, array_like or `~astropy.units.Quantity`
+    labels : dict of str to float, array_like, `~astropy.units.Quantity` or `~astropy.table.Column`
         Each a number or one value a star.
     names : sequence of str
         Names of the labels of the emulator.
@@ -138,7 +133,7 @@ def label_array(labels, names, ranges):
     InputTypeError
         A value is no number.
     InputValueError
-        A label is not known, missing, in a unit that does not fit, or out of range; or
+        A label is not known, missing, masked, in a unit that does not fit, or out of range; or
         lengths differ.
     """
     if not hasattr(labels, "keys"):

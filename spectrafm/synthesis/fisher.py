@@ -103,8 +103,8 @@ def cramer_rao_bound(
         The unknown labels; all when left out.
     resolving_power : float, optional
         Of the instrument; that of the emulator when left out.
-    vsini, vmacro : float, optional
-        Rotation and macroturbulence [km / s] of all stars.
+    vsini, vmacro : float or `~astropy.units.Quantity` ['speed'], optional
+        Rotation and macroturbulence, the same for all stars; plain numbers are km / s.
     spectral_axis : `~astropy.units.Quantity`, optional
         The pixels, ``(n_pixel,)``, in vacuum and at rest; those of the emulator when left
         out, which are finer than those of an instrument: give your own.
@@ -139,7 +139,7 @@ def cramer_rao_bound(
     wavelength = wavelength[_inside(wavelength, window)]
     given = {"resolving_power": resolving_power, "vsini": vsini, "vmacro": vmacro}
     units = {"resolving_power": "", "vsini": "km / s", "vmacro": "km / s"}
-    given = {name: to_numbers(name, value, units[name]).item() for name, value in given.items() if value is not None}
+    given = {k: to_numbers(k, value, units[k], scalar=True) for k, value in given.items() if value is not None}
     snr = _snr(snr, len(array))
     emulator = emulator.to(dtype=torch.float64)
     bounds = []

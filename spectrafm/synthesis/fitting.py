@@ -177,7 +177,7 @@ def fit_labels(
         )
     names, known = tuple(emulator.label_names), dict(labels or {})
     given = {"resolving_power": resolving_power, "vsini": vsini, "vmacro": vmacro}
-    given = {k: to_numbers(k, v, _INSTRUMENT[k]).item() for k, v in given.items() if v is not None}
+    given = {k: to_numbers(k, v, _INSTRUMENT[k], scalar=True) for k, v in given.items() if v is not None}
     free = _check_free(names, free, known)
     stars = to_arrays(spectrum, medium=medium, radial_velocity=radial_velocity, mask_policy=mask_policy)
     if len(stars) != 1:
@@ -266,7 +266,7 @@ def _pieces(wavelength, longest):
     if not len(wavelength):
         return []
     ends = np.concatenate(([0], np.flatnonzero(np.diff(np.log(wavelength)) > _GAP) + 1, [len(wavelength)]))
-    longest = np.inf if longest is None else to_numbers("piece", longest, "AA").item()
+    longest = np.inf if longest is None else to_numbers("piece", longest, "AA", scalar=True)
     if not longest > 0:
         raise InputValueError(f"piece: {longest:g}; expected a positive length in Angstrom")
     found = []

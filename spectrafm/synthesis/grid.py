@@ -91,7 +91,7 @@ def _work(connection, synthesizer, window):
     """Synthesize the stars that come through a connection, in a process of its own."""
     # an interrupt from the keyboard is for the process that started this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, ConnectionError):
         while True:
             connection.send(_synthesize_star(synthesizer, connection.recv(), window))
 
@@ -121,7 +121,7 @@ class _Worker:
         self.index = index
         try:
             self.connection.send(labels)
-        except BrokenPipeError:
+        except ConnectionError:
             # it has ended already; take() will notice
             return
 
@@ -129,7 +129,8 @@ class _Worker:
         """Return flux or reason of its star, and whether the process is alive; if not, a new one takes its place."""
         try:
             return self.connection.recv(), True
-        except EOFError:
+        # it may have ended before its star was read, or with a flux half sent
+        except (EOFError, OSError):
             self.process.join()
             code = self.process.exitcode
             self.connection.close()

@@ -976,3 +976,63 @@ def test_bridged():
     smooth = np.geomspace(10, 11, 50)
     alike = SpectrumArrays(smooth, smooth, np.ones(50), np.ones(50, dtype=bool))
     assert alike.gaps_filled(4) is alike
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (np.ma.MaskedArray([5, 6], [True, False]), ["0", "6"]),
+        (MaskedColumn(["a", "b"], mask=[False, True]), ["a", "1"]),
+        ([np.ma.masked, "b"], ["0", "b"]),
+        ([np.nan, None], ["0", "1"]),
+        (["", "  "], ["0", "1"]),
+        (np.array([7.0, np.nan]), ["7", "1"]),
+        ([u.Quantity(3.0), 5 * u.one], ["3", "5"]),
+    ],
+)
+def test_names_that_are_not_there(names, expected):
+    """A star whose name is masked, NaN or blank has the number of its row; whole numbers are written as such."""
+    assert [star.identifier for star in from_arrays(WAVELENGTH, [FLUX, FLUX], identifier=names)] == expected
+
+
+def test_names_of_pandas():
+    """NA of pandas is no name."""
+    pandas = pytest.importorskip("pandas")
+    for names in (pandas.Series([5, None], dtype="Int64"), pandas.Series(["5", None])):
+        assert [star.identifier for star in from_arrays(WAVELENGTH, [FLUX, FLUX], identifier=names)] == ["5", "1"]
+
+
+@pytest.mark.parametrize("names", [[5853418002145112704.0, 1.0], np.array([2.0**24, 1], np.float32), [np.inf, 1]])
+def test_names_that_lost_digits(names):
+    """Numbers that cannot hold all digits of a name are refused."""
+    with pytest.raises(InputValueError, match="identifier: .* may have lost digits; give integers or text"):
+        from_arrays(WAVELENGTH, [FLUX, FLUX], identifier=names)
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({"source_id": np.array(5853418002145112704)}, "5853418002145112704"),
+        ({"source_id": 5e5}, "500000"),
+        ({"source_id": u.Quantity(5, dtype=int)}, "5"),
+        ({"source_id": 5.8e18, "name": "b"}, "b"),
+        ({"source_id": np.ma.masked}, "0"),
+    ],
+)
+def test_numbers_as_names_in_meta(meta, expected):
+    """A name in meta may be any number that has all of its digits."""
+    assert one(make(meta=meta)).identifier == expected
+
+
+@pytest.mark.parametrize("unit", [None, "Jy"])
+def test_column_of_arrays(unit):
+    """An array of objects whose rows have one length is read, with its unit; others are refused."""
+    rows = np.empty(2, dtype=object)
+    rows[:] = [FLUX, FLUX]
+    expected = from_arrays(WAVELENGTH, np.stack([FLUX, FLUX]) * u.Unit(unit or ""))
+    for star, other in zip(from_arrays(WAVELENGTH, Column(rows, unit=unit)), expected, strict=True):
+        assert_allclose(star.flux, other.flux)
+        assert star.flux_unit == other.flux_unit
+    rows[1] = FLUX[:-1]
+    with pytest.raises(InputValueError, match="flux: rows of different lengths"):
+        from_arrays(WAVELENGTH, Column(rows, unit=unit))

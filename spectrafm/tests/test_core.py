@@ -1,6 +1,8 @@
 """SpectraFM: from spectra to a table, with flags, known quantities and files."""
 
 import json
+import os
+import subprocess
 import sys
 import types
 import warnings
@@ -17,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from specutils import Spectrum, SpectrumCollection, SpectrumList
 
 from spectrafm import Flag, SpectraFM, SpectraFMWarning
+from spectrafm._known import refuse_other_order
 from spectrafm._tokens import star_batches
 from spectrafm.adapters import from_arrays
 from spectrafm.exceptions import CheckpointError, InputTypeError, InputValueError, MissingDependencyError
@@ -736,3 +739,116 @@ def test_sets_of_pixels_and_batch_mates():
     with pytest.warns(SpectraFMWarning, match="1 of 2 rows are masked"):
         nothing = fm.infer([spectrum(), spectrum(mask=np.ones(60, dtype=bool))])
     assert nothing["teff"].mask.tolist() == [False, True]
+
+
+def named(n_star, names):
+    """Return tiny stars with names."""
+    sigma = np.full((n_star, 60), 0.01)
+    return from_arrays(WAVELENGTH, TABLE.flux[:n_star], sigma, identifier=names)
+
+
+def test_tables_in_another_order(fm):
+    """A table whose rows are the stars in another order is refused, whatever it is given for."""
+    names = ["a", "b", "c"]
+    stars = named(3, names)
+    table = QTable({"identifier": names[::-1], "teff": [5000.0, 5100.0, 5200.0] * u.K})
+    for use in (
+        lambda: fm.infer(stars, known=table),
+        lambda: fm.diagnose(stars, known=table),
+        lambda: fm.recalibrate(stars, table),
+        lambda: fm.fine_tune(stars, table, method="head"),
+    ):
+        with pytest.raises(InputValueError, match=r"\['identifier'\]: the names of the stars in another order, 'c' in"):
+            use()
+    row = {str(name): i for i, name in enumerate(table["identifier"])}
+    assert len(fm.infer(stars, known=table[[row[star.identifier] for star in stars]])) == 3
+
+
+@pytest.mark.parametrize(
+    ("stars", "rows"),
+    [
+        (["a", "b", "c"], ["a", "b", "c"]),
+        (["a", "b", "c"], ["c", "b", "d"]),
+        (["a", "b", "b"], ["b", "a", "b"]),
+        (["a", "b", "c"], [3.0e18, 2.0e18, 1.0e18]),
+        # names of stars without one: spectra and table may have been sorted together
+        (["0", "1", "2"], ["2", "0", "1"]),
+        (["x:0", "x:1", "y:0"], ["y:0", "x:1", "x:0"]),
+    ],
+)
+def test_names_that_do_not_tell_the_order(stars, rows):
+    """Other names, repeated ones and numbers of rows say nothing of the order."""
+    refuse_other_order(Table({"identifier": rows}), stars, "known")
+
+
+def test_numbers_of_rows_that_moved():
+    """Stars of which only numbers are known are told apart where they were moved themselves."""
+    with pytest.raises(InputValueError, match="in another order"):
+        refuse_other_order(Table({"identifier": ["0", "1", "2"]}), ["2", "1", "0"], "known")
+
+
+def test_known_as_list_of_quantities(fm):
+    """A list of quantities, or with masked numbers, is as good as an array; errors do not print all of it."""
+    stars = named(3, None)
+    expected = fm.infer(stars, known={"teff": [5000.0, np.nan, 5200.0] * u.K})["logg"].value
+    for given in ([5000 * u.K, np.nan, 5.2 * u.kK], [5000, np.ma.masked, 5200]):
+        np.testing.assert_allclose(fm.infer(stars, known={"teff": given})["logg"].value, expected)
+    with pytest.raises(InputTypeError, match="expected a number") as caught:
+        fm.infer(stars, known={"teff": ["hot"] * 1000})
+    assert len(str(caught.value)) < 200
+
+
+def test_repeated_labels(fm, monkeypatch):
+    """Labels that are asked for twice are refused before anything is encoded."""
+    monkeypatch.setattr(type(fm), "perceive", lambda *_: pytest.fail("encoded"))
+    with pytest.raises(InputValueError, match="labels: teff more than once"):
+        fm.infer(spectrum(), labels=["teff", "logg", "teff"])
+
+
+def test_libraries_of_numbers(fm):
+    """Embeddings may be an array, a tensor or lists; what is of another shape is refused as embeddings."""
+    stars = named(4, None)
+    vectors = fm.embed(stars)
+    expected = fm.similar(stars[:1], vectors, n=2)
+    for library in (torch.tensor(vectors), vectors.tolist(), list(vectors)):
+        found = fm.similar(stars[:1], library, n=2)
+        assert found["match"].tolist() == expected["match"].tolist()
+    for library in ([1.0, 2.0], [[1.0, 2.0], [3.0]]):
+        with pytest.raises(InputValueError, match="library: "):
+            fm.similar(stars[:1], library)
+
+
+def test_fine_tuning_without_gradients(fm):
+    """Whether gradients are kept where it is called does not matter to fine-tuning."""
+    stars = from_arrays(WAVELENGTH, tiny_table(12).flux, np.full((12, 60), 0.01))
+    labels = {"teff": np.linspace(4500, 5500, 12)}
+    with torch.inference_mode(), warnings.catch_warnings():
+        # twelve stars are predicted no better than by their mean
+        warnings.simplefilter("ignore", SpectraFMWarning)
+        tuned = fm.fine_tune(stars, labels, method="decoder", steps=1, n_fold=2)
+    assert tuned.labels == ("teff",)
+
+
+def test_load_of_a_file(tmp_path):
+    """A file in place of a folder is named."""
+    path = tmp_path / "model.py"
+    path.touch()
+    with pytest.raises(CheckpointError, match=r"folder: .*model.py is a file"):
+        SpectraFM.load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_forked_processes():
+    """A process that is forked after threads of PyTorch have started does not wait for them."""
+    code = (
+        "import os, signal, torch, spectrafm\n"
+        "torch.set_num_threads(2)\n"
+        "torch.ones(1 << 20).exp()\n"
+        "if not (child := os.fork()):\n"
+        "    signal.alarm(10)\n"
+        "    torch.ones(1 << 20).exp()\n"
+        "    os._exit(torch.get_num_threads())\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "1\n", done.stderr

@@ -1,6 +1,7 @@
 """The packaged star and the readers of real sets."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import astropy.units as u
@@ -268,6 +269,8 @@ def test_readers(miles_folder, tmp_path):
         ("labels", {"teff": np.ones(3)}, r"labels\['teff'\]: shape \(3,\), expected \(2,\)"),
         ("label_errors", {"teff": 1.0}, r"label_errors\['teff'\]: shape \(\), expected \(2,\)"),
         ("identifier", np.arange(4), r"identifier: shape \(4,\), expected \(2,\)"),
+        ("medium", "water", "medium: 'water', expected 'vacuum' or 'air'"),
+        ("flux_kind", "nonsense", "flux_kind: 'nonsense', expected 'relative_sed' or 'continuum_normalized'"),
     ],
 )
 def test_shapes_of_data_sets(name, value, error):
@@ -277,3 +280,15 @@ def test_shapes_of_data_sets(name, value, error):
     assert len(LabelledSpectra(**arrays)) == 2
     with pytest.raises(InputValueError, match=error):
         LabelledSpectra(**(arrays | {name: value}))
+
+
+def test_medium_of_data_sets():
+    """Wavelengths in air come to vacuum, once."""
+    air, flux = np.linspace(5000.0, 6000.0, 5), np.ones((2, 5))
+    data = LabelledSpectra(air, flux, flux, {}, {}, np.array(["a", "b"]), medium="air")
+    np.testing.assert_allclose(data.wavelength, air_to_vac(air * u.AA, method="Morton2000").value)
+    assert data.medium == "vacuum"
+    again = replace(data, flux=2 * flux)
+    np.testing.assert_array_equal(again.wavelength, data.wavelength)
+    assert data.spectra(0)[0].spectral_axis[0].value == data.wavelength[0]
+    np.testing.assert_array_equal(air, np.linspace(5000.0, 6000.0, 5))

@@ -312,6 +312,9 @@ class _Source:
         self.spectra = spectra
         self.values = {} if velocity is None else {"rv_offset": velocity}
 
+    def flawless(self):
+        return self
+
     def examples(self, n_star, generator):
         return self.spectra[:n_star], self.values, {}
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from astropy import units as u
+from astropy.table import Column, MaskedColumn
+from astropy.utils.masked import Masked
 from safetensors.torch import load_file, save_file
 
 from spectrafm.adapters import to_arrays
@@ -213,12 +215,16 @@ def test_defaults_follow_the_rest():
         ({"teff": 9000}, InputValueError, r"labels: teff is 9000; expected a value from 40\d\d.* to 64\d\d.* K, where"),
         ({"fe_h": [0, np.nan]}, InputValueError, "labels: fe_h is nan; expected a value from"),
         ({"age": 4.5}, InputValueError, "unknown label 'age'; this emulator knows teff, logg, fe_h, mg_fe, vmicro"),
-        ({"teff": 5000 * u.km}, InputValueError, "teff: in km; expected K"),
-        ({"teff": "hot"}, InputTypeError, "teff: 'hot'; expected a number"),
+        ({"teff": 5000 * u.km}, InputValueError, "teff: unit km, expected K"),
+        ({"teff": "hot"}, InputTypeError, "teff: 'hot'; expected numbers, plain in K or with a unit"),
+        ({"fe_h": True}, InputTypeError, "fe_h: True; expected numbers"),
         ({"teff": [[5000.0]]}, InputValueError, r"teff: shape \(1, 1\)"),
         ({"teff": [5000, 5100], "fe_h": [0, 0.1, 0.2]}, InputValueError, "labels: 2 of teff, 3 of fe_h; expected"),
         ({"teff": [5000, 5100], "vsini": [1, 2, 3]}, InputValueError, r"labels, vsini: \[2, 3\] values"),
-        ({"vsini": 5 * u.K}, InputValueError, "vsini: in K; expected km / s"),
+        ({"vsini": 5 * u.K}, InputValueError, "vsini: unit K, expected km / s"),
+        ({"vsini": [5 * u.km / u.s, 5 * u.K]}, InputTypeError, "vsini: .*; expected one unit for all of them"),
+        ({"vsini": MaskedColumn([3.0, 4.0], mask=[0, 1])}, InputValueError, "vsini: 1 of 2 masked; expected a number"),
+        ({"fe_h": Masked([0.0] * u.dex, mask=True)}, InputValueError, "fe_h: 1 of 1 masked"),
         ({"vsini": -5}, InputValueError, "vsini: -5; expected a velocity"),
         ({"resolving_power": 1e5}, InputValueError, "resolving_power: 100000; expected a positive number up to 25000"),
         ({"spectral_axis": [15_000, 15_500] * u.AA}, InputValueError, "spectral_axis: from 15000.00 to 15500.00 Angst"),
@@ -232,6 +238,24 @@ def test_what_cannot_be(changes, error, message):
     """Labels and parameters out of range or unknown are told with name, value and what is allowed."""
     with pytest.raises(error, match=message):
         fake_emulator().spectrum(**SUN | changes)
+
+
+def test_units_of_columns():
+    """Columns are in their units, as quantities are, and masks that hide nothing do not matter."""
+    emulator = fake_emulator()
+    row = SUN | {"radial_velocity": 0.0}
+    expected = emulator.spectrum(**row | {"vsini": [20.0], "fe_h": [-0.2]}).flux
+    for vsini in (
+        Column([20_000.0], unit="m / s"),
+        MaskedColumn([20_000.0], unit="m / s", mask=[False]),
+        Masked([20.0] * u.km / u.s),
+        [20_000 * u.m / u.s],
+    ):
+        spectrum = emulator.spectrum(**row | {"vsini": vsini, "fe_h": Column([-0.2], unit="dex")})
+        np.testing.assert_array_equal(spectrum.flux, expected)
+        assert spectrum.meta["vsini"] == [20.0]
+    plain = emulator.label_array({"teff": Column([5.777], unit="kK"), "logg": Column([4.4], unit="dex")})
+    np.testing.assert_array_equal(plain, emulator.label_array({"teff": [5777.0], "logg": 4.4 * u.dex("cm / s2")}))
 
 
 def test_missing_labels():

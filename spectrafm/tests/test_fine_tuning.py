@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import pickle
 import warnings
 from dataclasses import fields, replace
@@ -26,6 +27,7 @@ from spectrafm.quantities import QUANTITIES as REGISTRY
 from spectrafm.quantities import Quantity, register_quantity
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_table
+from spectrafm.thresholds import adapt_thresholds, set_thresholds
 from spectrafm.weights_info import Domain, WeightsInfo
 
 # stars of another survey, whose log g are off by 0.5 and whose temperatures are off by 4 %
@@ -142,6 +144,87 @@ def test_same_seed_same_weights(base, method):
     """The same stars and seed give the same answers; nothing global is seeded."""
     first, second = (base.fine_tune(spectra(FEW), labels(), method=method, seed=3, **SETTINGS) for _ in range(2))
     np.testing.assert_array_equal(residuals(first), residuals(second))
+
+
+@pytest.fixture(scope="module")
+def powers(base):
+    """Return weights that also read the resolving power, hardly trained, with a head."""
+    vocabulary = Vocabulary(["flux", *QUANTITIES, "ln_resolving_power"], flux=["flux"], log=["teff"])
+    model = StellarPerceptron(tiny_config(), vocabulary, seed=0)
+    model.fit(tiny_table(), ["teff", "logg"], FitConfig(steps=3, batch_size=64, warmup_steps=1))
+    return SpectraFM(model, base.info).fine_tune(spectra(FEW), labels(), method="head", **SETTINGS)
+
+
+GIVEN = {
+    "known": ({"known": {"k_mag": STARS.values[REST, 2]}}, 2),
+    "resolving_power": ({"resolving_power": 2000.0}, 2),
+    "both": ({"known": {"k_mag": STARS.values[REST, 2]}, "resolving_power": 2000.0}, 3),
+    "nothing": ({}, 1),
+}
+
+
+@pytest.mark.parametrize("what", GIVEN)
+def test_head_and_what_else_is_known(powers, monkeypatch, what):
+    """What is known beside a spectrum reaches the network, moves no embedding, and costs time only where given."""
+    seen, encoded = [], []
+    features, encode = residual_head._features, StellarPerceptron.perceive_tokens
+    monkeypatch.setattr(residual_head, "_features", lambda its, space: seen.append(its) or features(its, space))
+    stars, (options, n_encoded) = spectra(REST), GIVEN[what]
+    plain = powers.infer(stars)
+    monkeypatch.setattr(
+        StellarPerceptron, "perceive_tokens", lambda model, tokens: encoded.append(tokens) or encode(model, tokens)
+    )
+    table = powers.infer(stars, **options)
+    assert len(encoded) == n_encoded
+    np.testing.assert_allclose(seen[1].embedding, seen[0].embedding, rtol=0, atol=1e-5)
+    assert np.allclose(seen[1].values, seen[0].values, rtol=1e-6) == (what == "nothing")
+    assert np.allclose(numbers(table, "logg"), numbers(plain, "logg"), rtol=1e-6) == (what == "nothing")
+
+
+def test_head_and_known_quantities_in_sets(powers, monkeypatch):
+    """Of spectra with more pixels than the context holds, each set of them has its own embedding."""
+    seen, look = [], residual_head._look
+    monkeypatch.setattr(residual_head, "_look", lambda *args: seen.append(look(*args)) or seen[-1])
+    for options in ({}, {"known": {"k_mag": 10.0}}):
+        # a context that is too short is that of a model without patches
+        monkeypatch.setattr(powers.model, "most_pixels", lambda n_known=0: 30)
+        powers.infer(spectra(slice(40, 43)), **options)
+    assert len(seen) == 4
+    for first, second in zip(seen[:2], seen[2:], strict=True):
+        np.testing.assert_allclose(second.embedding, first.embedding, rtol=0, atol=1e-5)
+    assert np.abs(seen[1].embedding - seen[0].embedding).max() > 1e-3
+
+
+def test_head_of_stars_with_a_resolving_power(powers):
+    """A resolving power of the given stars is withheld from the embedding when a head is fitted, too."""
+    base = SpectraFM(powers.model, powers.info)
+    heads = [
+        base.fine_tune(spectra(FEW), labels(), method="head", resolving_power=power, **SETTINGS).head
+        for power in (None, 2000.0)
+    ]
+    plain, told = (head.space for head in heads)
+    np.testing.assert_allclose(told["embedding_mean"], plain["embedding_mean"], atol=1e-5)
+    assert np.abs(told["input_mean"] - plain["input_mean"]).max() > 1e-4
+
+
+def test_head_of_an_earlier_version(powers, tmp_path):
+    """A head whose file does not say what its embeddings are of answers as it did, on its own and below another."""
+    powers.save(tmp_path)
+    path = tmp_path / "head.json"
+    settings = json.loads(path.read_text())
+    assert settings.pop("reads_spectrum_alone") is True
+    path.write_text(json.dumps(settings))
+    old = SpectraFM.load(tmp_path)
+    stars, known = to_arrays(spectra(REST), resolving_power=2000.0), {"k_mag": STARS.values[REST, 2]}
+    prepared, errors = [old.prepare(star, 0) for star in stars], np.full(50, np.nan)
+    expected, _ = old.predict_labels(old.perceive(prepared, 0, {"k_mag": (known["k_mag"], errors)}), ["logg"])
+    found = numbers(old.infer(stars, known=known), "logg")
+    np.testing.assert_allclose(found, expected[:, 0], rtol=1e-5)
+    assert not np.allclose(found, numbers(powers.infer(stars, known=known), "logg"), rtol=1e-3)
+    again = old.fine_tune(spectra(FEW), labels(), method="head", **SETTINGS)
+    again.save(tmp_path / "again")
+    loaded = SpectraFM.load(tmp_path / "again", base=old).head
+    assert (loaded.reads_spectrum_alone, loaded.before.reads_spectrum_alone) == (True, False)
 
 
 def test_order_of_stars(base, tuned):
@@ -430,8 +513,21 @@ def test_gaps_are_bridged_in_training_as_in_use(base):
         np.testing.assert_allclose(np.delete(stars.table.wavelength[row], 20), WAVELENGTH[star.good])
         between = np.interp(stars.table.wavelength[row, 20], WAVELENGTH[star.good], stars.table.flux[row, star.good])
         np.testing.assert_allclose(stars.table.flux[row, 20], between, rtol=1e-5)
-    perceived = stars.perceive(base.model, np.arange(40))
+    perceived = base.model.perceive_tokens(stars.tokens(base.model, np.arange(40)))
     np.testing.assert_array_equal(perceived.pooled, bridging.perceive(stars.prepared, 0).pooled)
+
+
+def test_hash_of_other_thresholds(base, tmp_path):
+    """Weights whose thresholds are set anew are no longer those of their files."""
+    base.save(tmp_path)
+    for change in (
+        lambda fm: set_thresholds(fm, {}),
+        lambda fm: adapt_thresholds(fm, to_arrays(spectra(FEW))),
+    ):
+        fm = SpectraFM.load(tmp_path)
+        assert fm.weights_hash
+        change(fm)
+        assert fm.weights_hash == fm.infer(spectra(REST)).meta["weights_sha256"] == ""
 
 
 def test_labels_that_do_not_vary(base):

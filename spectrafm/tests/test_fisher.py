@@ -124,10 +124,11 @@ def test_jacobian_of_the_instrument():
     [
         ({"snr": 0}, InputValueError, "snr: 0; expected a positive number, or one for each of 1 stars"),
         ({"snr": [50, 60]}, InputValueError, "snr: 2 values; expected a positive number, or one for each of 1 stars"),
-        ({"snr": "high"}, InputTypeError, "snr: 'high'; expected a number"),
+        ({"snr": "high"}, InputTypeError, "snr: 'high'; expected numbers"),
         ({"free": ["teff", "age"]}, InputValueError, "free: unknown label 'age'; expected one or more of teff, logg"),
         ({"free": []}, InputValueError, r"free: \(\); expected one or more of"),
         ({"window": (5000, 5500)}, InputValueError, "window: no pixel from 5000 to 5500 Angstrom; expected a range"),
+        ({"vsini": [3.0, 4.0]}, InputValueError, r"vsini: shape \(2,\); expected one number, the same for all stars"),
         ({"noise": "photons"}, InputValueError, "noise: 'photons'; expected 'flux' or 'continuum'"),
         ({"window": 16_050}, InputTypeError, "window: 16050; expected two wavelengths"),
         ({"window": (16_040, 16_040.4)}, InputValueError, "free: .* cannot be distinguished with these pixels"),

@@ -126,6 +126,8 @@ def test_pieces():
         ({"free": "teff", "labels": {"teff": 5000, "logg": 3}}, InputValueError, "free: 'teff' is in labels too"),
         ({"resolving_power": None}, InputValueError, "resolving_power: not known; give it"),
         ({"resolving_power": 1e5}, InputValueError, "resolving_power: 100000; expected a value from 10 to 25000"),
+        ({"vmacro": [3.0, 4.0]}, InputValueError, r"vmacro: shape \(2,\); expected one number, the same for all"),
+        ({"piece": [20.0, 30.0]}, InputValueError, r"piece: shape \(2,\); expected one number"),
         ({"vsini": -3.0}, InputValueError, "vsini: -3; expected a value from 0 to 300"),
         ({"labels": {"logg": 9.0}}, InputValueError, "labels: logg is 9; expected a value from"),
         ({"free": "fe_h"}, InputValueError, "labels: teff is missing"),

@@ -19,6 +19,7 @@ from spectrafm.stellarperceptron import (
 )
 from spectrafm.stellarperceptron.layers import Attention
 from spectrafm.stellarperceptron.patches import ascending, assign_patches, interpolation
+from spectrafm.stellarperceptron.tokens import in_columns
 from spectrafm.tests.tiny import WAVELENGTH, tiny_config, tiny_model
 
 PATCHES = {"patch_size": 16, "patch_width": 0.2, "patch_anchor": 3000.0}
@@ -305,3 +306,21 @@ def test_order_of_pixels():
         assert order.shape[1] == 4
         assert (torch.diff(wavelength[rows].gather(1, order), dim=1) > 0).all()
         assert good[rows].gather(1, order).all()
+
+
+def test_attention_leaves_switches_alone(monkeypatch):
+    """On a CPU the kinds of attention, switches that all threads share, are not touched."""
+    monkeypatch.setattr(layers, "sdpa_kernel", lambda *_: pytest.fail("switched"))
+    model = tiny_model()
+    perceived = model.perceive(np.ones((2, 60)), ["flux"] * 60, WAVELENGTH)
+    model.request(perceived, ["teff"])
+
+
+def test_columns_under_another_default_dtype():
+    """Values keep their type, whatever the default of PyTorch is."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        columns = in_columns(torch.tensor([[1, -1, 0]]), 3, torch.tensor([[5, 6, 7]], dtype=torch.float32))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(columns, torch.tensor([[7, 5, torch.nan]]), equal_nan=True)

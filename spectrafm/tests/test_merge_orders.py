@@ -236,6 +236,12 @@ def test_mistakes():
     for axis in (repeated, np.sort(np.append(repeated, 5085.0))):
         with pytest.raises(InputValueError, match=r"spectrafm\.adapters\.merge_orders"):
             from_arrays(axis, np.ones(len(axis)))
+    # orders have scales of their own: they are not to be sorted, but other pixels are
+    with pytest.raises(InputValueError, match="step back 1 time, as those of orders") as error:
+        from_arrays(repeated, np.ones(len(repeated)))
+    assert "sort" not in str(error.value)
+    with pytest.raises(InputValueError, match="sort its pixels"):
+        from_arrays([5000, 5002, 5001, 5003, 5005, 5004], np.ones(6))
 
 
 def test_name_of_arms():

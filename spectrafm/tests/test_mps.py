@@ -84,4 +84,5 @@ def test_sensitivity(kind):
     with FakeMps():
         found = label_sensitivity(fm, stars, 0, ["teff"])
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one[2], other[2], rtol=1e-4, atol=1e-5)
+        # sums of large numbers of both signs are rounded to digits of these
+        np.testing.assert_allclose(one[2], other[2], rtol=1e-4, atol=1e-5 * np.abs(other[2]).max())

@@ -275,8 +275,14 @@ def test_no_errors_no_band():
 
 
 def test_all_bad_pixels():
-    """A spectrum without a good pixel is an empty figure, not an error."""
-    plot_spectrum(spectrum(bad=range(50)), stars(1, [2])).figure.canvas.draw()
+    """A spectrum without a good pixel is an empty figure with its name, axes and flags, not an error."""
+    ax = plot_spectrum(spectrum(bad=range(50)), stars(1, [2]))
+    ax.figure.canvas.draw()
+    assert [np.isfinite(line.get_ydata()).any() for line in ax.lines] == [False]
+    assert not any(path.vertices.size for band in ax.collections for path in band.get_paths())
+    assert ax.get_title(loc="left") == "Vega"
+    assert ax.get_xlabel() == "Wavelength  [nm]"
+    assert "flag 2" in texts(ax)
 
 
 def test_labels_and_flags_in_words():

@@ -11,7 +11,8 @@ import pytest
 from spectrafm import Flag, SpectraFM
 from spectrafm.adapters import from_arrays
 from spectrafm.datasets import LabelledSpectra
-from spectrafm.exceptions import ConfigError, InputValueError, SpectraFMError
+from spectrafm.exceptions import ConfigError, InputTypeError, InputValueError, SpectraFMError
+from spectrafm.quantities import QUANTITIES
 from spectrafm.stellarperceptron import AugmentationConfig, FitConfig, StellarPerceptron
 from spectrafm.tests.fake_grid import fake_emulator
 from spectrafm.tests.fake_mps import FakeMps
@@ -20,6 +21,7 @@ from spectrafm.training import (
     DomainConfig,
     ObservationConfig,
     Recipe,
+    RequestConfig,
     SourceConfig,
     StarStream,
     StreamPart,
@@ -33,6 +35,7 @@ from spectrafm.training import (
     train_recipe,
 )
 from spectrafm.training import train as train_module
+from spectrafm.weights_info import WeightsInfo
 
 
 def tiny_data(n_star=300, seed=0):
@@ -317,7 +320,7 @@ def test_errors_that_no_real_star_calibrated(recipe):
     model = StellarPerceptron(recipe.model, make_vocabulary(recipe), seed=0)
     _, calibration = build_stream(recipe, "nowhere", model.vocabulary)
     synthetic = dataclasses.replace(
-        recipe.sources["stars"], kind="emulator", moved_by="", augmentation=AugmentationConfig()
+        recipe.sources["stars"], kind="emulator", validation_fraction=0.1, augmentation=AugmentationConfig()
     )
     continuum = DomainConfig({"name": "continuum"})
     for kind, domain, unproven in (
@@ -417,6 +420,68 @@ def test_train_from_a_start(recipe, tmp_path, monkeypatch):
         dataclasses.replace(recipe, start=recipe.name)
 
 
+def test_start_with_other_stars_set_aside(recipe, tmp_path, monkeypatch):
+    """A recipe does not go on from weights that were trained on stars which it sets aside."""
+    monkeypatch.setattr(train_module, "load_recipe", {"before": dataclasses.replace(recipe, name="before")}.get)
+    fewer = {"stars": dataclasses.replace(recipe.sources["stars"], validation_fraction=0.2)}
+    for changes in ({"split_seed": 5}, {"sources": fewer}):
+        after = dataclasses.replace(recipe, start="before", **changes)
+        with (
+            known_data(tiny=tiny_data()),
+            pytest.raises(ConfigError, match="stars of tiny that one of them sets aside"),
+        ):
+            train_recipe(after, "nowhere", tmp_path)
+
+
+def test_weights_tell_how_stars_were_split(recipe, tmp_path):
+    """Seed and fraction of each set of real stars are in the weights, and stay when these are saved."""
+    apart = dataclasses.replace(
+        recipe, split_seed=9, fit=FitConfig(steps=2, batch_size=16, warmup_steps=1), name="apart"
+    )
+    with known_data(tiny=tiny_data()):
+        train_recipe(apart, "nowhere", tmp_path)
+    told = {"stars": {"data": "tiny", "seed": 9, "fraction": 0.4}}
+    assert SpectraFM.load(tmp_path / "weights").info.splits == told
+    assert load_recipe("optical-synthetic").splits == {}
+    assert WeightsInfo("older", ({"name": "xp", "labels": ["teff"]},)).splits is None
+    with pytest.raises(InputTypeError, match="splits: 3 of 'stars', expected a dictionary of data, seed and fraction"):
+        WeightsInfo("mine", ({"name": "xp", "labels": ["teff"]},), splits={"stars": 3})
+
+
+def test_quantities_of_weights_that_could_not_be_made():
+    """An error leaves the registry of quantities as it was."""
+    new = {"name": "leaky", "unit": "", "error_unit": "", "ucd": "", "description": "made up"}
+    for wrong in ({"domains": ({"name": "xp", "labels": ["nope"]},)}, {"domains": (), "known": ("nope",)}):
+        with pytest.raises(InputValueError, match="unknown quantity 'nope'"):
+            WeightsInfo(name="mine", quantities=(new,), **wrong)
+        assert "leaky" not in QUANTITIES
+
+
+def test_kind_of_flux_of_a_data_set(recipe):
+    """Spectra without their slope are refused where a domain is of spectral energy distributions."""
+    data = dataclasses.replace(tiny_data(), flux_kind="continuum_normalized")
+    with known_data(tiny=data), pytest.raises(ConfigError, match="'stars' are 'continuum_normalized', and its domain"):
+        build_stream(recipe, "nowhere", make_vocabulary(recipe))
+
+
+def test_unit_of_a_data_set(recipe):
+    """Standardisation and inputs do not depend on the unit of the flux."""
+    found = []
+    for unit in (1.0, 1e-16, 1e4):
+        data = tiny_data()
+        data.flux, data.sigma = (array.astype(np.float64) * unit for array in (data.flux, data.sigma))
+        vocabulary = make_vocabulary(recipe)
+        with known_data(tiny=data):
+            stream, _ = build_stream(recipe, "nowhere", vocabulary)
+        [(_, _, batch)] = stream.batches(0)
+        found.append((*vocabulary.scale("flux")[:2], batch.tokens.value, batch.tokens.sigma))
+    assert found[0][0] == pytest.approx(1, abs=0.02)
+    assert (found[0][2] != 0).any(dim=1).all()
+    for other in found[1:]:
+        for one, its in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(its, one, rtol=1e-4, atol=1e-4)
+
+
 def test_split_stays(recipe):
     """Which stars are set aside is decided by a seed of its own, where one is given."""
     assert recipe.split_seed == recipe.fit.seed
@@ -424,13 +489,33 @@ def test_split_stays(recipe):
     assert load_recipe("small").fit.seed != load_recipe("small-start").fit.seed
 
 
-def test_each_kind_is_drawn_anew_in_its_own_way():
-    """Settings that a kind of source would ignore are refused."""
-    of = {"data": "tiny", "domain": "tiny"}
-    with pytest.raises(ConfigError, match="augmentation is not for sources of the kind 'library'; they take obs"):
-        SourceConfig("library", **of, augmentation=AugmentationConfig(reddening=1.0))
-    with pytest.raises(ConfigError, match="observation is not for sources of the kind 'table'; they take augment"):
-        SourceConfig("table", **of, observation=ObservationConfig(gaps=0.5))
+@pytest.mark.parametrize(
+    ("kind", "settings", "read_by"),
+    [
+        ("library", {"augmentation": AugmentationConfig(reddening=1.0)}, "'table'"),
+        ("table", {"observation": ObservationConfig(gaps=0.5)}, "'library' or 'emulator'"),
+        ("table", {"resolving_power": 999.0}, "'library'"),
+        ("emulator", {"resolving_power": 999.0}, "'library'"),
+        ("library", {"n_pool": 7}, "'emulator'"),
+        ("table", {"galactic": 1.0}, "'emulator'"),
+        ("emulator", {"validation_fraction": 0.3}, "'table' or 'library'"),
+    ],
+)
+def test_settings_that_a_kind_of_source_does_not_read(kind, settings, read_by):
+    """They are refused; their defaults are not."""
+    of = {"kind": kind, "data": "tiny", "domain": "tiny"}
+    [name] = settings
+    with pytest.raises(ConfigError, match=f"{name} is for sources of the kind {read_by}, not '{kind}'"):
+        SourceConfig(**of, **settings)
+    assert SourceConfig(**of, **{name: getattr(SourceConfig(**of), name)}) == SourceConfig(**of)
+
+
+def test_settings_that_no_source_reads(recipe):
+    """Each source has a fraction of its own to set aside, and tables are asked in ways of their own."""
+    with pytest.raises(ConfigError, match="fit: validation_fraction is not read, as each source has its own"):
+        load_recipe("gaia_xp", {"fit": {"validation_fraction": 0.9}})
+    with pytest.raises(ConfigError, match="request is not read, as all sources are tables; set it in the augment"):
+        dataclasses.replace(recipe, request=RequestConfig(flux_requests=3))
 
 
 def test_moved_by(recipe):

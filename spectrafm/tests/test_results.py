@@ -1,7 +1,9 @@
 """Tables of labels: what is in them, and what comes back from files."""
 
+import builtins
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import astropy.units as u
 import numpy as np
@@ -500,3 +502,48 @@ def test_describe_measured_velocity():
     assert "radial velocity 120.04 +- 0.21 km / s" in describe_row(t)
     assert "no radial velocity was measured" in describe_row(t, 1)
     assert not any("radial velocity" in line for line in describe_row(table()))
+
+
+@pytest.mark.parametrize("extension", [".ecsv", ".csv", ".vot", ".mrt"])
+def test_files_are_utf_8(extension, tmp_path, monkeypatch):
+    """Files are written and read in UTF-8, whatever the locale says."""
+    real = builtins.open
+
+    def in_ascii(file, mode="r", buffering=-1, encoding=None, *more, **keywords):
+        return real(file, mode, buffering, encoding if "b" in mode else encoding or "ascii", *more, **keywords)
+
+    monkeypatch.setattr(builtins, "open", in_ascii)
+    names = ["é", "b", "c"]
+    write_labels(table(identifier=names), tmp_path / f"t{extension}")
+    assert "é" in (tmp_path / f"t{extension}").read_text(encoding="utf-8")
+    assert read_labels(tmp_path / f"t{extension}")["identifier"].tolist() == names
+
+
+@pytest.mark.parametrize("column", [[True, False, True], np.array(["a", None, 1], dtype=object), [1j, 2j, 3j]])
+def test_columns_that_mrt_cannot_hold(column, tmp_path):
+    """Columns of anything but real numbers and text are named."""
+    with_more = table()
+    with_more["more"] = column
+    with pytest.raises(InputValueError, match=r"table: more \(.*\) cannot be columns of a machine-readable table"):
+        write_labels(with_more, tmp_path / "t.mrt")
+    assert not (tmp_path / "t.mrt").exists()
+
+
+@pytest.mark.parametrize("extension", [".ecsv", ".fits"])
+def test_columns_of_objects(extension, tmp_path):
+    """Objects that a format cannot hold are refused with an error of the package, and leave a file as it was."""
+    path = tmp_path / f"t{extension}"
+    write_labels(table(), path)
+    with_more = table()
+    with_more["more"] = np.array([object()] * 3, dtype=object)
+    with pytest.raises(InputValueError, match="filename: cannot write"):
+        write_labels(with_more, path, overwrite=True)
+    assert len(read_labels(path)) == 3
+
+
+def test_threads_leave_no_filters(tmp_path):
+    """Filters of warnings are as before when several threads have written at the same time."""
+    before, some = list(warnings.filters), table()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda i: write_labels(some, tmp_path / f"{i}.fits"), range(24)))
+    assert list(warnings.filters) == before

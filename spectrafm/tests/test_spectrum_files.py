@@ -1,6 +1,8 @@
 """Files of spectra, of the kinds that are common and that specutils does not read."""
 
 import gzip
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import astropy.units as u
 import numpy as np
@@ -115,7 +117,10 @@ def test_one_row_of_arrays():
     """Tables of ESO have one row, with an array in each cell."""
     columns = {"WAVE": [WAVELENGTH] * u.AA, "FLUX": [FLUX] * DENSITY, "ERR": [SIGMA] * DENSITY}
     Table(columns).write("a.fits")
-    notes = check(read_stars("a.fits"))
+    # what has its name and its unit is not worth a word
+    assert check(read_stars("a.fits")) == []
+    Table(columns | {"SNR": [FLUX / SIGMA]}).write("b.fits")
+    notes = check(read_stars("b.fits"))
     assert notes == ["read as a table (HDU 1): wavelength in 'WAVE', flux in 'FLUX', standard deviations in 'ERR'"]
 
 
@@ -135,12 +140,7 @@ def test_image_without_unit(name, values):
     hdus = [fits.PrimaryHDU(FLUX, axis_header(CTYPE1="WAVE", CUNIT1="Angstrom")), fits.ImageHDU(values, name=name)]
     fits.HDUList(hdus).writeto("a.fits")
     notes = check(read_stars("a.fits"))
-    # what it does not know it leaves out without a word
-    assert notes == (
-        ["SIGMA, which specutils leaves out, is taken as standard deviations of the flux"]
-        if name == "SIGMA"
-        else [f"errors of HDU 0 are those in {name}", RELATIVE]
-    )
+    assert notes == [f"errors of HDU 0 are those in {name}", RELATIVE]
 
 
 def test_image_in_air():
@@ -212,18 +212,66 @@ def test_iraf_apertures():
 
 
 @pytest.mark.parametrize("extension", ["fits", "ecsv"])
-def test_errors_that_specutils_leaves_out(extension):
-    """A column of inverse variances, or of errors without a unit, is used, and that is said."""
-    table = Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * DENSITY, "ivar": SIGMA**-2.0})
-    table.write(f"a.{extension}")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("ERROR", "FLUX", "WAVE"),
+        ("WAVE", "MODEL", "FLUX", "ERROR"),
+        ("WAVE", "FLUX", "SKY", "ERROR"),
+        ("LSF", "WAVE", "FLUX", "IVAR"),
+        ("FLUX", "WAVE", "VARIANCE"),
+    ],
+)
+def test_columns_by_name_where_there_are_units(names, extension):
+    """Columns with units go by their names, not by the order of their units; errors without a unit are used, too."""
+    columns = {"WAVE": WAVELENGTH * u.AA, "FLUX": FLUX * DENSITY, "ERROR": SIGMA * DENSITY}
+    columns |= dict.fromkeys(("MODEL", "SKY"), 2 * FLUX * DENSITY) | {"LSF": np.ones(N_PIXEL) * u.AA}
+    columns |= {"IVAR": SIGMA**-2.0, "VARIANCE": SIGMA**2 * DENSITY**2}
+    Table({name: columns[name] for name in names}).write(f"a.{extension}")
     notes = check(read_stars(f"a.{extension}"))
-    assert notes == ["column 'ivar', which specutils leaves out, is taken as inverse variances of the flux"]
-    table["err"] = SIGMA
-    del table["ivar"]
+    assert len(notes) == (len(names) > 3)
+
+
+@pytest.mark.parametrize("extension", ["fits", "ecsv"])
+def test_columns_by_unit(extension):
+    """Where no name is known the unit tells what a column is, and which one that was is said."""
+    table = Table({"id": np.arange(N_PIXEL), "x": WAVELENGTH / 10 * u.nm, "y": FLUX * u.Jy, "dy": SIGMA * u.Jy})
+    table.write(f"a.{extension}")
+    [star], notes = read_stars(f"a.{extension}")
+    assert_allclose(star.wavelength, WAVELENGTH)
+    assert_allclose(star.sigma / star.flux, SIGMA / FLUX)
+    assert notes[1] == "'y' and 'x' by the unit, not by the name"
+    # of several it is not known which one the errors are
+    table["z"] = SIGMA * u.Jy
     table.write(f"b.{extension}")
-    assert check(read_stars(f"b.{extension}")) == [
-        notes[0].replace("ivar", "err").replace("inverse variances", "standard deviations")
-    ]
+    assert not read_stars(f"b.{extension}")[0][0].has_sigma
+    Table({"frequency": WAVELENGTH[::-1] * u.THz, "flux": FLUX * u.Jy}).write(f"c.{extension}")
+    [star], notes = read_stars(f"c.{extension}")
+    assert_allclose(star.wavelength[-1], 299792458e10 / WAVELENGTH[0] / 1e12)
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("err2", SIGMA**2),
+        ("sigma^2", SIGMA**2),
+        ("sigma**-2", SIGMA**-2.0),
+        ("ivar_1", SIGMA**-2.0),
+        ("flux-err", SIGMA),
+        ("1/sigma", None),
+        ("err_rel", None),
+    ],
+)
+def test_what_errors_are(name, values):
+    """What a name adds to that of an error is part of it: a square is a variance, and what is not known is said."""
+    errors = SIGMA if values is None else values
+    np.savetxt(
+        "a.txt", np.stack([WAVELENGTH, FLUX, errors], axis=1), header=f"wavelength flux {name}", comments="", fmt="%.9g"
+    )
+    notes = check(read_stars("a.txt", wavelength_unit="Angstrom"), None if values is None else SIGMA)
+    told = f"no errors are read; if they are in {name!r}, call them err, var or ivar"
+    assert (told in notes) == (values is None)
 
 
 @pytest.mark.parametrize("unit", [True, False])
@@ -257,7 +305,7 @@ def test_errors_that_do_not_fit():
     Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * DENSITY, "err": SIGMA * u.km}).write("a.fits")
     [star], notes = read_stars("a.fits")
     assert not star.has_sigma
-    assert notes == ["column 'err' is left out: its shape or its unit does not fit the flux"]
+    assert notes == ["column 'err' is left out: its unit does not fit the flux"]
 
 
 @pytest.mark.parametrize("option", [{"flux_unit": "Jy"}, {"wavelength_unit": "Angstrom"}])
@@ -267,11 +315,11 @@ def test_errors_in_a_unit_of_their_own(name, errors, option):
     Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * u.Jy, name: errors}).write("a.fits")
     [star], notes = read_stars("a.fits", **option)
     assert_allclose(star.sigma / star.flux, SIGMA / FLUX)
-    assert [note.partition(":")[0] for note in notes] == ["read as a table (HDU 1)"]
+    assert notes == []
     Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * u.Jy, name: SIGMA * u.km}).write("b.fits")
     [star], notes = read_stars("b.fits", **option)
     assert not star.has_sigma
-    assert notes[1:] == [f"column {name!r} is left out: its shape or its unit does not fit the flux"]
+    assert notes == [f"column {name!r} is left out: its unit does not fit the flux"]
 
 
 def test_units_that_nobody_knows():
@@ -456,10 +504,7 @@ def test_votable(name, table_format, recwarn):
     votable.to_xml(name, tabledata_format=table_format)
     recwarn.clear()
     notes = check(read_stars(name), wavelength=air_to_vacuum(WAVELENGTH))
-    assert notes == [
-        "read as a table: wavelength in 'wavelength', flux in 'flux', standard deviations in 'flux_error'",
-        "wavelengths are in air, as its header says",
-    ]
+    assert notes == ["wavelengths are in air, as its header says"]
     assert [str(w.message) for w in recwarn] == []
 
 
@@ -555,7 +600,7 @@ def test_name_and_medium_of_eso(flux_unit):
     assert read_stars("air.fits", medium="vacuum")[0][0].medium == "vacuum"
 
 
-def test_medium_of_a_table_that_specutils_reads():
+def test_medium_of_a_plain_table():
     """The UCD counts there, too."""
     hdu = fits.BinTableHDU(Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * DENSITY, "error": SIGMA * DENSITY}))
     hdu.header["TUCD1"] = "em.wl;obs.atmos"
@@ -604,3 +649,312 @@ def test_what_the_system_refuses(monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(InputValueError, match=r"^a.txt: it cannot be read: Permission denied$"):
         read_stars("a.txt")
+
+
+BAD = [3, 7, 20]
+
+
+def bits(bad=1, n_pixel=N_PIXEL, kind="i4"):
+    """Return a mask with a bit at some pixels."""
+    mask = np.full(n_pixel, 1 - bad, dtype=kind)
+    mask[BAD] = bad
+    return mask
+
+
+@pytest.mark.parametrize("bunit", [{}, {"BUNIT": "adu"}])
+@pytest.mark.parametrize("errors", ["STD", "ERR"])
+@pytest.mark.parametrize("name", ["MASK", "DQ", "QUAL", "QUALITY", "FLAGS", "BPM"])
+def test_mask_of_an_image(name, errors, bunit):
+    """The mask beside the errors of an image is read, whatever these are called."""
+    header = axis_header(CTYPE1="WAVE", CUNIT1="Angstrom", **bunit)
+    hdus = [fits.PrimaryHDU(FLUX, header), fits.ImageHDU(SIGMA, name=errors), fits.ImageHDU(bits(), name=name)]
+    fits.HDUList(hdus).writeto("a.fits")
+    [star], notes = read_stars("a.fits")
+    assert np.flatnonzero(~star.good).tolist() == BAD
+    assert star.has_sigma
+    assert f"mask of HDU 0 is that in {name}" in notes
+    assert read_stars("a.fits", mask_policy="sdss_boss")[0][0].good.all()
+
+
+def test_mask_of_an_axis_that_specutils_knows():
+    """Errors and mask are read there, too."""
+    header = axis_header(CTYPE1="WAVE-LOG", CUNIT1="Angstrom", BUNIT="adu")
+    hdus = [fits.PrimaryHDU(FLUX, header), fits.ImageHDU(SIGMA, name="SIGMA"), fits.ImageHDU(bits(), name="QUAL")]
+    fits.HDUList(hdus).writeto("a.fits")
+    [star], notes = read_stars("a.fits")
+    assert_allclose(star.wavelength, 4000 * np.exp(25 / 4000 * np.arange(N_PIXEL)))
+    assert np.flatnonzero(~star.good).tolist() == BAD
+    assert_allclose(star.sigma, SIGMA)
+    assert notes == ["errors of HDU 0 are those in SIGMA", "mask of HDU 0 is that in QUAL"]
+
+
+@pytest.mark.parametrize("extension", ["csv", "fits"])
+@pytest.mark.parametrize("name", ["mask", "dq", "QUALITY", "qual", "flag", "flags", "bad", "bpm", "bad_pix", "mask_1"])
+def test_mask_of_a_table(name, extension):
+    """Columns that are zero where a pixel is good are masks."""
+    Table({"wavelength_nm": WAVELENGTH / 10, "flux": FLUX, name: bits()}).write(f"a.{extension}")
+    [star], notes = read_stars(f"a.{extension}")
+    assert np.flatnonzero(~star.good).tolist() == BAD
+    assert f"mask in {name!r}" in notes[0]
+    # as pandas writes booleans
+    Table({"wavelength_nm": WAVELENGTH / 10, "flux": FLUX, name: bits() == 1}).write(f"b.{extension}")
+    assert np.flatnonzero(~read_stars(f"b.{extension}")[0][0].good).tolist() == BAD
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "note"),
+    [
+        ("or_mask", bits(), "column 'or_mask' is not used; if it is a mask, give it as mask="),
+        ("good", bits(0), "column 'good' is not used; if it is a mask, give it as mask="),
+        ("quality", np.linspace(0, 1, N_PIXEL), "mask 'quality' is not used: it does not hold booleans, or bits"),
+        ("flag", ["ok"] * N_PIXEL, "mask 'flag' is not used: it does not hold booleans, or bits"),
+        ("mask", np.zeros((N_PIXEL, 3), "i4"), "mask 'mask' is not used: its shape does not fit the flux"),
+    ],
+)
+def test_mask_that_is_not_used(name, values, note):
+    """What may be something else is left out, and that is said."""
+    Table({"wavelength_nm": WAVELENGTH / 10, "flux": FLUX, name: values}).write("a.fits")
+    notes = check(read_stars("a.fits"), None)
+    assert [one for one in notes if one.startswith(note)]
+
+
+def test_mask_the_wrong_way_round():
+    """That of PypeIt is turned round; another one that leaves out more than half of the pixels is told."""
+    hdu = fits.BinTableHDU(Table({"wave": WAVELENGTH, "flux": FLUX, "ivar": SIGMA**-2.0, "mask": bits(0)}))
+    hdu.writeto("a.fits")
+    [star], notes = read_stars("a.fits", wavelength_unit="Angstrom")
+    assert star.n_good == len(BAD)
+    assert "its mask leaves out 92 % of the pixels of a star; if 1 means good in it, invert it" in notes
+    notes = read_stars("a.fits", wavelength_unit="Angstrom", mask_policy="sdss_boss")[1]
+    assert not [note for note in notes if "invert" in note]
+    hdu.header["DMODCLS"] = "OneSpec"
+    hdu.writeto("b.fits")
+    [star], notes = read_stars("b.fits", wavelength_unit="Angstrom")
+    assert np.flatnonzero(~star.good).tolist() == BAD
+    assert "'mask' is that of PypeIt, which is 1 where a pixel is good" in notes
+    assert not [note for note in notes if "invert" in note]
+
+
+def image_arms(*names, version=False):
+    """Return an image for each name, those with the same first word with the same wavelengths and scale."""
+    words = list(dict.fromkeys(name.split("_")[0] for name in names))
+    hdus = [fits.PrimaryHDU()]
+    for number, name in enumerate(names):
+        arm = words.index(name.split("_")[0]) if not version else number // 2
+        values = SIGMA * (1 + arm) if "ERR" in name else FLUX
+        header = axis_header(CTYPE1="WAVE", CUNIT1="Angstrom", CRVAL1=4000.0 + 900 * arm)
+        hdus.append(fits.ImageHDU(values, header, name=name, ver=1 + arm if version else None))
+    return fits.HDUList(hdus)
+
+
+@pytest.mark.parametrize(
+    ("names", "version"),
+    [
+        (("BLUE", "BLUE_ERR", "RED", "RED_ERR"), False),
+        (("RED_ERR", "BLUE_FLUX", "BLUE_ERR", "RED_FLUX"), False),
+        (("SCI", "ERR", "SCI", "ERR"), True),
+    ],
+)
+def test_arms_in_images(names, version):
+    """Images with wavelengths of their own are arms: the first is read, and all are where they are of one star."""
+    image_arms(*names, version=version).writeto("a.fits")
+    [star], notes = read_stars("a.fits")
+    first = 2 if names[0] == "RED_ERR" else 1
+    assert [n for n in notes if n.startswith(f"only the spectrum in HDU {first} {names[first - 1]} is read, and not")]
+    assert len(star.wavelength) == N_PIXEL
+    [star], notes = read_stars("a.fits", merge_orders=True)
+    assert_allclose(star.wavelength[[0, -1]], [4000, 5875])
+    # the errors of each arm are its own
+    ratio = np.median(star.sigma[-15:] / star.sigma[:15])
+    assert ratio > 2.5
+
+
+def test_images_that_are_no_arms():
+    """What has the wavelengths of another image, or is called something else, is not merged."""
+    hdus = image_arms("ARM_FLUX", "SKY", "MODEL")
+    hdus.append(fits.ImageHDU(FLUX, hdus[1].header, name="ARM_FIRST"))
+    hdus.writeto("a.fits")
+    [star], notes = read_stars("a.fits", merge_orders=True)
+    assert len(star.wavelength) == N_PIXEL
+    assert "HDU 4 ARM_FIRST, with wavelengths that another image has, not read" in notes
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_wavelengths_in_an_extension(known):
+    """Wavelengths pixel by pixel go before those of a header, and need none."""
+    header = axis_header(CTYPE1="WAVE", CUNIT1="Angstrom", CRVAL1=4010.0) if known else fits.Header()
+    wave = fits.ImageHDU(WAVELENGTH / 10, fits.Header({"BUNIT": "nm"}), name="WAVELENGTH")
+    hdus = [fits.PrimaryHDU(FLUX, header), wave, fits.ImageHDU(SIGMA, name="ERR")]
+    fits.HDUList(hdus).writeto("a.fits")
+    assert "wavelengths are those in HDU 1 WAVELENGTH" in check(read_stars("a.fits"))
+    wave.data[3] = 0
+    fits.HDUList(hdus).writeto("b.fits")
+    if known:
+        notes = check(read_stars("b.fits"), wavelength=WAVELENGTH + 10)
+        assert "HDU 1 WAVELENGTH is not used: not all of it are wavelengths" in notes
+
+
+@pytest.mark.parametrize("bunit", [{}, {"BUNIT": "adu"}])
+@pytest.mark.parametrize(("ctype", "scale"), [("WAVE", 1), ("AWAV", 1), ("WAVE", 1e-10)])
+def test_axis_of_fits_without_a_unit(ctype, scale, bunit):
+    """Angstrom where it is said, and metres, as the standard has it, where wavelengths are as small as that."""
+    axis = {"CRVAL1": 4000 * scale, "CDELT1": 25 * scale, "CTYPE1": ctype}
+    fits.PrimaryHDU(FLUX, axis_header(**axis, **bunit)).writeto("a.fits")
+    wavelength = air_to_vacuum(WAVELENGTH) if ctype == "AWAV" else WAVELENGTH
+    notes = check(read_stars("a.fits"), None, wavelength)
+    assert [note for note in notes if "Angstrom is assumed" in note] == notes[: scale == 1]
+
+
+def test_part_of_a_multispec_image():
+    """What was cut or binned by IRAF keeps the wavelengths of the pixels that it had."""
+    told = multispec("1 1 0 4000. 25. 40 0. 1. 2.") | {"CTYPE1": "MULTISPE"}
+    cut = fits.Header(told | {"LTV1": -4.0, "LTM1_1": 1.0})
+    fits.PrimaryHDU(FLUX[4:], cut).writeto("a.fits")
+    assert_allclose(read_stars("a.fits")[0][0].wavelength, WAVELENGTH[4:])
+    fits.PrimaryHDU(FLUX[::2], fits.Header(told | {"LTV1": 0.25, "LTM1_1": 0.5})).writeto("b.fits")
+    assert_allclose(read_stars("b.fits")[0][0].wavelength, WAVELENGTH[::2] + 12.5)
+    told = multispec("1 1 2 4000. 25. 40 0. 1. 2. 1. 0. 2 1 1 40 4500 500") | {"CTYPE1": "MULTISPE"}
+    fits.PrimaryHDU(FLUX[4:], fits.Header(told | {"LTV1": -4.0})).writeto("c.fits")
+    with pytest.raises(InputValueError, match="cut or binned after its wavelengths were calibrated"):
+        read_stars("c.fits")
+
+
+@pytest.mark.parametrize("extension", ["fits", "ecsv"])
+def test_logarithmic_units(extension):
+    """Logarithms of wavelengths are read, those of fluxes are refused, in the file or given."""
+    table = Table({"wave": np.log10(WAVELENGTH / 10), "flux": FLUX})
+    table.write("a.csv")
+    assert "wavelengths are logarithms, in dex(nm)" in check(read_stars("a.csv", wavelength_unit="dex(nm)"), None)
+    message = r"the flux is in 'mag\(AB\)', which is logarithmic; give it in a linear unit"
+    with pytest.raises(InputValueError, match=message):
+        read_stars("a.csv", wavelength_unit="nm", flux_unit="mag(AB)")
+    if extension == "ecsv":
+        table["wave"].unit = u.dex(u.nm)
+        table.write("a.ecsv")
+        check(read_stars("a.ecsv"), None)
+        table["flux"].unit = u.ABmag
+        table.write("b.ecsv")
+        with pytest.raises(InputValueError, match=message):
+            read_stars("b.ecsv")
+    table = Table({"loglam": np.log10(WAVELENGTH), "flux": FLUX})
+    table["loglam"].unit = u.dex(u.AA)
+    table.write(f"c.{'ecsv' if extension == 'ecsv' else 'txt'}", format="ascii.ecsv")
+    check(read_stars(f"c.{'ecsv' if extension == 'ecsv' else 'txt'}"), None)
+
+
+ROWS = [f"{at:.8g} {flux:.9g} {sigma:.9g}\n" for at, flux, sigma in zip(WAVELENGTH, FLUX, SIGMA, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", ",wavelength_AA,flux,err\n" + "".join(f"{n},{r.replace(' ', ',')}" for n, r in enumerate(ROWS))),
+        ("a.csv", ";wave;flux;err\n" + "".join(f"{n};{r.replace(' ', ';')}" for n, r in enumerate(ROWS))),
+        *((f"a.{end}", f"{sign} wave flux err\n" + "".join(ROWS)) for end in ("txt", "dat") for sign in ";%!"),
+        ("a.txt", "! a star\n! seen by me\n" + "".join(ROWS)),
+        (
+            "a.txt",
+            "".join(f"{a:.8E} {b:.9E} {c:.9E}\n" for a, b, c in zip(WAVELENGTH, FLUX, SIGMA, strict=True)).replace(
+                "E", "D"
+            ),
+        ),
+        ("a.txt", "wave flux err\n" + "".join(ROWS).replace("4000 ", "4.d+03 ")),
+    ],
+)
+def test_text_of_other_kinds(name, text):
+    """The index of pandas, comments of other programs and exponents of Fortran are understood."""
+    with open(name, "w") as file:
+        file.write(text)
+    check(read_stars(name, wavelength_unit="Angstrom"))
+
+
+@pytest.mark.parametrize("start", ["40 2\n", "40\n", "*** a star\n 40 2\n", "# a star\n40, 3\n"])
+def test_number_of_pixels_in_a_line(start):
+    """A line with their number before those of the pixels is told, and not taken for one."""
+    with open("a.dat", "w") as file:
+        file.write(start + "".join(ROWS))
+    message = f"line {start.count(chr(10))} is the number of its pixels: delete the lines up to this one"
+    with pytest.raises(InputValueError, match=message):
+        read_stars("a.dat", wavelength_unit="Angstrom")
+
+
+def test_lines_of_python_for_a_votable():
+    """The lines read the table as what it is."""
+    Table({"a": WAVELENGTH, "b": FLUX}).write("a.vot", format="votable")
+    with pytest.raises(InputValueError, match=r"t = Table.read\('a.vot', format='votable'\)") as error:
+        read_stars("a.vot")
+    assert "specutils" not in str(error.value)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_orders_end_to_end(descending):
+    """Orders one after the other in a table are not to be sorted, and are split where they are to be merged."""
+    sign = -1 if descending else 1
+    axes = [(WAVELENGTH + 900 * order)[::sign] for order in range(3)][::-sign]
+    text = "".join(f"{at} {flux} 0.01\n" for axis in axes for at, flux in zip(axis, FLUX, strict=True))
+    with open("a.txt", "w") as file:
+        file.write(text)
+    with pytest.raises(InputValueError, match="wavelengths step back 2 times, .* with merge_orders=True") as error:
+        read_stars("a.txt", wavelength_unit="Angstrom")
+    assert "sort" not in str(error.value)
+    [star], notes = read_stars("a.txt", wavelength_unit="Angstrom", merge_orders=True)
+    assert_allclose(star.wavelength[[0, -1]], [4000, 6775])
+    assert "its wavelengths step back 2 times: read as 3 orders" in notes
+
+
+@pytest.mark.parametrize("extension", ["fits", "ecsv", "csv"])
+@pytest.mark.parametrize("name", ["source_id", "SOURCE_ID", "identifier", "TARGETID", "OBJECT", "name"])
+def test_names_of_stars(name, extension):
+    """A column of names, or a word in what a table says of itself, names its stars."""
+    rows = Table({name: [5853418002145112704, 7], "wavelength": [WAVELENGTH] * 2 * u.AA, "flux": [FLUX] * 2})
+    if extension != "csv":
+        rows.write(f"a.{extension}")
+        assert [star.identifier for star in read_stars(f"a.{extension}")[0]] == ["5853418002145112704", "7"]
+        rows[:1].write(f"one.{extension}")
+        assert read_stars(f"one.{extension}")[0][0].identifier == "5853418002145112704"
+    one = Table({"wavelength_nm": WAVELENGTH / 10, "flux": FLUX, name: ["HD 1"] * N_PIXEL})
+    one.write(f"b.{extension}")
+    assert read_stars(f"b.{extension}")[0][0].identifier == "HD 1"
+    if extension != "csv" and len(name) < 9 and name != "TARGETID":
+        one.remove_column(name)
+        one.meta[name] = "HD 2"
+        one.write(f"c.{extension}")
+        assert read_stars(f"c.{extension}")[0][0].identifier == "HD 2"
+
+
+def test_one_row_of_variable_length():
+    """Arrays of variable length are read where there is one row of them."""
+    columns = [
+        fits.Column(name, "PD()", unit, array=np.array([values], dtype=object))
+        for name, unit, values in (("wavelength", "Angstrom", WAVELENGTH), ("flux", "Jy", FLUX), ("error", "Jy", SIGMA))
+    ]
+    columns.append(fits.Column("source_id", "K", array=[11]))
+    fits.BinTableHDU.from_columns(columns).writeto("a.fits")
+    [star], _ = read_stars("a.fits")
+    assert star.identifier == "11"
+    assert_allclose(star.sigma / star.flux, SIGMA / FLUX)
+
+
+def test_names_that_are_missing():
+    """Who has no name has its number."""
+    rows = Table({"name": ["HD 1", ""], "wavelength": [WAVELENGTH] * 2 * u.AA, "flux": [FLUX] * 2})
+    rows.write("a.fits")
+    assert [star.identifier for star in read_stars("a.fits")[0]] == ["HD 1", "1"]
+
+
+def test_threads():
+    """Eight threads find what one does, and leave the warnings of the process as they are."""
+    Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * u.Jy}).write("a.fits")
+    with open("a.fits", "rb") as file:
+        whole = file.read()
+    with open("b.fits", "wb") as file:
+        # the data are whole, and their block is not
+        file.write(whole[:-1000])
+    names = ["a.fits", "b.fits"] * 4
+    alone = [read_stars(name)[1] for name in names]
+    assert "the file may be cut off" in alone[1][-1]
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        together = [notes for _, notes in pool.map(read_stars, names)]
+    assert together == alone
+    assert warnings.filters == before

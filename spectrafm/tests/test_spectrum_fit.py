@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from spectrafm.continuum import ContinuumNormalizer
 from spectrafm.exceptions import ConfigError, TrainingError
 from spectrafm.stellarperceptron import SpectrumFit, StellarPerceptron, Vocabulary
 from spectrafm.tests.fake_grid import LABELS, fake_emulator, other_emulator
+from spectrafm.tests.fake_mps import FakeMps, send
 from spectrafm.tests.tiny import tiny_config
 from spectrafm.training import (
     EmulatorSource,
@@ -200,6 +202,94 @@ def test_other_lines(fit):
         assert 0.4 < ratio.median() < 2.0
 
 
+SPIKE, DIP = slice(432, 433), slice(434, 439)
+
+
+def with_artefacts(star, where, size):
+    """Return stars with some pixels off by this much."""
+    value = star[0].clone()
+    value[:, where] += size
+    return value, *star[1:]
+
+
+@torch.no_grad()
+def lost(fit, star, monkeypatch):
+    """Return which pixels are left out, ``(n_star, n_pixel)``."""
+    judged, plain = [], SpectrumFit.artefacts
+    with monkeypatch.context() as patch:
+        patch.setattr(SpectrumFit, "artefacts", lambda *given: judged.append(plain(*given)) or judged[-1])
+        fit.sound_equations(*star)
+    out = judged[0].clone()
+    if len(judged) > 1:
+        # stars that have some are looked at again
+        out[judged[0].any(dim=1)] = judged[1]
+    return out.numpy()
+
+
+@pytest.mark.parametrize(("where", "size"), [(SPIKE, 1.0), (SPIKE, 1000.0), (DIP, -0.8)])
+def test_artefacts_are_left_out(fit, where, size, monkeypatch):
+    """A spike and a dip on a line change parameters as little as if they were masked, and only they are lost."""
+    clean, _ = stars(30, 21, 0.02)
+    spoilt = with_artefacts(clean, where, size)
+    expected, error = found(fit, clean)
+    off = np.abs(found(fit, spoilt)[0] - expected) / error
+    keep = torch.ones(700, dtype=torch.bool)
+    keep[where] = False
+    masked = np.abs(found(fit, some(clean, keep))[0] - expected) / error
+    assert np.median(off) < np.median(masked) + 0.02
+    assert off.max() < 2
+    out = lost(fit, spoilt, monkeypatch)
+    assert out[:, where].mean() > 0.99
+    out[:, where] = False
+    assert out.mean() < 1e-3
+    monkeypatch.setattr(SpectrumFit, "artefacts", lambda self, *star: torch.zeros_like(star[3]))
+    assert np.median(np.abs(found(fit, spoilt)[0] - expected) / error) > 20 * np.median(off)
+
+
+def test_stars_without_artefacts(fit, monkeypatch):
+    """Noise alone loses no pixel, of any size, with errors or without; results are the same to the bit."""
+    for noise in (0.01, 0.02, 0.1):
+        star, _ = stars(300, 22, noise)
+        assert not lost(fit, star, monkeypatch).any()
+    star, _ = stars(300, 22, 0.02)
+    assert not lost(fit, (star[0], torch.full_like(star[1], torch.nan), *star[2:]), monkeypatch).any()
+    # beside another with artefacts, too
+    star[0][0, SPIKE] += 1.0
+    assert np.argwhere(lost(fit, star, monkeypatch)).tolist() == [[0, SPIKE.start]]
+    with torch.no_grad():
+        sound, plain = fit.sound_equations(*star), fit.normal_equations(*star)
+    for one, other in zip(sound, plain, strict=True):
+        assert torch.equal(one[1:], other[1:])
+        assert not torch.equal(one[0], other[0])
+    expected = found(fit, [t[1:] for t in star])
+    monkeypatch.setattr(SpectrumFit, "artefacts", lambda self, *star: torch.zeros_like(star[3]))
+    np.testing.assert_array_equal(found(fit, [t[1:] for t in star]), expected)
+
+
+@pytest.mark.parametrize(("noise", "most"), [(0.02, 0.01), (0.005, 0.05)])
+def test_wrong_lines_are_no_artefacts(fit, noise, most, monkeypatch):
+    """Where lines are wrong everywhere, few pixels are lost, whatever the noise."""
+    star, _ = stars(100, 23, noise, line_error=0.6)
+    assert lost(fit, star, monkeypatch).mean() < most
+
+
+def test_artefacts_in_any_form(fit, monkeypatch):
+    """Pixels that are bad or elsewhere, stars without pixels, and other devices."""
+    star, _ = stars(4, 24, 0.02)
+    value, sigma, wavelength, there = with_artefacts(star, SPIKE, 1.0)
+    there[0], there[1, SPIKE], wavelength[2, SPIKE] = False, False, 6000.0
+    with torch.no_grad():
+        assert np.argwhere(lost(fit, (value, sigma, wavelength, there), monkeypatch)).tolist() == [[3, SPIKE.start]]
+        nothing = [t[:, :0] for t in star]
+        np.testing.assert_allclose(fit(*nothing)[0], fit.prior_mean.expand(4, -1), atol=0.05)
+        expected = fit(value, sigma, wavelength, there)
+        with FakeMps():
+            away = send(SimpleNamespace(torch_model=copy.deepcopy(fit))).torch_model
+            answer = away(value.to("mps"), sigma.to("mps"), wavelength, there.to("mps"))
+            for one, other in zip(answer, expected, strict=True):
+                torch.testing.assert_close(one.cpu(), other, rtol=1e-3, atol=1e-3)
+
+
 def test_absurd_spectra(fit):
     """Whatever comes, numbers come out, and what stands beside it is none the worse."""
     (value, sigma, wavelength, there), _ = stars(6, 16, 0.02)
@@ -213,12 +303,14 @@ def test_absurd_spectra(fit):
     np.testing.assert_allclose(parameter[:1].detach().numpy(), expected[0], atol=2e-4)
 
 
-def test_derivatives(fit):
-    """What a parameter changes by with the flux is what autograd says."""
-    (value, sigma, wavelength, there), _ = stars(1, 15, 0.02)
+@pytest.mark.parametrize("where", [slice(0, 0), slice(432, 433)])
+def test_derivatives(fit, where):
+    """What a parameter changes by with the flux is what autograd says, and nothing with that of artefacts."""
+    value, sigma, wavelength, there = with_artefacts(stars(1, 15, 0.02)[0], where, 1.0)
     value.requires_grad_(True)
     parameter, *_ = fit(value, sigma, wavelength, there)
     [slope] = torch.autograd.grad(parameter[0, 0], value)
+    assert (slope[0, where] == 0).all()
     way = 0.02 * torch.from_numpy(np.sin(np.arange(700) / 9.0)).float()
     with torch.no_grad():
         up, down = (fit(value + s * way, sigma, wavelength, there)[0][0, 0] for s in (1, -1))

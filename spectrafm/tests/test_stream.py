@@ -1,5 +1,6 @@
 """Streams: stars of several sources, observed anew at every step, as inference will see them."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from astropy import units as u
 from specutils import Spectrum
 
-from spectrafm import SpectraFM
+from spectrafm import SpectraFM, thresholds
 from spectrafm._tokens import GIVEN_ERRORS, spectra_to_tokens
 from spectrafm.adapters import from_arrays
 from spectrafm.continuum import ContinuumNormalizer
@@ -37,7 +38,7 @@ from spectrafm.training import (
     calibrate_weights,
     train_recipe,
 )
-from spectrafm.training.observation import disturb_lines, draw_observation
+from spectrafm.training.observation import add_artefacts, disturb_lines, draw_observation
 
 SEEN = ObservationConfig(
     resolving_power=20_000.0, resolving_power_range=(5_000.0, 20_000.0), narrowest=20.0, snr=(20.0, 200.0)
@@ -158,6 +159,44 @@ def test_undisturbed(synthetic, vocabulary):
     assert all(star.good.all() for star in spectra)
     assert source.observation == SEEN
     assert values.keys() == source.examples(8, torch.Generator().manual_seed(0))[1].keys()
+
+
+def test_artefacts():
+    """As many stars as asked for have spikes and dips, few pixels of each and none below 5 % of the flux."""
+    n_star, n_pixel = 400, 8000
+    config = replace(SEEN, artefacts=0.3, gaps=0.0, pixels_per_fwhm=(1.0, 1.0), power_spread=0.0).undisturbed
+    seen = draw_observation(config(artefacts=0.3), n_star, (12_000.0, 18_000.0), torch.Generator().manual_seed(0))
+    assert seen.wavelength.shape == (n_star, pytest.approx(n_pixel, rel=0.05))
+    flux = 1 - 0.5 * torch.rand(seen.wavelength.shape, generator=torch.Generator().manual_seed(1))
+    flux[:, 10] = -0.2
+    found = add_artefacts(config(artefacts=0.3), flux, seen, torch.Generator().manual_seed(2))
+    changed = found != flux
+    hit = changed.any(dim=1)
+    # few of these stars have so few that none comes
+    assert 0.22 < hit.double().mean() < 0.35
+    # a star is as it was, to the last bit, or has some
+    assert torch.equal(found[~hit], flux[~hit])
+    assert 0.001 < changed[hit].double().mean() < 0.05
+    assert changed[hit].double().mean(dim=1).max() < 0.12
+    assert (found >= torch.minimum(flux, 0.05 * flux)).all()
+    assert (found < 0.1).sum() > (flux < 0.1).sum()
+    assert (found - flux)[hit].max() > 0.3
+    assert torch.equal(found, add_artefacts(config(artefacts=0.3), flux, seen, torch.Generator().manual_seed(2)))
+    assert add_artefacts(config(), flux, seen, torch.Generator()) is flux
+
+
+def test_flawless(synthetic, vocabulary):
+    """The same stars and noise without artefacts; what is undisturbed has none either, the source itself has."""
+    spoilt = source_of(synthetic, vocabulary, replace(SEEN, artefacts=1.0))
+    plain = source_of(synthetic, vocabulary, SEEN)
+    assert spoilt.undisturbed()[0].observation.artefacts == 0
+    spectra, flawless, expected = (
+        source.examples(8, torch.Generator().manual_seed(5))[0] for source in (spoilt, spoilt.flawless(), plain)
+    )
+    for star, other in zip(flawless, expected, strict=True):
+        np.testing.assert_array_equal(star.flux, other.flux)
+    assert spoilt.observation.artefacts == 1
+    assert any(not np.array_equal(star.flux, other.flux) for star, other in zip(spectra, expected, strict=True))
 
 
 def test_observation_errors():
@@ -692,6 +731,28 @@ def test_what_sets_of_pixels_have_in_common(tmp_path, monkeypatch):
         assert one[name][0] == table[name][0]
         ratio = (table[f"e_{name}"][0] / one[f"e_{name}"][0]).value
         assert n_set**0.5 - 1e-9 <= ratio <= 1
+
+
+def test_thresholds_are_those_of_flawless_stars(trained, synthetic, monkeypatch):
+    """Stars with artefacts, which flags are to find, are not among the good ones that decide about flags."""
+    weights, _ = trained
+    source = source_of(synthetic, weights.model.vocabulary, replace(SEEN, artefacts=1.0))
+    monkeypatch.setattr(thresholds, "_N_STAR", 48)
+    examples, seen = ObservedSource.examples, []
+    monkeypatch.setattr(
+        ObservedSource,
+        "examples",
+        lambda self, *arguments: (seen.append(self.observation.artefacts), examples(self, *arguments))[1],
+    )
+
+    def limits(source):
+        density = {name: torch.from_numpy(array) for name, array in weights._density.items()}
+        fm = SpectraFM(weights.model, copy.deepcopy(weights.info), density)
+        thresholds.set_thresholds(fm, {"synthetic": (source, source)})
+        return fm.info.domains[0].thresholds
+
+    assert limits(source) == limits(source_of(synthetic, weights.model.vocabulary, SEEN)) != {}
+    assert seen == [0.0, 0.0]
 
 
 def test_predict_spectrum(trained):

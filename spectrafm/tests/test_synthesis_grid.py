@@ -1,6 +1,7 @@
 """Grids of synthetic spectra, with a function in place of the synthesis."""
 
 import os
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -29,6 +30,21 @@ def deadly(labels, window):
 def always_deadly(labels, window):
     """End the process at every star."""
     os._exit(3)
+
+
+class Unreadable:
+    """A synthesizer that ends the process which is to use it, before that reads its first star."""
+
+    def __getstate__(self):
+        """Return something, so that there is something to read."""
+        return {"status": 3}
+
+    def __setstate__(self, state):
+        """End the process."""
+        os._exit(state["status"])
+
+    def __call__(self, labels, window):
+        """Never be called."""
 
 
 def _same(one, other):
@@ -122,6 +138,21 @@ def test_deaths_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "_MAX_DEATHS", 1)
     with pytest.raises(SpectraFMError, match=r"2 processes ended one after the other; .*exit code 3"):
         build_grid(tmp_path / "grid.npz", _WINDOW, 12, synthesizer=always_deadly)
+
+    with pytest.raises(SpectraFMError, match=r"2 processes ended one after the other; .*exit code 3"):
+        build_grid(tmp_path / "other.npz", _WINDOW, 12, synthesizer=Unreadable())
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(), OSError("got end of file during message")])
+def test_death_at_any_moment(error, monkeypatch):
+    """A process may end before it reads its star, while it works, or while it sends its flux."""
+    ended = Mock(exitcode=-9)
+    connection = Mock(recv=Mock(side_effect=error), send=Mock(side_effect=ConnectionResetError()))
+    monkeypatch.setattr(grid._Worker, "_start", lambda self: vars(self).update(connection=connection, process=ended))
+    worker = grid._Worker(fake, _WINDOW)
+    worker.give(7, draw_labels(3, 7))
+    assert worker.take() == ("the compiled library ended the process (exit code -9)", False)
+    ended.join.assert_called_once()
 
 
 def test_parts_of_another_grid(whole):

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from spectrafm.arrays import SpectrumArrays
+from spectrafm.continuum import ContinuumNormalizer, MedianScaler
 from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError, TrainingError
 from spectrafm.stellarperceptron import (
     AugmentationConfig,
@@ -286,6 +287,25 @@ def test_divisor_is_applied_after_cuts():
     flux = batch.tokens.value.numpy() * drawn.vocabulary.std[pixel] + drawn.vocabulary.mean[pixel]
     flux = np.where(batch.tokens.token.numpy() == pixel, flux, np.nan)
     np.testing.assert_allclose(np.nanmedian(flux, axis=1), 1, atol=0.01)
+
+
+@pytest.mark.parametrize("normalizer", [MedianScaler(), ContinuumNormalizer(width=0.2)])
+@pytest.mark.parametrize("factor", [2.0**-40, 2.0**40])
+def test_unit_of_the_flux_does_not_matter(normalizer, factor):
+    """What is divided by a divisor is standardised after that: standardisation, loss and predictions stay."""
+    found = []
+    for scale in (1.0, factor):
+        table, model = tiny_table(), new_model()
+        table = replace(table, flux=table.flux * np.float32(scale), sigma=table.sigma * np.float32(scale))
+        log = model.fit(
+            table, ["logg"], FitConfig(**(SHORT | {"steps": 2})), augmentation=ALL, divisor=normalizer.divisor
+        )
+        assert model.vocabulary.scale("flux")[0] == pytest.approx(1, abs=0.02)
+        flux = table.flux[:8] / normalizer.divisor(WAVELENGTH, table.flux[:8], np.isfinite(table.flux[:8]))
+        said = model.request(model.perceive(flux, ["flux"] * 60, WAVELENGTH), ["logg"])
+        found.append((log[-1]["loss"], model.vocabulary.mean, model.vocabulary.std, *said))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-6)
 
 
 def test_flux_requests():

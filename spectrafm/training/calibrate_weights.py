@@ -57,6 +57,7 @@ def calibrate(model, recipe, calibration):
         license=recipe.license,
         citation=recipe.citation,
         package_version=__version__,
+        splits=recipe.splits,
     )
     density = {}
     for number, domain in enumerate(info.domains):

@@ -58,9 +58,25 @@ class DomainConfig(Config):
         refuse("DomainConfig", problems)
 
 
+_KINDS = ("table", "library", "emulator")
+# kinds of sources that read a setting, where not all do
+_READ_BY = {
+    "validation_fraction": ("table", "library"),
+    "resolving_power": ("library",),
+    "moved_by": ("library",),
+    "mixed_with": ("emulator",),
+    "n_pool": ("emulator",),
+    "galactic": ("emulator",),
+    "observation": ("library", "emulator"),
+    "augmentation": ("table",),
+}
+
+
 @dataclass(frozen=True)
 class SourceConfig(Config):
     """Where some of the stars come from.
+
+    A setting that sources of its kind do not read is refused, unless it has its default.
 
     Attributes
     ----------
@@ -121,18 +137,15 @@ class SourceConfig(Config):
         """Refuse contradictions, all in one error."""
         super().__post_init__()
         problems = []
-        if self.kind not in ("table", "library", "emulator"):
+        if self.kind not in _KINDS:
             problems.append(f"kind must be 'table', 'library' or 'emulator', not {self.kind!r}")
         problems += not_positive(self, ("share", "weight", "resolving_power", "n_pool"))
-        if self.moved_by and self.kind != "library":
-            problems.append(f"moved_by is for sources of the kind 'library', not {self.kind!r}")
-        if self.mixed_with and self.kind != "emulator":
-            problems.append(f"mixed_with is for sources of the kind 'emulator', not {self.kind!r}")
-        # each kind is drawn anew in its own way
-        kinds = ("augmentation", "observation")
-        used, unused = kinds if self.kind == "table" else reversed(kinds)
-        if getattr(self, unused) != type(getattr(self, unused))():
-            problems.append(f"{unused} is not for sources of the kind {self.kind!r}; they take {used}")
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        problems += [
+            f"{name} is for sources of the kind {' or '.join(map(repr, kinds))}, not {self.kind!r}"
+            for name, kinds in _READ_BY.items()
+            if self.kind in _KINDS and self.kind not in kinds and getattr(self, name) != default[name]
+        ]
         problems += not_fractions(self, ["galactic"])
         if not 0 < self.validation_fraction < 1:
             problems.append(f"validation_fraction must be between 0 and 1, not {self.validation_fraction!r}")
@@ -167,13 +180,13 @@ class Recipe(Config):
     model : ModelConfig
         Architecture.
     fit : FitConfig
-        Optimisation.
+        Optimisation. Its ``validation_fraction`` is refused: each source has its own.
     sources : dict of str to SourceConfig
         Where the stars come from, by name.
     domains : dict of str to DomainConfig
         Kinds of spectra, by name.
     request : RequestConfig
-        What is given and asked for of stars of libraries and emulators.
+        What is given and asked for of stars of libraries and emulators; refused where there are none.
     known : tuple of str
         Quantities that may be given as input, in addition to the labels.
     log : tuple of str
@@ -222,6 +235,10 @@ class Recipe(Config):
             object.__setattr__(self, "split_seed", self.fit.seed)
         problems = not_counts(self, ("split_seed",), least=0)
         problems += self._problems_of_names()
+        if self.fit.validation_fraction != FitConfig().validation_fraction:
+            problems.append("fit: validation_fraction is not read, as each source has its own; set it there")
+        if self.request != RequestConfig() and all(source.kind == "table" for source in self.sources.values()):
+            problems.append("request is not read, as all sources are tables; set it in the augmentation of each")
         if self.start and self.start == self.name:
             problems.append("start names the recipe itself")
         if not self.sources:
@@ -314,6 +331,15 @@ class Recipe(Config):
                 f"opinion_flux is {self.model.opinion_flux!r}, expected {flux!r} as of {self.opinion.source!r}"
             )
         return problems
+
+    @property
+    def splits(self):
+        """How the stars of each source of real ones are split, as of `~spectrafm.weights_info.WeightsInfo`."""
+        return {
+            name: {"data": source.data, "seed": self.split_seed, "fraction": source.validation_fraction}
+            for name, source in self.sources.items()
+            if source.kind != "emulator"
+        }
 
     @property
     def flux(self):

@@ -19,7 +19,7 @@ logger = logging.getLogger("spectrafm")
 _CLEAN = {"snr": (1e5, 1e5), "uneven_noise": 0.0, "withhold_sigma": 0.0, "whole_range": 1.0, "gaps": 0.0}
 _CLEAN |= {"bad_pixels": 0.0, "artefacts": 0.0}
 # stars that a fit is learnt from, without noise and with noise, and how often each of them is seen
-_N_FIT, _EPOCHS = 150_000, 40
+_N_FIT, _EPOCHS = 150_000, 60
 # stars that components are made of, and in a batch
 _N_COMPONENT, _BATCH = 8192, 64
 # stars in a step of training, and the largest learning rate

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ..adapters import from_arrays
+from ..stellarperceptron.vocabulary import sample_flux
 from .observed import VALIDATION_BATCH
 
 __all__ = ["TableSource"]
@@ -77,7 +78,7 @@ class TableSource:
         """
         table = self.generator.table
         if name == table.flux_name:
-            flux = np.asarray(table.flux[self.rows[:: max(len(self.rows) // 4096, 1)]], dtype=np.float64)
+            flux = sample_flux(table, self.rows, self.generator.divisor).astype(np.float64)
             return flux[np.isfinite(flux)]
         values = table.column(name)[self.rows] if name in table.names else np.empty(0)
         return values[np.isfinite(values)]

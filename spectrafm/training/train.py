@@ -104,7 +104,13 @@ def build_stream(recipe, data_folder, vocabulary, device="cpu"):
             parts[name], calibration[name] = StreamPart(train, source.share, source.weight), (train, train)
             continue
         data = read_data(source.data, data_folder)
-        rows = split_stars(data, source.validation_fraction, recipe.split_seed)
+        if domain.flux_kind == "relative_sed" and data.flux_kind != "relative_sed":
+            raise ConfigError(
+                f"Recipe {recipe.name!r}: spectra of source {name!r} are {data.flux_kind!r}, and its domain "
+                f"{source.domain!r} is of the flux_kind 'relative_sed'; expected {data.flux_kind!r} of the domain"
+            )
+        split = recipe.splits[name]
+        rows = split_stars(data, split["fraction"], split["seed"])
         # a column without any value is none
         values = {k: data.labels.get(k, np.empty(0)) for k in (*recipe.labels, *recipe.known)}
         names = [k for k, column in values.items() if len(column) and np.isfinite(column[rows[0]]).any()]
@@ -272,6 +278,13 @@ def _train_start(recipe, data_folder, output, **options):
         copies(before.model, recipe.model)
     except ConfigError as error:
         raise ConfigError(f"{problem}{error}") from error
+    splits = [{tuple(split.values()) for split in one.splits.values()} for one in (before, recipe)]
+    both = set.intersection(*({data for data, *_ in its} for its in splits))
+    if other := sorted(both & {data for data, *_ in splits[0] ^ splits[1]}):
+        raise ConfigError(
+            f"{problem}stars of {', '.join(other)} that one of them sets aside train the other; make split_seed "
+            f"({before.split_seed} and {recipe.split_seed}) and validation_fraction the same"
+        )
     if not (folder / "weights" / "spectrafm.json").exists():
         with process_group(options["device"]):
             train_recipe(before, data_folder, folder, **options)
