@@ -21,6 +21,8 @@ __all__ = [
 
 # largest number in eight bits, less one that the rounding of the number before may add
 _LARGEST = 126
+# numbers nearer to whole multiples of a scale than this are taken as rounded before
+_WHOLE = 1e-3
 # so many numbers of a row have a scale of their own
 _GROUP = 128
 # variance in directions that do not scatter, in parts of the mean
@@ -96,7 +98,9 @@ def to_bytes(values, dim):
     scale : torch.Tensor
         float32, what they are multiples of; of length 1 along ``dim``.
     """
-    scale = values.float().abs().amax(dim=dim, keepdim=True).clamp(min=1e-30) / _LARGEST
+    values = values.float()
+    scale = values.abs().amax(dim=dim, keepdim=True).clamp(min=1e-30) / _LARGEST
+    scale = _scale_before(values, dim, scale)
     steps = (values / scale).double().movedim(dim, 0)
     byte, left = torch.empty_like(steps, dtype=torch.int8), torch.zeros_like(steps[0])
     for i, step in enumerate(steps):
@@ -104,6 +108,33 @@ def to_bytes(values, dim):
         byte[i] = left.round()
         left = left - byte[i]
     return byte.movedim(0, dim).contiguous(), scale
+
+
+def _scale_before(values, dim, scale):
+    """Return the scale that numbers had in eight bits before, so that they stay as they are, and ``scale`` for others.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        float32.
+    dim : int
+        Dimension along which numbers have the same scale.
+    scale : torch.Tensor
+        Of length 1 along ``dim``, of any floating-point type.
+
+    Returns
+    -------
+    torch.Tensor
+        As ``scale``.
+    """
+    largest = values.abs().amax(dim=dim, keepdim=True)
+    # what the largest number may have been
+    for n in range(_LARGEST - 1, _LARGEST + 2):
+        before = (largest / n).to(scale.dtype)
+        step = before.float().clamp(min=1e-30)
+        off = (values / step - (values / step).round()).abs().amax(dim=dim, keepdim=True)
+        scale = torch.where((off < _WHOLE) & (before > 0) & (largest < (n + _WHOLE) * step), before, scale)
+    return scale
 
 
 def from_bytes(byte, scale):
@@ -155,6 +186,7 @@ def matrix_to_bytes(values, covariance=None):
     scale = (groups.abs().amax(dim=2, keepdim=True) / (_LARGEST + 1) * (1 + 2**-10) + 2**-24).half()
     if not torch.isfinite(scale).all():
         raise InputValueError("weights are not finite, or too large for eight bits; save them without compact=True")
+    scale = _scale_before(groups, 2, scale)
     if covariance is None:
         byte = (groups / scale.float()).round()
     else:

@@ -335,10 +335,19 @@ def table_spectra(file, tables):
 
 
 def _spectra(file, place, table, further):
-    """Return the spectra of a plain table: one `Contents`, or one an order where orders stand one after the other."""
+    """Return the spectra of a plain table: one `Contents`, or one an order where orders stand one after the other.
+
+    Where rows hold arrays of different lengths there is one for each row, too.
+    """
     names = known_columns(table)
     if unnamed := {"wavelength", "flux"} - set(names):
         names = known_columns(table, by_unit=True)
+    if len(table) > 1 and all(table[names[kind]].dtype.kind == "O" for kind in ("wavelength", "flux")):
+        rows = [_spectra(file, place, table[row : row + 1], further) for row in range(len(table))]
+        for row, found in enumerate(rows):
+            for one in found:
+                one.arrays.setdefault("identifier", str(row))
+        return [one for found in rows for one in found]
     values = {kind: _cells(table[column]) for kind, column in names.items() if kind != "log"}
     if texts := [names[kind] for kind, value in values.items() if value.dtype.kind not in "biuf" and kind != "mask"]:
         raise InputValueError(f"not numbers alone in the columns {', '.join(texts)} of its table; correct them")

@@ -6,6 +6,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
+from .._numerics import robust_rms
 from ..adapters import to_arrays
 from ..exceptions import InputTypeError, InputValueError
 from .emulator_labels import label_array, to_numbers
@@ -23,6 +24,8 @@ _GAP = 1e-3
 # a piece of continuum has a term of its polynomial for this many pixels, at most
 _PIXELS_PER_TERM = 20
 _N_RANDOM, _SEED = 256, 0
+# how often artefacts are looked for, at most
+_N_REJECTION = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,8 @@ class LabelFit:
         Free labels that ended at the edge of their range: they have no sound error.
     wavelength : numpy.ndarray
         ``(n_pixel,)`` [Angstrom, vacuum, rest frame] of the pixels that were used.
+    rejected : numpy.ndarray
+        ``(n_rejected,)`` [Angstrom] of good pixels that were left out as artefacts.
     flux : numpy.ndarray
         ``(n_pixel,)`` observed flux over the fitted continuum.
     model : numpy.ndarray
@@ -65,6 +70,7 @@ class LabelFit:
     covariance: np.ndarray
     at_edge: tuple
     wavelength: np.ndarray
+    rejected: np.ndarray
     flux: np.ndarray
     model: np.ndarray
     continuum: np.ndarray
@@ -108,6 +114,7 @@ def fit_labels(
     degree=4,
     piece=None,
     model_error=0.0,
+    reject=8.0,
     medium=None,
     radial_velocity=None,
     mask_policy=None,
@@ -149,6 +156,10 @@ def fit_labels(
     model_error : float, optional
         Relative error of the model, added to those of the pixels in quadrature: synthetic
         spectra differ from real ones by some per cent, however good the data are.
+    reject : float, optional
+        Pixels whose residual is larger than so many of their errors, and than so many times what is usual in this
+        spectrum, are taken as artefacts: they are left out, and labels are searched for again. None leaves out no
+        pixel.
     medium, radial_velocity, mask_policy
         As in `spectrafm.adapters.to_arrays`.
     n_start : int, optional
@@ -175,6 +186,8 @@ def fit_labels(
         raise InputValueError(
             f"model_error: {model_error!r}; expected a number of 0 or more, in parts of the continuum"
         )
+    if reject is not None and not (isinstance(reject, Real) and reject > 0):
+        raise InputValueError(f"reject: {reject!r}; expected a positive number of standard deviations, or None")
     names, known = tuple(emulator.label_names), dict(labels or {})
     given = {"resolving_power": resolving_power, "vsini": vsini, "vmacro": vmacro}
     given = {k: to_numbers(k, v, _INSTRUMENT[k], scalar=True) for k, v in given.items() if v is not None}
@@ -195,8 +208,13 @@ def fit_labels(
         )
     model = _Model(emulator.to(dtype=torch.float64), free, given, data.wavelength)
     starts = _starting_points(model, data, known, n_start)
-    found = [_search(model, data, start, known) for start in starts]
-    return _result(model, data, *min(found, key=lambda pair: pair[0].cost))
+    result, row = min((_search(model, data, start, known) for start in starts), key=lambda pair: pair[0].cost)
+    for _ in range(_N_REJECTION if reject else 0):
+        # a large artefact pulls labels away from good pixels, and hides others
+        if not data.reject(result.fun, reject):
+            break
+        result, row = _search(model, data, result.x, known)
+    return _result(model, data, result, row)
 
 
 def _check_free(names, free, known):
@@ -228,6 +246,7 @@ class _Data:
         else:
             self.sigma = np.full(len(self.flux), np.median(np.abs(self.flux)) if len(self.flux) else 1.0)
         self.n_pixel, self.model_error = len(self.flux), model_error
+        self.rejected = np.zeros(self.n_pixel, dtype=bool)
         self.pieces, self.basis = [], []
         for pixels in _pieces(self.wavelength, piece):
             x = self.wavelength[pixels]
@@ -240,6 +259,15 @@ class _Data:
     def add_model_error(self, continuum):
         """Let the errors grow by that of the model, which is relative to the continuum."""
         self.weight = 1 / np.hypot(self.sigma, self.model_error * continuum)
+
+    def reject(self, residual, factor):
+        """Let pixels far from a model count for nothing; return whether there are any that did count."""
+        usual = robust_rms(residual[self.weight > 0])
+        # without errors residuals have no scale but their own
+        far = np.abs(residual) > factor * (max(usual, 1.0) if self.has_sigma else usual)
+        self.rejected |= far
+        self.weight = np.where(far, 0.0, self.weight)
+        return far.any()
 
     def project(self, model, slopes=None):
         """Fit the continuum to a model; return it, the residuals and their slopes in the parameters.
@@ -381,7 +409,7 @@ def _result(model, data, result, row):
     values = result.x
     flux, slopes = model(values, row)
     continuum, residual, jacobian = data.project(flux, slopes)
-    n_freedom = data.n_pixel - len(values) - data.n_term
+    n_freedom = data.n_pixel - int(data.rejected.sum()) - len(values) - data.n_term
     square = float(residual @ residual)
     scale = np.abs(jacobian).max(axis=0) + 1e-300
     inverse = np.linalg.pinv((jacobian / scale).T @ (jacobian / scale), rcond=1e-13) / np.outer(scale, scale)
@@ -396,10 +424,11 @@ def _result(model, data, result, row):
         free=model.free,
         covariance=covariance,
         at_edge=tuple(np.array(model.free)[at_edge].tolist()),
-        wavelength=data.wavelength,
-        flux=data.flux / continuum,
-        model=flux,
-        continuum=continuum,
+        wavelength=data.wavelength[~data.rejected],
+        rejected=data.wavelength[data.rejected],
+        flux=(data.flux / continuum)[~data.rejected],
+        model=flux[~data.rejected],
+        continuum=continuum[~data.rejected],
         chi2=square if data.has_sigma else float("nan"),
         n_freedom=n_freedom,
         converged=bool(result.success and result.status > 0),

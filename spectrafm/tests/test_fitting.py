@@ -109,6 +109,32 @@ def test_a_model_error_counts():
     assert tolerant.chi2 < 0.2 * plain.chi2
 
 
+@pytest.mark.parametrize("with_errors", [True, False])
+def test_artefacts(with_errors):
+    """Spikes and dips that nothing tells are left out, unless they are asked for, and are told."""
+    given = {"free": ("teff", "fe_h"), "labels": {"logg": 3.4, "mg_fe": 0.1, "vmicro": 1.3}, "vsini": 4.0, "degree": 2}
+    given["resolving_power"] = POWER
+    clean = _observed(with_errors=with_errors)
+    flux = clean.flux.copy()
+    places = [100, 101, 102, 300]
+    flux[places] *= np.array([0.3, 0.2, 0.4, 3.0])
+    spoilt = Spectrum(flux=flux, spectral_axis=clean.spectral_axis, uncertainty=clean.uncertainty, mask=clean.mask)
+    expected, fit, kept = (
+        fit_labels(fake_emulator(), star, **given, **more)
+        for star, more in ((clean, {}), (spoilt, {}), (spoilt, {"reject": None}))
+    )
+    assert not len(expected.rejected)
+    np.testing.assert_allclose(fit.rejected, clean.spectral_axis.value[places])
+    assert not np.isin(fit.rejected, fit.wavelength).any()
+    assert len(fit.wavelength) == len(expected.wavelength) - len(places)
+    assert fit.n_freedom == expected.n_freedom - len(places)
+    assert not len(kept.rejected)
+    for name in fit.free:
+        assert abs(fit.labels[name] - expected.labels[name]) < expected.errors[name]
+        assert abs(kept.labels[name] - expected.labels[name]) > 3 * abs(fit.labels[name] - expected.labels[name])
+        assert fit.errors[name] == pytest.approx(expected.errors[name], rel=0.1)
+
+
 def test_pieces():
     """A long spectrum may be cut into pieces, each with its own polynomial."""
     given = {"free": ("teff", "fe_h"), "labels": {"logg": 3.4, "mg_fe": 0.1, "vmicro": 1.3}, "vsini": 4.0}
@@ -135,6 +161,7 @@ def test_pieces():
         ({"n_start": 0}, InputValueError, "n_start: 0; expected an integer of 1 or more"),
         ({"degree": -1}, InputValueError, "degree: -1; expected an integer of 0 or more"),
         ({"degree": 2.5}, InputValueError, "degree: 2.5; expected an integer of 0 or more"),
+        ({"reject": 0}, InputValueError, "reject: 0; expected a positive number of standard deviations, or None"),
         ({"model_error": -1}, InputValueError, "model_error: -1; expected a number of 0 or more, in parts of the"),
         ({"model_error": np.nan}, InputValueError, "model_error: nan; expected a number of 0 or more"),
         ({"spectrum": 5}, InputTypeError, "spectra: got int"),

@@ -418,6 +418,24 @@ def test_train_from_a_start(recipe, tmp_path, monkeypatch):
         train_recipe(other, "nowhere", tmp_path)
     with pytest.raises(ConfigError, match="start names the recipe itself"):
         dataclasses.replace(recipe, start=recipe.name)
+    with pytest.raises(ConfigError, match="start_share is a share of weights to start from, and there is no start"):
+        dataclasses.replace(recipe, start_share=0.5)
+
+
+@known_data(tiny=tiny_data())
+def test_mean_with_the_start(recipe, tmp_path, monkeypatch):
+    """What is kept lies as far between start and end of the training as is asked for."""
+    monkeypatch.setattr(train_module, "load_recipe", {"before": dataclasses.replace(recipe, name="before")}.get)
+    after = dataclasses.replace(recipe, start="before", fit=dataclasses.replace(recipe.fit, seed=7))
+    found = []
+    for share in (0.0, 0.5, 1.0):
+        fm = train_recipe(dataclasses.replace(after, start_share=share), "nowhere", tmp_path)
+        found.append(fm.model.torch_model.state_dict())
+    end, middle, start = found
+    assert any((end[k] - start[k]).abs().max() > 1e-3 for k in end)
+    for name, tensor in middle.items():
+        # rounded to half precision where they are stored
+        np.testing.assert_allclose(tensor, 0.5 * (end[name] + start[name]), rtol=2e-3, atol=1e-4)
 
 
 def test_start_with_other_stars_set_aside(recipe, tmp_path, monkeypatch):

@@ -958,3 +958,26 @@ def test_threads():
         together = [notes for _, notes in pool.map(read_stars, names)]
     assert together == alone
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_rows_of_different_lengths(tmp_path, named):
+    """A table of FITS with a row a star may have as many pixels in each row as it likes, or orders of one star."""
+    lengths = (30, 40, 35)
+    wavelength = [np.linspace(4000.0 + 10 * n, 5000.0 + 10 * n, n) for n in lengths]
+    columns = [
+        fits.Column("WAVE", "PD()", array=np.array(wavelength, dtype=object), unit="Angstrom"),
+        fits.Column("FLUX", "PE()", array=np.array([w / 4500 for w in wavelength], dtype=object)),
+        fits.Column("ERR", "PE()", array=np.array([np.full(len(w), 0.01) for w in wavelength], dtype=object)),
+    ]
+    columns += [fits.Column("OBJECT", "1A", array=["a", "b", "c"])] if named else []
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "stars.fits")
+    stars = read_spectra(tmp_path / "stars.fits", notes=[])
+    assert [star.identifier for star in stars] == (["a", "b", "c"] if named else ["0", "1", "2"])
+    assert [len(star.wavelength) for star in stars] == [*lengths]
+    for star, expected in zip(stars, wavelength, strict=True):
+        np.testing.assert_allclose(star.flux, expected / 4500, rtol=1e-6)
+        np.testing.assert_allclose(star.sigma, 0.01)
+    [merged] = read_spectra(tmp_path / "stars.fits", merge_orders=True, notes=[])
+    assert merged.wavelength[0] == wavelength[0][0]
+    assert merged.wavelength[-1] == wavelength[1][-1]

@@ -125,6 +125,17 @@ def test_matrices_of_any_size(size):
             matrix_to_bytes(values)
 
 
+@pytest.mark.parametrize("size", [1e-5, 1.0, 300.0])
+def test_rounded_once(size):
+    """What was in eight bits before stays as it is, however often it is read and written."""
+    values = size * torch.randn(40, 256, generator=torch.Generator().manual_seed(8))
+    for pack, unpack in ((matrix_to_bytes, matrix_from_bytes), (lambda v: to_bytes(v, 1), from_bytes)):
+        first = unpack(*pack(values))
+        again = unpack(*pack(unpack(*pack(first))))
+        assert (first - values).abs().max() > 1e-4 * size
+        torch.testing.assert_close(again, first, rtol=1e-6, atol=0)
+
+
 def test_json_is_json(tmp_path):
     """Files hold no numbers that other readers of JSON refuse."""
     write_json(tmp_path / "some.json", {"a": [1.5, "inf", None]})

@@ -197,6 +197,9 @@ class Recipe(Config):
         How the second opinion is trained, for a model with ``opinion_labels``; not used for one without.
     start : str
         Name of the recipe whose weights training starts from; random weights when left out.
+    start_share : float
+        Share of those weights in the mean of them and the trained ones, which is what is kept: it forgets less
+        (Wortsman et al. 2022, arXiv:2109.01903).
     split_seed : int
         Seed of the draw of the real stars that are set aside; the seed of ``fit`` when left out.
     training_data, license, citation : str
@@ -220,6 +223,7 @@ class Recipe(Config):
     readout: ReadoutConfig | None = None
     opinion: OpinionConfig | None = None
     start: str = ""
+    start_share: float = 0.0
     split_seed: int | None = None
     training_data: str = ""
     license: str = ""
@@ -241,6 +245,9 @@ class Recipe(Config):
             problems.append("request is not read, as all sources are tables; set it in the augmentation of each")
         if self.start and self.start == self.name:
             problems.append("start names the recipe itself")
+        problems += not_fractions(self, ("start_share",))
+        if self.start_share and not self.start:
+            problems.append("start_share is a share of weights to start from, and there is no start")
         if not self.sources:
             problems.append("there is no source")
         for name, source in self.sources.items():

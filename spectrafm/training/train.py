@@ -250,8 +250,12 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     else:
         # new convolutions start with no say, and a readout would be that of another network soon
         model.start_from(start)
+    begun = [parameter.detach().clone() for parameter in model.torch_model.parameters()]
     with AheadStream(stream, n_worker, recipe.fit.steps) if n_worker else nullcontext(stream) as ahead:
         model.fit(ahead, config=recipe.fit, folder=output, **options)
+    with torch.no_grad():
+        for parameter, before in zip(model.torch_model.parameters(), begun, strict=True):
+            parameter.lerp_(before, recipe.start_share)
     if processes()[0] > 0:
         return None
     if recipe.model.readout_labels:
