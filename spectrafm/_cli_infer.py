@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ._cli_common import SOME_FAILED, add_device, complain
 from ._rest_frame import MEASURE
+from ._warning_filters import catch_warnings
 from .exceptions import InputValueError, SpectraFMError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag, describe_flags
 
@@ -57,9 +58,10 @@ def add_infer(parser):
     parser.add_argument(
         "--radial-velocity",
         type=_speed,
-        metavar="KM_S",
-        help=f"velocity of the stars in km/s, positive when receding, or {MEASURE!r} to measure that of each "
-        "spectrum; it is taken out of the wavelengths; by default what the file says, or 0",
+        metavar="V",
+        help="velocity of the stars in km/s, or with its unit, positive when receding, or "
+        f"{MEASURE!r} to measure that of each spectrum; it is taken out of the wavelengths; by default what the file "
+        "says, or 0",
     )
     parser.add_argument(
         "--resolving-power", type=_positive, metavar="R", help="resolving power lambda/FWHM, if it is known"
@@ -97,7 +99,7 @@ def run_infer(arguments):
     if bool(arguments.files) == arguments.example:
         arguments.parser.error("give the files of spectra, or --example and no files")
     _check_outputs(arguments)
-    from ._inference import uncovered_range
+    from ._inference import why_masked
     from ._weights_files import check_device
     from .core import SpectraFM
 
@@ -105,7 +107,7 @@ def run_infer(arguments):
     model = SpectraFM.from_pretrained(arguments.model, arguments.device)
     arrays, sources = _read_all(arguments)
     _check_stars(arguments, model, arrays, sources)
-    with warnings.catch_warnings():
+    with catch_warnings():
         # said below, file by file
         warnings.filterwarnings("ignore", message=".*rows are masked", category=SpectraFMWarning)
         table = model.infer(
@@ -117,13 +119,11 @@ def run_infer(arguments):
         )
     table.add_column(sources, name="file", index=0)
     table["file"].info.description = "File of the spectrum"
+    unit = arguments.wavelength_unit
+    hint = f"--wavelength-unit {shlex.quote(unit)} may be wrong" if unit else ""
     for source, star, flag in zip(sources, arrays, table["flag"], strict=True):
         if flag & MASKING_FLAGS:
-            problem = (
-                star.problem
-                or uncovered_range(star, flag)
-                or describe_flags(flag & MASKING_FLAGS)[-1].partition(": ")[2]
-            )
+            problem = why_masked(star, flag, hint) or describe_flags(flag & MASKING_FLAGS)[-1].partition(": ")[2]
             complain(f"{source}: {problem}")
     if arguments.output:
         from .results import write_labels
@@ -312,21 +312,29 @@ def _write_plot(filename, fm, arrays, table, radial_velocity):
 
 
 def _positive(text):
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
-    return value
+    with suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text}: expected a positive number, such as 2000")
 
 
 def _speed(text):
+    from astropy import units as u
+
     from ._spectral_units import SPEED_OF_LIGHT
 
     if text == MEASURE:
         return text
-    value = float(text)
-    if not abs(value) < SPEED_OF_LIGHT:
-        raise argparse.ArgumentTypeError(f"{text}: expected a speed in km/s below that of light, or {MEASURE}")
-    return value
+    # no speed, or of another unit
+    with suppress(TypeError, ValueError):
+        given = u.Quantity(text)
+        value = float(given.value if given.unit == u.one else given.to_value(u.km / u.s))
+        if abs(value) < SPEED_OF_LIGHT:
+            return value
+    raise argparse.ArgumentTypeError(
+        f"{text}: expected a speed below that of light, in km/s or with its unit, such as -35 or '0.5 AU/yr', "
+        f"or {MEASURE}"
+    )
 
 
 def _names(text):

@@ -1,5 +1,6 @@
-"""What files of spectra hold, on its way to `spectrafm.adapters.from_arrays`."""
+"""What files of spectra hold, on its way to `spectrafm.adapters.from_arrays`, and the names that tell it."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from .exceptions import InputValueError
 __all__ = [
     "ANGSTROM",
     "GOOD_MASKS",
-    "MASKS",
+    "KINDS",
+    "NAMES",
     "UNITS",
     "WORDS",
     "Contents",
     "SpectrumFile",
     "first_line",
+    "from_log10",
     "further_note",
     "header_names",
-    "take_mask",
+    "kind_of",
+    "plain_name",
     "with_units",
 ]
 
@@ -38,17 +42,47 @@ WORDS = {
     "ivar": "inverse variances",
     "mask": "mask",
 }
-#: Names, without what separates words, of what is 0 where a pixel is good, in the order in which they are looked for.
-MASKS = (
-    *("mask", "andmask", "dq", "dataquality", "qual", "quality", "flag", "flags", "bad", "isbad"),
-    *("badpix", "badpixel", "badpixels", "bpm", "pixmask", "badpixelmask"),
-)
-#: Those of what is something else, or 1 where a pixel is good: it is not used, and that is said.
+#: Names of columns and extensions by what these hold, as of `plain_name`, those first that are taken first.
+NAMES = {
+    "wavelength": ("wavelength", "wave", "lambda", "lam", "wl", "wavelengths"),
+    "log": ("loglam", "loglambda", "logwave", "logwavelength"),
+    "flux": (
+        *("flux", "fluxes", "fluxreduced", "fluxdensity", "flam", "flambda", "normflux", "fluxnorm"),
+        *("spectrum", "spec"),
+    ),
+    "sigma": (
+        *("err", "error", "errors", "sigma", "uncertainty", "uncert", "unc", "std", "stddev", "noise", "eflux"),
+        *("errreduced", "fluxerr", "fluxerror", "errflux", "sigmaflux", "fluxsigma", "fluxunc", "fluxuncertainty"),
+    ),
+    "var": ("var", "variance", "fluxvar", "varflux", "fluxvariance", "err2", "error2", "sigma2", "sigma^2", "sigma**2"),
+    "ivar": (
+        *("ivar", "invvar", "inversevariance", "fluxivar", "ivarflux"),
+        *("1/sigma^2", "1/sigma**2", "sigma**-2", "sigma^-2"),
+    ),
+    # 0 where a pixel is good
+    "mask": (
+        *("mask", "andmask", "dq", "dataquality", "qual", "quality", "flag", "flags", "bad", "isbad"),
+        *("badpix", "badpixel", "badpixels", "bpm", "pixmask", "badpixelmask"),
+    ),
+}
+#: Those of masks that are something else, or 1 where a pixel is good: they are not used, and that is said.
 GOOD_MASKS = ("ormask", "good", "isgood", "goodpix", "goodpixel", "goodpixels", "goodmask", "valid", "ok")
+# words of what is neither the flux of a star nor belongs to it as its errors do
+_OTHER = (
+    *GOOD_MASKS,
+    *("sky", "background", "bkg", "model", "bestfit", "fit", "template", "residual", "residuals", "continuum", "cont"),
+    *("blaze", "flat", "telluric", "response", "resp", "sensitivity", "throughput", "transmission", "snr"),
+    *("resolution", "lsf", "psf", "fwhm", "weight", "weights", "exptime"),
+)
+#: What words in names mean, where a name is more than one word.
+KINDS = {name: kind for kind, names in NAMES.items() for name in names} | dict.fromkeys(_OTHER, "other")
+KINDS |= {"stat": "var", "sig": "sigma"} | dict.fromkeys(("data", "sci", "science", "primary"), "flux")
 #: What is said where Angstrom is assumed.
 ANGSTROM = "no unit of wavelength in its header: Angstrom is assumed; give wavelength_unit= otherwise"
 # wavelengths up to here are in micrometres or nanometres rather than in Angstrom
 _MOST_UM, _MOST_NM = 30, 2500
+# log10 of wavelengths in Angstrom, natural logarithms of which are larger from 400 Angstrom on
+_MOST_LOG10 = 6.0
 
 
 @dataclass
@@ -71,6 +105,8 @@ class SpectrumFile:
         What astropy says of a file that is cut off, or "".
     causes : dict of str
         Why a place in it cannot be read.
+    table_options : str
+        Arguments with which `astropy.table.Table.read` reads its text.
     """
 
     path: Path
@@ -80,6 +116,7 @@ class SpectrumFile:
     merge: bool = False
     damage: str = ""
     causes: dict = field(default_factory=dict)
+    table_options: str = "format='ascii'"
 
     def image(self, number):
         """Read an image.
@@ -119,6 +156,50 @@ class Contents:
     arrays: dict
     notes: list
     in_air: bool = False
+
+
+def plain_name(name):
+    """Write a name without capitals and what separates words.
+
+    Parameters
+    ----------
+    name : str
+        Of a column or an extension.
+
+    Returns
+    -------
+    str
+        A number that is set apart stays so: ``err_2`` is that of a second spectrum, ``err2`` a square.
+    """
+    return re.sub(r"[\s_.:](?!\d+$)|-(?=[a-z])", "", name.strip().lower())
+
+
+def kind_of(name):
+    """Tell what a column or an extension holds by the words of its name.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+
+    Returns
+    -------
+    kind : str or None
+        A key of `NAMES`, or "other"; None where no word is known.
+    rest : list of str
+        Words that are not known.
+    """
+    if (whole := KINDS.get(plain_name(name))) is not None:
+        return whole, []
+    words = re.findall("[a-z0-9]+", re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    kinds = [KINDS[word] for word in words if word in KINDS]
+    rest = [word for word in words if word not in KINDS]
+    of_axis = {"wavelength", "log"} & {*kinds} and {"sigma", "var", "ivar", "mask"} & {*kinds}
+    if "other" in kinds or of_axis:
+        return "other", rest
+    # errors of the flux are no flux
+    kinds = [kind for kind in kinds if kind != "flux"] or kinds
+    return (kinds[-1] if kinds else None), rest
 
 
 def first_line(error):
@@ -161,8 +242,46 @@ def further_note(first, others):
     ]
 
 
+def from_log10(values, unit, called):
+    """Turn log10 of wavelengths into wavelengths.
+
+    Parameters
+    ----------
+    values : array_like
+        The logarithms.
+    unit : str
+        Of the wavelengths.
+    called : str
+        What they are called, for the message.
+
+    Returns
+    -------
+    numpy.ndarray
+        Wavelengths in this unit.
+
+    Raises
+    ------
+    InputValueError
+        They would be longer than any spectrum of a star: these are natural logarithms.
+    """
+    from astropy import units as u
+
+    values = np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
+    scale = u.Unit(UNITS.get(unit.lower(), unit), parse_strict="silent")
+    scale = scale.to(u.AA) if scale.is_equivalent(u.AA) else 1.0
+    largest = np.max(values, where=np.isfinite(values), initial=-np.inf)
+    if largest + np.log10(scale) > _MOST_LOG10:
+        raise InputValueError(
+            f"{called} goes up to {largest:.6g}: as log10 this is a wavelength of 1e{largest:.4g} {unit}, as a natural "
+            f"logarithm one of {np.exp(min(largest, 700)):.6g} {unit}; if it is natural logarithms, read the file in "
+            "Python, and give numpy.exp of it with its unit to spectrafm.adapters.from_arrays"
+        )
+    with np.errstate(over="ignore"):
+        return 10**values
+
+
 def header_names(headers, n_star):
-    """Find the names of stars in headers, or in what else a file says of itself.
+    """Find the names of stars in headers, by the keywords that are for them.
 
     Parameters
     ----------
@@ -177,39 +296,9 @@ def header_names(headers, n_star):
         As of `star_names`.
     """
     for header in headers:
-        if names := star_names({"header": header}, n_star) or star_names(header, n_star):
+        if names := star_names({"header": header}, n_star):
             return names
     return None
-
-
-def take_mask(values, name, notes):
-    """Take a mask that fits the flux and holds booleans or bits; say so where there is one that does not.
-
-    Parameters
-    ----------
-    values : dict of numpy.ndarray
-        ``flux``, and ``mask``, which is taken out where it cannot be used.
-    name : str
-        What the mask is called.
-    notes : list of str
-        What was assumed; gets why a mask is not used.
-    """
-    if "mask" not in values:
-        return
-    mask = np.ma.asarray(values["mask"])
-    if mask.dtype.kind in "SU" and set(np.ravel(mask.astype(str).filled("True"))) <= {"True", "False"}:
-        # of pandas
-        values["mask"] = mask = mask.astype(str) == "True"
-    is_number = mask.dtype.kind in "biuf"
-    numbers = np.nan_to_num(mask.filled(0).astype(float)) if is_number else None
-    if np.shape(mask) != np.shape(values["flux"]):
-        problem = "its shape does not fit the flux"
-    elif not is_number or (numbers != np.trunc(numbers)).any():
-        problem = "it does not hold booleans, or bits"
-    else:
-        return
-    del values["mask"]
-    notes.append(f"mask {name!r} is not used: {problem}")
 
 
 def with_units(values, own, file, notes):

@@ -5,24 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._file_contents import ANGSTROM, GOOD_MASKS, MASKS, UNITS, further_note, header_names, take_mask, with_units
+from ._errors_and_masks import ERRORS, fit_problem, take_errors, take_mask
+from ._file_contents import ANGSTROM, UNITS, from_log10, further_note, header_names, kind_of, with_units
 from .exceptions import InputValueError
 
 __all__ = ["axis_notes", "image_spectra", "with_companions"]
 
-# words in the names of extensions, in small letters, and what these hold beside the flux
-_KINDS = dict.fromkeys(("err", "error", "errors", "sigma", "std", "stddev", "uncert", "uncertainty", "noise"), "sigma")
-_KINDS |= dict.fromkeys(("var", "variance", "stat"), "var") | dict.fromkeys(("ivar", "invvar"), "ivar")
-_KINDS |= dict.fromkeys(("wave", "wavelength", "wavelengths", "lambda"), "wavelength")
-_KINDS |= dict.fromkeys(("loglam", "loglambda", "logwave", "logwavelength"), "log") | dict.fromkeys(MASKS, "mask")
-_KINDS |= dict.fromkeys(
-    (*GOOD_MASKS, "sky", "background", "model", "fit", "continuum", "cont", "blaze", "flat"), "other"
-)
-_KINDS |= dict.fromkeys(
-    ("telluric", "response", "resp", "snr", "resolution", "lsf", "fwhm", "weight", "exptime"), "other"
-)
-# and those of the flux itself
-_FLUX = {"flux", "spec", "spectrum", "data", "sci", "science", "primary"}
 # wavelengths of these types are in metres where no unit is given, if they are as small as this
 _METRES, _MOST_METRES = ("WAVE", "AWAV"), 1e-3
 # characters of a card of IRAF
@@ -73,9 +61,17 @@ def image_spectra(file):
         further = []
         if number == read[0]:
             further = [] if file.merge else further_note(_place(file, number), [_place(file, n) for n in arms][1:])
-            further += [f"{', '.join(same)}, with wavelengths that another image has, not read"] if same else []
+            further += [_same_note(same)] if same else []
         contents.append(_contents(file, number, [*arms], arms[number], further))
     return contents
+
+
+def _same_note(places):
+    return (
+        f"{', '.join(places)}, with wavelengths that another image has, not read; where they are stars, or exposures "
+        "of one, read their numbers with astropy.io.fits.getdata(path, number of the HDU), give those of all of them "
+        "to spectrafm.adapters.from_arrays, and those of one star from there to spectrafm.adapters.merge_orders"
+    )
 
 
 def _place(file, number):
@@ -90,7 +86,7 @@ def _may_be_flux(hdu, number):
         return False
     # a frame with the dispersion along its columns
     along = header["NAXIS"] == 2 and header.get("DISPAXIS", 1) == 2 and _ctype(header) != "MULTISPE"
-    return not along and (number == 0 or _kind(hdu.name)[0] is None)
+    return not along and (number == 0 or kind_of(hdu.name)[0] in (None, "flux"))
 
 
 def _flux_and_axis(file, number, numbers):
@@ -108,7 +104,10 @@ def _flux_and_axis(file, number, numbers):
     if flux.ndim == 3:
         return None
     if (found := _axis_image(file, number, np.shape(flux), numbers, notes)) is not None:
-        return flux, *found, values, notes
+        axis, unit, padding = found
+        # pixels without a wavelength have no flux
+        flux = np.where(padding, np.nan, flux) if padding.any() else flux
+        return flux, axis, unit, values, notes
     if (axis := _image_axis(hdu, flux, bool(file.units["wavelength"]), notes)) is None:
         return None
     if (row := _row_of_wavelengths(flux, axis)) is not None:
@@ -118,22 +117,57 @@ def _flux_and_axis(file, number, numbers):
 
 
 def _axis_image(file, number, shape, numbers, notes):
-    """Return the wavelengths of an image that stand in an extension, and their unit; None where there are none."""
-    for kind in ("wavelength", "log"):
-        at = _companion(file, number, (kind,), (shape, shape[-1:]), numbers)
-        if at is None:
+    """Return wavelengths of an image that stand in an extension, their unit, and where there are none.
+
+    None where there is no such extension. A header beside one that cannot be used may count pixels: it is not used.
+    """
+    problems = {}
+    found = {kind: _companions(file, number, (kind,), numbers) for kind in ("wavelength", "log")}
+    for kind, at in ((kind, at) for kind, some in found.items() for at in some):
+        axis, place = np.asarray(file.image(at), dtype=float), _place(file, at)
+        padding = ~(np.isfinite(axis) & (axis > 0))
+        if problem := fit_problem(axis, shape) or ("no wavelength in it is positive" if padding.all() else ""):
+            problems[place] = problem
             continue
-        axis, header = np.asarray(file.image(at), dtype=float), file.hdus[at].header
-        axis = 10**axis if kind == "log" else axis
-        if not (np.isfinite(axis) & (axis > 0)).all():
-            notes.append(f"{_place(file, at)} is not used: not all of it are wavelengths")
-            continue
-        notes.append(f"wavelengths are those in {_place(file, at)}")
-        unit = str(header.get("BUNIT", "")).strip()
+        axis, padding = (a if np.shape(a) == shape else np.reshape(a, -1) for a in (axis, padding))
+        notes.append(f"wavelengths are those in {place}")
+        if padding.any():
+            axis = _without_padding(axis, padding)
+            notes.append(f"pixels without a wavelength in {place} are left out: {np.sum(padding)}")
+        unit = str(file.hdus[at].header.get("BUNIT", "")).strip()
+        axis = from_log10(axis, unit or "Angstrom", place) if kind == "log" else axis
         own = file.hdus[number].header
         # a header that gives wavelengths tells their unit, too
-        return axis, unit or ("" if "CRVAL1" not in own else _header_unit(own, np.max(axis)))
+        return axis, unit or ("" if "CRVAL1" not in own else _header_unit(own, np.max(axis))), padding
+    if problems:
+        told = "; ".join(f"{place} cannot be used: {problem}" for place, problem in problems.items())
+        raise InputValueError(
+            f"wavelengths of HDU {number} should be in an extension, but {told}; in Python: from astropy.io import "
+            "fits; from spectrafm.adapters import from_arrays; flux = fits.getdata(path, number of the HDU); "
+            "stars = from_arrays(wavelength, flux)"
+        )
     return None
+
+
+def _without_padding(axis, padding):
+    """Go on with the wavelengths of each order where there are none, so that all are positive and in order."""
+    pixels, filled = np.arange(np.shape(axis)[-1]), np.array(np.atleast_2d(axis))
+    padding = np.atleast_2d(padding)
+    # an order without any has those of another, and no flux
+    some = next(row for row, gone in enumerate(padding) if not gone.all())
+    for row in (some, *(row for row in range(len(filled)) if row != some)):
+        known = np.flatnonzero(~padding[row])
+        if not len(known):
+            filled[row] = filled[some]
+            continue
+        logs = np.log(filled[row, known])
+        found = np.interp(pixels, known, logs)
+        for end, beyond in (((0, 1), pixels < known[0]), ((-1, -2), pixels > known[-1])):
+            here, inside = known[end[0]], known[end[1]] if len(known) > 1 else None
+            step = 1e-5 if inside is None else (logs[end[0]] - logs[end[1]]) / (here - inside)
+            found[beyond] = logs[end[0]] + step * (pixels[beyond] - here)
+        filled[row] = np.where(padding[row], np.exp(found), filled[row])
+    return np.reshape(filled, np.shape(axis))
 
 
 def _same_axis(found, other):
@@ -184,45 +218,54 @@ def with_companions(file, number, values, arms, notes):
     dict of numpy.ndarray
         With ``sigma`` or ``ivar``, and ``mask``, where there are such.
     """
-    values, shapes = dict(values), (np.shape(values["flux"]),)
-    at = _companion(file, number, ("sigma", "var", "ivar"), shapes, arms)
-    if at is not None and not {"sigma", "ivar"} & set(values):
-        errors, kind = file.image(at), _kind(file.hdus[at].name)[0]
-        with np.errstate(invalid="ignore"):
-            values |= {"sigma": np.sqrt(errors)} if kind == "var" else {kind: errors}
-        notes.append(f"errors of HDU {number} are those in {file.hdus[at].name}")
-    at = _companion(file, number, ("mask",), shapes, arms)
-    if at is not None and "mask" not in values:
-        values["mask"] = file.image(at)
-        take_mask(values, file.hdus[at].name, notes)
-        notes += [f"mask of HDU {number} is that in {file.hdus[at].name}"] if "mask" in values else []
+    values = dict(values)
+    name_of = {at: hdu.name for at, hdu in enumerate(file.hdus)}
+    if not {"sigma", "ivar"} & set(values):
+        unit = _unit(file.hdus[number])
+        found = [
+            (kind_of(name_of[at])[0], name_of[at], file.image(at), _error_unit(file.hdus[at], unit))
+            for at in _companions(file, number, tuple(ERRORS), arms)
+        ]
+        taken, name = take_errors(values["flux"], unit, found, notes)
+        values |= taken
+        notes += [f"errors of HDU {number} are those in {name}"] if taken else []
+    for at in _companions(file, number, ("mask",), arms):
+        if "mask" not in values:
+            values["mask"] = file.image(at)
+            take_mask(values, name_of[at], notes)
+            notes += [f"mask of HDU {number} is that in {name_of[at]}"] if "mask" in values else []
     return values
 
 
-def _kind(name):
-    """Return what an extension holds by its name, None for flux or what is not known, and what else is in the name."""
-    words = re.findall("[a-z0-9]+", name.lower())
-    kinds = [_KINDS[word] for word in words if word in _KINDS]
-    if (whole := _KINDS.get("".join(words))) is not None:
-        return whole, ""
-    rest = "_".join(word for word in words if word not in _KINDS and word not in _FLUX)
-    return ("other" if "other" in kinds else kinds[-1] if kinds else None), rest
+def _unit(hdu):
+    """Return the unit of an image, or None where there is none that is known."""
+    from astropy import units as u
+
+    unit = u.Unit(str(hdu.header.get("BUNIT", "")).strip(), parse_strict="silent")
+    unknown = isinstance(unit, u.UnrecognizedUnit) or unit == u.dimensionless_unscaled
+    return None if unknown else unit
 
 
-def _companion(file, number, kinds, shapes, arms):
-    """Return the number of the HDU with what belongs to the flux of another one, or None.
+def _error_unit(hdu, flux_unit):
+    """Return the unit of errors in an image, None for that of the flux, which many headers repeat."""
+    unit = _unit(hdu)
+    return None if unit == flux_unit else unit
 
-    It has the same arm in its name, or else the same EXTVER; or it follows the flux, before the next one.
+
+def _companions(file, number, kinds, arms):
+    """Return the numbers of the HDUs that belong to the flux of another one by their names.
+
+    They have the same arm in their name, or else the same EXTVER; or they follow the flux, before the next one.
     """
-    names = [_kind(hdu.name) for hdu in file.hdus]
+    names = [kind_of(hdu.name) for hdu in file.hdus]
     hits = [
         at
         for at, hdu in enumerate(file.hdus)
-        if at > 0 and names[at][0] in kinds and hdu.is_image and np.shape(file.image(at)) in shapes
+        if at > 0 and names[at][0] in kinds and hdu.is_image and np.ndim(file.image(at))
     ]
     arm, version = names[number][1], file.hdus[number].ver
     if named := [at for at in hits if arm and names[at][1] == arm]:
-        return named[0]
+        return named
     hits = [at for at in hits if not names[at][1]]
     if len(arms) > 1:
         if len({file.hdus[at].ver for at in arms}) == len(arms):
@@ -231,7 +274,7 @@ def _companion(file, number, kinds, shapes, arms):
             # what is alone may be for all
             next_arm = min([at for at in arms if at > number], default=len(file.hdus))
             hits = [at for at in hits if number < at < next_arm]
-    return hits[0] if hits else None
+    return hits
 
 
 def axis_notes(header):

@@ -9,13 +9,17 @@ from ._known import known_quantities, refuse_other_order
 from ._progress import progress as progress_bar
 from ._rest_frame import stars_at_rest
 from ._tokens import star_batches
+from .continuum import UNNORMALISED
 from .diagnostics import diagnose_batch
 from .exceptions import InputTypeError, InputValueError, SpectraFMWarning
 from .flags import MASKING_FLAGS, Flag
-from .residual_head import perceive_for_labels
 from .results import label_table
 
-__all__ = ["uncovered_range", "infer_stars", "provenance", "labels_of", "wanted_labels"]
+__all__ = ["infer_stars", "provenance", "labels_of", "wanted_labels", "why_masked"]
+
+
+# standard deviations that a given label may be from what the spectrum says
+_CONTRADICTION = 5.0
 
 
 def infer_stars(
@@ -87,7 +91,7 @@ def infer_stars(
     masked = (flag & MASKING_FLAGS) != 0
     values[masked], errors[masked] = np.nan, np.nan
     if masked.any():
-        reasons = [(i, arrays[i].problem or uncovered_range(arrays[i], flag[i])) for i in np.flatnonzero(masked)]
+        reasons = [(i, why_masked(arrays[i], flag[i])) for i in np.flatnonzero(masked)]
         problems = [f"row {i}: {reason}" for i, reason in reasons if reason]
         warnings.warn(
             f"{masked.sum()} of {n_star} rows are masked, see their flags" + "".join(f"; {p}" for p in problems[:3]),
@@ -108,25 +112,31 @@ def infer_stars(
     return label_table(labels, values, errors, **columns, meta=meta), diagnoses
 
 
-def uncovered_range(star, flag):
-    """Say where the pixels of a star are that no domain covers.
+def why_masked(star, flag, hint="plain numbers are Angstrom"):
+    """Say why a star has no labels, where its pixels or its file tell more than its flags.
 
     Parameters
     ----------
     star : SpectrumArrays
-        Its spectrum.
+        Its spectrum, not normalised.
     flag : int
         Its flags.
+    hint : str, optional
+        What may be wrong where no domain covers its wavelengths.
 
     Returns
     -------
     str
-        "" where a domain covers them.
+        "" where flags say it all.
     """
-    if not flag & Flag.NO_OVERLAP or not star.n_good:
-        return ""
-    low, high = star.wavelength[star.good][[0, -1]]
-    return f"pixels from {low:.5g} to {high:.5g} Angstrom, where these weights see nothing; plain numbers are Angstrom"
+    if star.problem or not star.n_good:
+        return star.problem
+    if flag & Flag.NO_OVERLAP:
+        low, high = star.wavelength[star.good][[0, -1]]
+        where = f"pixels from {low:.5g} to {high:.5g} Angstrom, where these weights see nothing"
+        return "; ".join([where, *[hint] * bool(hint)])
+    # it had good pixels before it was normalised
+    return UNNORMALISED if flag & Flag.NO_GOOD_PIXELS else ""
 
 
 def wanted_labels(fm, labels, known, domains):
@@ -228,18 +238,25 @@ def _infer_batch(fm, number, arrays, prepared, labels, known, statistics, whole)
     """
     domain, n_star = fm.info.domains[number], len(prepared)
     # the density of embeddings is that of spectra alone
-    spectrum_only = perceive_for_labels(fm, prepared, number)
+    spectrum_only = fm.perceive(prepared, number)
     values, errors = np.full((2, n_star, len(labels)), np.nan)
     flag = np.array([a.flags | _spectrum_flags(a, domain) for a in prepared], dtype=np.int64)
     more = np.zeros(n_star, dtype=np.int64)
     for name, (given, _) in known.items():
         more |= np.where(domain.outside_range(name, given), int(Flag.OUTSIDE_LABEL_RANGE), 0)
+    has_sigma = np.array([a.has_sigma for a in prepared])
+    if told := [name for name in known if name in domain.labels]:
+        own, own_error = fm.predict_labels(spectrum_only, told)
+        own_error = domain.calibrated_errors(told, own_error, has_sigma)
+        given, given_error = (np.array([known[name][i] for name in told]).T for i in range(2))
+        far = np.abs(given - own) > _CONTRADICTION * np.hypot(own_error, np.nan_to_num(given_error))
+        more |= np.where(far.any(axis=1), int(Flag.CONTRADICTS_KNOWN), 0)
     columns = [column for column, name in enumerate(labels) if name in domain.labels]
     if columns:
-        names, has_sigma = [labels[column] for column in columns], np.array([a.has_sigma for a in prepared])
+        names = [labels[column] for column in columns]
         most = fm.model.most_pixels(len(known)) if whole else np.inf
         if all(a.n_good <= most for a in prepared):
-            seen = perceive_for_labels(fm, prepared, number, known, spectrum_only) if known else spectrum_only
+            seen = fm.perceive(prepared, number, known, spectrum_only) if known else spectrum_only
             found, predicted = fm.predict_labels(seen, names)
         else:
             found, predicted = _told_by_sets(fm, number, prepared, known, names, most)
@@ -273,7 +290,7 @@ def _told_by_sets(fm, number, prepared, known, labels, most):
         rows = np.flatnonzero(n_set > i)
         some = [prepared[row].subset(i, n_set[row], most) for row in rows]
         its = {name: (given[rows], error[rows]) for name, (given, error) in known.items()}
-        values[i, rows], errors[i, rows] = fm.predict_labels(perceive_for_labels(fm, some, number, its), labels)
+        values[i, rows], errors[i, rows] = fm.predict_labels(fm.perceive(some, number, its), labels)
     # what is modelled by its logarithm is averaged there: linear errors grow with values
     log = np.array([name in fm.model.vocabulary.log for name in labels])
     errors[..., log] /= values[..., log]
@@ -314,7 +331,7 @@ def _spectrum_flags(arrays, domain):
     flags = 0
     if arrays.n_good < domain.min_pixels:
         flags |= Flag.FEW_PIXELS
-    if arrays.snr < domain.min_snr:
+    if (arrays.snr if arrays.has_sigma else arrays.estimated_snr) < domain.min_snr:
         flags |= Flag.LOW_SNR
     if arrays.snr > domain.largest_snr:
         flags |= Flag.HIGH_SNR

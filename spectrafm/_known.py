@@ -1,32 +1,47 @@
 """Quantities that the user knows already, and true labels, checked and brought to our units."""
 
-import reprlib
+from collections import Counter
 
 import numpy as np
-from astropy import units as u
 from astropy.table import Row, Table
 
-from ._numerics import split_mask
+from ._label_columns import check_label_columns, refuse_errors_alone
+from ._spectral_units import plain_numbers
 from ._star_names import count_rows, name_texts
 from ._tokens import FLUX_KINDS
 from .exceptions import InputTypeError, InputValueError
 from .quantities import OTHER_COLUMNS, QUANTITIES, Quantity, get_quantity, register_quantity
 
-# nothing has a larger logarithm or magnitude, but what stands for "not known" often has
-_LARGEST = {"dex": 90.0, "mag": 90.0}
+# what no star is beyond, but numbers that stand for "not known" often are: how the UCD begins, the unit of
+# differences, and the limits, generous enough for predictions of any spectrum; the first that fits counts
+_LIMITS = (
+    ("phys.temperature", "K", 0.0, 1e7),
+    ("phys.gravity", "dex", -9.0, 20.0),
+    ("phys.abund", "dex", -9.5, 9.5),
+    ("phys.mass", "Msun", 0.0, 1000.0),
+    ("time.age", "Gyr", 0.0, 200.0),
+    ("phys.veloc", "km / s", 0.0, 5000.0),
+    ("spect.dopplerVeloc", "km / s", -9000.0, 9000.0),
+    # of bright stars without dust, errors make some negative
+    ("phys.absorption", "mag", -1.0, 30.0),
+    ("phot.mag", "mag", -30.0, 40.0),
+    ("spect.resolution", "", 0.0, 20.0),
+    # of quantities that a user registered
+    ("", "dex", -90.0, 90.0),
+    ("", "mag", -90.0, 90.0),
+    ("", "", -np.inf, np.inf),
+)
 
 # what tables of results hold beside labels, that of the command line its files, too
 _NOT_LABELS = (*OTHER_COLUMNS, "file")
 
 __all__ = [
-    "in_unit",
     "known_labels",
     "known_quantities",
     "label_columns",
     "label_truth",
     "refuse_inputs",
     "refuse_other_order",
-    "split_mask",
     "table_columns",
 ]
 
@@ -109,27 +124,56 @@ def refuse_other_order(table, names, argument):
     InputTypeError
         As from `table_columns`.
     InputValueError
-        The column has the names of the stars, each once, and in another order. Other names,
+        The column has the names of the stars, each as often, in another order. Other names,
         and numbers of rows in place of names, say nothing of the order.
     """
     columns = {} if table is None else table_columns(table, argument)
-    if np.shape(columns.get("identifier", "")) != (len(names),):
+    if "identifier" not in columns or np.shape(columns["identifier"]) != (len(names),):
         return
     try:
         theirs = [name and name.strip() for name in name_texts(columns["identifier"])]
     except InputValueError:
         return
     names = [name.strip() for name in names]
-    if theirs == names or len(set(names)) < len(names) or set(theirs) != set(names) or count_rows(names):
+    if theirs == names or Counter(theirs) != Counter(names) or count_rows(names):
         return
     row = next(row for row, name in enumerate(names) if name != theirs[row])
+    if len(set(names)) < len(names):
+        remedy = "names repeat, and do not tell which row is whose: put the rows in order by hand"
+    else:
+        remedy = (
+            f"with row = {{{_as_text(table['identifier'])}.strip(): i for i, name in "
+            f"enumerate({argument}['identifier'])}} and order = [row[star.identifier.strip()] for star in "
+            f"spectrafm.adapters.to_arrays(spectra)] give {_in_order(table, argument)}"
+        )
     raise InputValueError(
         f"{argument}['identifier']: the names of the stars in another order, {theirs[row]!r} in row {row} where "
-        f"the star is {names[row]!r}; expected one row a star, in their order; with "
-        f"row = {{str(name): i for i, name in enumerate({argument}['identifier'])}} give "
-        f"{argument}[[row[star.identifier] for star in spectrafm.adapters.to_arrays(spectra)]]; where its rows are in "
-        "that order already, leave this column out"
+        f"the star is {names[row]!r}; expected one row a star, in their order; {remedy}; where its rows are in that "
+        "order already, leave this column out"
     )
+
+
+def _as_text(names):
+    """Write code that makes text of a ``name`` out of names, as `name_texts` does."""
+    first = next(iter(names))
+    if isinstance(first, bytes):
+        return "name.decode()"
+    return "str(int(name))" if isinstance(first, (float, np.floating)) and first == int(first) else "str(name)"
+
+
+def _in_order(table, argument):
+    """Write code that puts the rows of a table in an ``order``."""
+    if _is_data_frame(table):
+        return f"{argument}.iloc[order]"
+    if not isinstance(table, dict):
+        return f"{argument}[order]"
+    # lists may hold what NumPy takes for no numbers
+    rows = "numpy.take(column, order, axis=0)"
+    if any(isinstance(column, list | tuple) for column in table.values()):
+        rows = f"[column[i] for i in order] if isinstance(column, (list, tuple)) else {rows}"
+    # one number may hold for all stars, and names of stars are no quantity
+    rows = f"column if not numpy.iterable(column) or len(column) == 1 else {rows}"
+    return f"{{name: {rows} for name, column in {argument}.items() if name != 'identifier'}}"
 
 
 def known_labels(columns, labels, n_star, argument, positive=()):
@@ -160,12 +204,7 @@ def known_labels(columns, labels, n_star, argument, positive=()):
         that the label cannot have.
     """
     wanted = {name: columns[name] for label in labels for name in (label, f"e_{label}") if name in columns}
-    for name, column in wanted.items():
-        if np.shape(column) != (n_star,):
-            raise InputValueError(
-                f"{argument}[{name!r}]: shape {np.shape(column)}, expected ({n_star},): one row a star, in their order"
-            )
-    return known_quantities(wanted, n_star, labels, argument, positive)
+    return _checked_quantities(wanted, n_star, labels, argument, positive, one_each=True)
 
 
 def label_truth(labels_table, n_star, labels=None, positive=()):
@@ -194,12 +233,19 @@ def label_truth(labels_table, n_star, labels=None, positive=()):
     ------
     InputTypeError, InputValueError
         Not a table, another number of rows, no label, names that mean something else, units that do not fit,
-        numbers that a label cannot have.
+        numbers that a label cannot have, an error without its label.
+
+    Warns
+    -----
+    SpectraFMWarning
+        Columns that look like labels or their errors, and are not used.
     """
     columns = table_columns(labels_table, "labels_table")
+    stellar = [name for name, quantity in QUANTITIES.items() if quantity.kind == "label"]
+    labels = [labels] if isinstance(labels, str) else labels if labels is None else list(labels)
+    check_label_columns(columns, stellar if labels is None else labels, "labels_table")
     if labels is None:
-        labels = [name for name in columns if name in QUANTITIES and QUANTITIES[name].kind == "label"]
-    labels = [labels] if isinstance(labels, str) else list(labels)
+        labels = [name for name in columns if name in stellar]
     missing = [name for name in labels if name not in columns]
     if missing or not labels:
         raise InputValueError(
@@ -282,23 +328,23 @@ def known_quantities(known, n_star, allowed, argument="known", positive=()):
         return {}
     known = label_columns(known, argument)
     names = [name for name in known if name in allowed]
-    lonely = [name for name in allowed if f"e_{name}" in known and name not in known]
-    if lonely:
-        raise InputValueError(
-            f"{argument}: {', '.join(f'e_{name}' for name in lonely)} without {', '.join(lonely)}; give the value, "
-            "too, or leave its error out"
-        )
+    refuse_errors_alone(known, allowed, argument)
     strange = [name for name in known if name not in names and name.removeprefix("e_") not in names]
     if strange:
         raise InputValueError(
             f"{argument}: {strange} cannot be given to these weights; they accept {', '.join(allowed)}"
         )
+    return _checked_quantities(known, n_star, names, argument, positive)
+
+
+def _checked_quantities(columns, n_star, names, argument, positive, *, one_each=False):
+    """Return values and errors of some columns; ``one_each`` refuses one number for all stars."""
     checked = {}
     for name in names:
         quantity = get_quantity(name, argument)
         values, errors = (
-            _column(f"{argument}[{column!r}]", known[column], unit, n_star)
-            if column in known
+            _column(f"{argument}[{column!r}]", columns[column], unit, n_star, one_each)
+            if column in columns
             else np.full(n_star, np.nan)
             for column, unit in ((name, quantity.unit), (f"e_{name}", quantity.error_unit))
         )
@@ -306,13 +352,23 @@ def known_quantities(known, n_star, allowed, argument="known", positive=()):
             hint = ", and a small number for next to nothing"
             _refuse(f"{argument}[{name!r}]", values, values <= 0, "positive numbers", hint)
         _refuse(f"{argument}[{name!r}]", values, np.isinf(values), "finite numbers")
-        largest = _LARGEST.get(quantity.error_unit, np.inf)
-        _refuse(f"{argument}[{name!r}]", values, np.abs(values) > largest, f"numbers within +-{largest:g}")
+        low, high = _limits(quantity)
+        expected = f"numbers from {low:g} to {high:g}{f' {quantity.unit}' * bool(quantity.unit)}"
+        _refuse(f"{argument}[{name!r}]", values, (values < low) | (values > high), expected)
         _refuse(f"{argument}['e_{name}']", errors, errors < 0, "standard deviations")
         # an error without end is that of what is not known
         endless = np.isposinf(errors)
         checked[name] = np.where(endless, np.nan, values), np.where(endless, np.nan, errors)
     return checked
+
+
+def _limits(quantity):
+    """Return the lowest and the highest number that a star may have."""
+    return next(
+        (low, high)
+        for ucd, unit, low, high in _LIMITS
+        if quantity.ucd.startswith(ucd) and unit in ("", quantity.error_unit)
+    )
 
 
 def _refuse(name, values, wrong, expected, hint=""):
@@ -325,55 +381,11 @@ def _refuse(name, values, wrong, expected, hint=""):
         )
 
 
-def _column(name, given, unit, n_star):
-    """Return one column as plain float64 in our unit, NaN where masked."""
-    if isinstance(given, (list, tuple)) and any(hasattr(one, "unit") or hasattr(one, "mask") for one in given):
-        given = [_column(name, one, unit, 1)[0] for one in given]
-    given, mask = split_mask(given)
-    if (own := getattr(given, "unit", None)) is not None:
-        given = in_unit(name, getattr(given, "value", given), own, unit)
-    try:
-        if np.asarray(given).dtype.kind == "b":
-            raise TypeError
-        values = np.where(mask, np.nan, np.asarray(given, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise InputTypeError(f"{name}: {reprlib.repr(given)}, expected a number or an array of numbers") from None
+def _column(name, given, unit, n_star, one_each):
+    """Return one column ``(n_star,)`` as plain float64 in our unit, NaN where masked."""
+    values = plain_numbers(name, given, unit, masked=True)
+    if one_each and values.shape != (n_star,):
+        raise InputValueError(f"{name}: shape {values.shape}, expected ({n_star},): one row a star, in their order")
     if values.shape not in ((), (n_star,), (1,)):
         raise InputValueError(f"{name}: shape {values.shape}, expected one number or one a star ({n_star},)")
     return np.broadcast_to(values, (n_star,)).copy()
-
-
-def in_unit(name, value, own, unit):
-    """Return numbers in another unit.
-
-    Parameters
-    ----------
-    name : str
-        What they are, for the error message.
-    value : array_like
-        Numbers; what is under a mask is converted, too.
-    own : `~astropy.units.UnitBase`
-        Their unit.
-    unit : str or `~astropy.units.UnitBase`
-        The one wanted.
-
-    Returns
-    -------
-    array_like
-        Plain numbers.
-
-    Raises
-    ------
-    InputValueError
-        They cannot be converted.
-    """
-    wanted = u.Unit(unit)
-    # a logarithm in plain dex is a common spelling of the same number
-    if own == u.dex and isinstance(wanted, u.function.logarithmic.DexUnit):
-        return value
-    try:
-        return u.Quantity(np.ma.getdata(value), own, subok=True).to_value(wanted)
-    except (ValueError, TypeError):
-        raise InputValueError(
-            f"{name}: unit {own}, expected {unit or 'none'}; convert it, or give plain numbers in that"
-        ) from None

@@ -53,6 +53,8 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
     power = resolving_powers(resolving_power, n_star)
     if (power <= 0).any():
         raise InputValueError(f"resolving_power: {power.min():g}; expected positive numbers, or NaN where not known")
+    # every pixel is asked for: between pixels as fine as the finest of training, what the network expects in the
+    # optical differs from an interpolation by up to 0.8 of its error, and by 0.05 between those 16 times as fine
     values, errors = _as_observed(fm, wavelength, *expected_flux(fm, known, number, wavelength, power))
     one = not lengths or isinstance(labels, Row)
     return Spectrum(

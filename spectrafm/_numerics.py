@@ -2,10 +2,12 @@
 
 import numpy as np
 
-__all__ = ["MAD_TO_STD", "mad_std", "robust_rms", "split_mask"]
+__all__ = ["DIFFERENCE_TO_NOISE", "MAD_TO_STD", "mad_std", "neighbour_differences", "robust_rms", "split_mask"]
 
 #: What a median absolute deviation is multiplied by for the standard deviation of a Gaussian.
 MAD_TO_STD = 1.4826
+#: What the median of `neighbour_differences` is multiplied by for the noise of a pixel (Stoehr et al. 2008).
+DIFFERENCE_TO_NOISE = MAD_TO_STD / 6**0.5
 
 
 def mad_std(x):
@@ -65,3 +67,19 @@ def split_mask(given):
     given = getattr(given, "unmasked", given)
     unit = getattr(given, "unit", None)
     return (np.ma.getdata(given) if isinstance(given, np.ma.MaskedArray) and unit is None else given), mask
+
+
+def neighbour_differences(flux):
+    """Return the size of what pixels differ from their neighbours but one, which is noise where lines are wide.
+
+    Parameters
+    ----------
+    flux : numpy.ndarray
+        ``(..., n_pixel)``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(..., n_pixel - 4)``, of all pixels but two at each end.
+    """
+    return np.abs(2 * flux[..., 2:-2] - flux[..., :-4] - flux[..., 4:])

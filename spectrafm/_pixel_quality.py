@@ -12,6 +12,7 @@ import numpy as np
 
 from ._numerics import split_mask
 from ._spectral_units import SPEED_OF_LIGHT, air_to_vacuum, doppler_factor, flux_rule, sigma_factor
+from ._unmeasured import unmeasured
 from .arrays import COUNTS, SpectrumArrays
 from .exceptions import InputValueError
 from .flags import Flag
@@ -36,8 +37,6 @@ MASK_POLICIES = {
 # an error this many times the lower quartile of the errors, or the median of
 # the flux, is a mark for a bad pixel and not an error
 _ABSURD_SIGMA, _ABSURD_FLUX = 1e6, 1e10
-# so many neighbours of exactly one value, this small beside the median of the others, are no measurement
-_FILLED_RUN, _FILLED_FLUX = 8, 0.01
 # wavelengths that step back more often than once in so many pixels are no orders, but out of order
 _ORDER = 8
 
@@ -263,7 +262,7 @@ def finish(block, is_air, velocity, resolving_power, policy, first):
         bits = block.bits != 0 if policy is None else (block.bits & policy) != 0
     finite = np.isfinite(flux)
     # one number is many where units change with wavelength
-    filled = _unmeasured(block.flux, finite)
+    filled = unmeasured(block.flux, finite)
     good = finite & ~block.masked & ~bits & ~filled
     bad_sigma = np.zeros(flux.shape, dtype=bool)
     has_sigma = np.zeros(n_star, dtype=bool)
@@ -391,20 +390,6 @@ def order_starts(wavelength):
     forward = steps if np.count_nonzero(steps > 0) >= np.count_nonzero(steps < 0) else -steps
     starts = np.flatnonzero(forward <= 0) + 1
     return starts if len(wavelength) >= _ORDER * (len(starts) + 1) else starts[:0]
-
-
-def _unmeasured(flux, finite):
-    """Tell pixels that hold zero, or another small or negative number, because nothing was measured there."""
-    filled = np.zeros(flux.shape, dtype=bool)
-    same = (flux[:, 1:] == flux[:, :-1]) & finite[:, 1:]
-    for row in np.flatnonzero(same.sum(axis=1) >= _FILLED_RUN - 1):
-        ends = np.flatnonzero(np.diff(same[row], prepend=False, append=False)).reshape(-1, 2)
-        alone = finite[row].copy()
-        alone[1:] &= ~same[row]
-        typical = np.median(np.abs(flux[row][alone]))
-        for first, last in ends[np.diff(ends, axis=1)[:, 0] >= _FILLED_RUN - 1]:
-            filled[row, first : last + 1] = flux[row, first] <= _FILLED_FLUX * typical
-    return filled
 
 
 def _bad_sigma(flux, sigma, good):

@@ -8,6 +8,8 @@ import numpy as np
 
 from ._inference import labels_of
 from ._known import known_labels, table_columns
+from ._label_columns import check_label_columns
+from ._warning_filters import catch_warnings
 from .calibration import (
     HIGHEST_FACTOR,
     LOWEST_FACTOR,
@@ -59,6 +61,7 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     if method not in methods:
         raise InputValueError(f"method: unknown {method!r}; known are {', '.join(methods)}")
     columns = table_columns(labels_table, "labels_table")
+    check_label_columns(columns, fm.labels, "labels_table")
     labels = [name for name in fm.labels if name in columns]
     if not labels:
         raise InputValueError(f"labels_table: no column of a label; these weights predict {', '.join(fm.labels)}")
@@ -141,7 +144,7 @@ def with_and_without_errors(spectra):
 
 def _infer_quietly(fm, stars, labels, which):
     """Return label -> values and errors ``(n_star,)``, NaN where not ``which``, and how many stars are masked."""
-    with warnings.catch_warnings():
+    with catch_warnings():
         # the caller warns once for both
         warnings.filterwarnings("ignore", message=".* rows are masked", category=SpectraFMWarning)
         table = fm.infer(stars, labels=labels)

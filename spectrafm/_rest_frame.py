@@ -5,7 +5,6 @@ import numpy as np
 from ._tokens import star_batches
 from .adapters import to_arrays
 from .exceptions import InputTypeError, InputValueError
-from .residual_head import perceive_for_labels
 
 __all__ = ["MEASURE", "stars_at_rest"]
 
@@ -118,7 +117,7 @@ def _velocities(fm, stars, batch_size):
             continue
         prepared = [fm.prepare(arrays[row], number) for row in rows]
         has_sigma = np.array([star.has_sigma for star in prepared])
-        velocity, error = fm.predict_labels(perceive_for_labels(fm, prepared, number), [_VELOCITY])
+        velocity, error = fm.predict_labels(fm.perceive(prepared, number), [_VELOCITY])
         # a star without a pixel here has none to measure
         seen = [star.n_good > 0 for star in prepared]
         velocities[rows] = np.where(seen, velocity[:, 0], np.nan)

@@ -5,6 +5,7 @@ that thousands of spectra cost no more than their arithmetic.
 """
 
 import math
+import reprlib
 from functools import lru_cache
 
 import astropy.units as u
@@ -13,9 +14,8 @@ from astropy.constants import c as _LIGHT
 from astropy.constants import h as _PLANCK
 from astropy.units.function import FunctionUnitBase
 
-from ._known import in_unit
 from ._numerics import split_mask
-from .exceptions import InputTypeError, InputValueError
+from .exceptions import InputTypeError, InputValueError, SpectraFMError
 
 __all__ = [
     "FWHM_OVER_SIGMA",
@@ -26,6 +26,7 @@ __all__ = [
     "check_spectral_axis",
     "doppler_factor",
     "flux_rule",
+    "in_unit",
     "plain_numbers",
     "radial_velocity",
     "sigma_factor",
@@ -167,7 +168,43 @@ def check_spectral_axis(spectral_axis):
     return wavelength
 
 
-def plain_numbers(name, values, unit):
+def in_unit(name, value, own, unit):
+    """Return numbers in another unit.
+
+    Parameters
+    ----------
+    name : str
+        What they are, for the error message.
+    value : array_like
+        Numbers; what is under a mask is converted, too.
+    own : `~astropy.units.UnitBase`
+        Their unit.
+    unit : str or `~astropy.units.UnitBase`
+        The one wanted.
+
+    Returns
+    -------
+    array_like
+        Plain numbers.
+
+    Raises
+    ------
+    InputValueError
+        They cannot be converted.
+    """
+    wanted = u.Unit(unit)
+    # a logarithm in plain dex is a common spelling of the same number
+    if own == u.dex and isinstance(wanted, u.function.logarithmic.DexUnit):
+        return value
+    try:
+        return u.Quantity(np.ma.getdata(value), own, subok=True).to_value(wanted)
+    except (ValueError, TypeError):
+        raise InputValueError(
+            f"{name}: unit {own}, expected {unit or 'none'}; convert it, or give plain numbers in that"
+        ) from None
+
+
+def plain_numbers(name, values, unit, *, masked=False):
     """Return numbers of an argument in a unit.
 
     Parameters
@@ -175,9 +212,11 @@ def plain_numbers(name, values, unit):
     name : str
         Name of the argument, for error messages.
     values : float, array_like, `~astropy.units.Quantity` or `~astropy.table.Column`
-        Without a unit, they are in ``unit`` already.
+        Without a unit, they are in ``unit`` already; in a list, each number for itself.
     unit : str or `~astropy.units.UnitBase`
         The unit wanted. Plain ``dex`` is accepted for any logarithm.
+    masked : bool, optional
+        Some may be masked: they are NaN.
 
     Returns
     -------
@@ -191,27 +230,40 @@ def plain_numbers(name, values, unit):
     InputValueError
         The unit is another one, or some of them are masked.
     """
-    given, mask = split_mask(values)
-    if np.any(mask):
+    try:
+        numbers, mask = _numbers_and_mask(name, values, unit)
+    except SpectraFMError:
+        raise
+    except (TypeError, ValueError):
+        raise InputTypeError(
+            f"{name}: {reprlib.repr(values)}; expected numbers, plain in {unit or 'no unit'} or with a unit"
+        ) from None
+    if not masked and mask.any():
         raise InputValueError(
             f"{name}: {np.count_nonzero(mask)} of {np.size(mask)} masked; expected a number everywhere; leave masked "
             "rows out, or fill them in"
         )
-    if isinstance(given, list | tuple) and any(isinstance(value, u.Quantity) for value in given):
-        try:
-            given = u.Quantity(given)
-        except (TypeError, u.UnitConversionError):
-            raise InputTypeError(f"{name}: {values!r}; expected one unit for all of them") from None
+    return np.where(mask, np.nan, numbers)
+
+
+def _numbers_and_mask(name, values, unit):
+    """Return float64 numbers in a unit, and which are masked; others than ours are errors that these are no numbers."""
+    if isinstance(values, list | tuple) and any(hasattr(one, "unit") or hasattr(one, "mask") for one in values):
+        units = [one.unit for one in values if getattr(one, "unit", None) is not None]
+        if any(not one.is_equivalent(units[0]) for one in units):
+            raise InputTypeError(f"{name}: {reprlib.repr(values)}; expected one unit for all of them")
+        numbers, masks = zip(*(_numbers_and_mask(name, one, unit) for one in values), strict=True)
+        return np.stack(numbers), np.stack(masks)
+    given, mask = split_mask(values)
     if (own := getattr(given, "unit", None)) is not None:
         given = in_unit(name, getattr(given, "value", given), own, unit)
-    try:
-        if np.asarray(given).dtype.kind in "bSU":
-            raise TypeError
-        return np.array(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputTypeError(
-            f"{name}: {values!r}; expected numbers, plain in {unit or 'no unit'} or with a unit"
-        ) from None
+    plain = np.asarray(given)
+    objects = plain.flat if plain.dtype.kind == "O" else ()
+    # text that reads as a number is as likely something else
+    if plain.dtype.kind in "bSUMm" or any(isinstance(one, str | bytes | bool) for one in objects):
+        raise TypeError
+    numbers = np.array(given, dtype=np.float64)
+    return numbers, np.broadcast_to(mask, numbers.shape)
 
 
 def air_to_vacuum(wavelength):

@@ -7,7 +7,7 @@ import numpy as np
 from astropy import units as u
 from astropy.table import Column, MaskedColumn, Table
 
-from ._known import in_unit
+from ._spectral_units import in_unit
 from .flags import Flag, describe_flags
 
 __all__ = ["cds_units", "column_values", "mrt_text", "read_votable", "to_votable", "without_mask"]

@@ -9,6 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ._inference import infer_stars
+from ._meant_names import may_number_row
 from ._model_spectra import expected_flux
 from ._numerics import mad_std, robust_rms, split_mask
 from ._tokens import flux_name, spectra_to_tokens
@@ -25,8 +26,6 @@ __all__ = ["TuningStars", "rows_of_one_star", "tuned_domain", "tuning_stars", "w
 _USUAL_SNR = 3.0
 # fewer stars do not determine errors
 _FEWEST = 10
-# numbers up to so many digits may be those of rows, and are the names of no star
-_ROW_DIGITS = 5
 # labels that differ by less, of their range or their size, are the same
 _EQUAL = 1e-6
 # labels that are rounded to several steps are so many of the smallest of them apart
@@ -350,7 +349,7 @@ def _identifiers(arrays, truth):
     keys = _keys([name if number else None for name, number in zip(names, is_number, strict=True)])
     are_stars = _agree(truth, keys)
     return [
-        None if number and not (are_stars and len(name) > _ROW_DIGITS) else name
+        None if number and (may_number_row(name) or not are_stars) else name
         for name, number in zip(names, is_number, strict=True)
     ]
 

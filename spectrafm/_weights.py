@@ -9,6 +9,7 @@ from ._tokens import flux_name, spectra_to_tokens
 from .continuum import normalizer_from_dict
 from .exceptions import InputValueError
 from .flags import Flag
+from .residual_head import encode_for_head
 
 __all__ = ["Weights"]
 
@@ -138,20 +139,26 @@ class Weights:
         settings = {"flux_kind": domain.flux_kind, "smallest_given": domain.smallest_given}
         return spectra_to_tokens(prepared, self.model.vocabulary, known, **settings)
 
-    def perceive(self, prepared, number, known=None):
+    def perceive(self, prepared, number, known=None, alone=None):
         """Encode spectra, together with known quantities.
 
         Parameters
         ----------
         prepared, number, known
             As for `tokens`.
+        alone : Perception, optional
+            From this method, of the same spectra without known quantities, where it is at hand; saves a head from
+            having them encoded once more.
 
         Returns
         -------
         Perception
-            What the model can be asked about.
+            What `predict_labels`, `request_flux` and `distances` can be asked about.
         """
-        return self.model.perceive_tokens(self.tokens(prepared, number, known))
+        tokens = self.tokens(prepared, number, known)
+        if self._head is None:
+            return self.model.perceive_tokens(tokens)
+        return encode_for_head(self.model, tokens, alone)
 
     def predict_labels(self, perception, labels):
         """Predict labels with the network, or with the head that takes its place.

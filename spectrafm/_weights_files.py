@@ -16,7 +16,16 @@ from .stellarperceptron import StellarPerceptron
 from .stellarperceptron.model_core import named_bytes, read_config, read_tensors, split_bytes
 from .weights_info import WeightsInfo
 
-__all__ = ["DEFAULT", "PRETRAINED", "check_device", "find_weights", "load_weights", "save_weights"]
+__all__ = [
+    "DEFAULT",
+    "PRETRAINED",
+    "check_device",
+    "check_folder",
+    "find_weights",
+    "load_weights",
+    "packaged_base",
+    "save_weights",
+]
 
 #: Folder of the weights in the package, and the name of those that are loaded where none is given.
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -24,7 +33,7 @@ DEFAULT = "base"
 
 # files that decide labels, errors and flags: in this order they are hashed
 _WEIGHTS = ("model.safetensors", "adapter.safetensors", "head.safetensors", "lines.safetensors")
-_HASHED = ("config.json", *_WEIGHTS, "head.json", "density.safetensors", "spectrafm.json")
+_HASHED = ("config.json", *_WEIGHTS, "head.json", "density.safetensors", "spectrafm.json", "adapter.json")
 # singular values of a change below this, relative to the largest, are rounding
 _ROUNDING = 1e-5
 _LINES = "wavelength", "factor"
@@ -121,6 +130,47 @@ def check_device(device, argument="device"):
         )
 
 
+def check_folder(folder, overwrite):
+    """Refuse a folder whose weights would be replaced unasked.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where weights are to be written.
+    overwrite : bool
+        Whether those that are there may be replaced.
+
+    Raises
+    ------
+    InputValueError
+        It holds files of weights, and they may not.
+    """
+    there = [name for name in _HASHED if (folder / name).exists()]
+    if there and not overwrite:
+        raise InputValueError(
+            f"folder: {folder} holds weights ({', '.join(there)}); choose another folder, or set overwrite=True"
+        )
+
+
+def packaged_base(fm):
+    """Return the packaged weights that others come from, by any number of steps.
+
+    Parameters
+    ----------
+    fm : SpectraFM
+        Weights.
+
+    Returns
+    -------
+    SpectraFM or None
+        Changes to them are all that a file has to hold, as whoever loads it has them.
+    """
+    base = fm._base
+    while base is not None and not (base.weights_hash and base._folder.parent == PRETRAINED.resolve()):
+        base = base._base
+    return base
+
+
 def save_weights(folder, info, model, density, head=None, lines=None, *, base=None, compact=False):
     """Write weights into a folder.
 
@@ -139,7 +189,7 @@ def save_weights(folder, info, model, density, head=None, lines=None, *, base=No
     lines : LineCorrection or None
         What puts lines right.
     base : SpectraFM, optional
-        Weights on disk that these come from.
+        Packaged weights that these come from: only what changed is written, where that is small.
     compact : bool, optional
         Store in few bits, see `StellarPerceptron.save`; changes to other weights stay as they are.
         Distances between embeddings move by a thousandth.
@@ -150,6 +200,7 @@ def save_weights(folder, info, model, density, head=None, lines=None, *, base=No
     if changes is not None and 2 * _size(changes) < _size(network):
         model.write_config(folder)
         tensors["adapter"] = changes
+        write_json(folder / "adapter.json", {"base": base._folder.name, "base_sha256": base.weights_hash})
     else:
         model.save(folder, compact=compact)
     if head is not None:
@@ -168,6 +219,8 @@ def save_weights(folder, info, model, density, head=None, lines=None, *, base=No
             (folder / f"{name}.safetensors").unlink(missing_ok=True)
     if "adapter" in tensors:
         (folder / "model.safetensors").unlink(missing_ok=True)
+    else:
+        (folder / "adapter.json").unlink(missing_ok=True)
     if head is None:
         (folder / "head.json").unlink(missing_ok=True)
 
@@ -205,7 +258,7 @@ def load_weights(folder, device, base, load):
     """
     info = WeightsInfo.read(folder / "spectrafm.json")
     changed = (folder / "adapter.safetensors").exists()
-    base = _checked_base(info, base, load) if changed else None
+    base = _checked_base(_base_of(folder, info), base, load) if changed else None
     model = _apply(folder, base, device) if changed else StellarPerceptron.load(folder, device)
     there = [name for name in ("head", "lines", "density") if (folder / f"{name}.safetensors").exists()]
     tensors = {name: read_tensors(folder / f"{name}.safetensors") for name in there}
@@ -277,8 +330,20 @@ def _changes(before, after):
     return changed
 
 
-def _checked_base(info, base, load):
-    name, digest = (info.fine_tuning.get(k, "") for k in ("base", "base_sha256"))
+def _base_of(folder, info):
+    """Return the name of what weights are changes to, and its SHA-256."""
+    path = folder / "adapter.json"
+    try:
+        # earlier versions wrote changes to what was fine-tuned alone
+        told = json.loads(path.read_text()) if path.exists() else info.fine_tuning
+        return told.get("base", ""), told.get("base_sha256", "")
+    except (OSError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"folder: {path} is damaged ({error}); get the files again") from error
+
+
+def _checked_base(told, base, load):
+    """Return what weights are changes to, as `_base_of` tells it."""
+    name, digest = told
     if base is None:
         if name not in _packaged():
             raise CheckpointError(

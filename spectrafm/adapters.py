@@ -106,13 +106,14 @@ def from_arrays(
     flux : array_like or `~astropy.units.Quantity`
         ``(n_star, n_pixel)``, or ``(n_pixel,)`` for one star.
     sigma : array_like, `~astropy.units.Quantity` or `~astropy.nddata.NDUncertainty`, optional
-        Of the shape of ``flux``: standard deviations, or an uncertainty object. Give a
-        column of a table as it is: uncertainty objects drop its unit and its mask.
+        Of the shape of ``flux``, or one number for all pixels: standard deviations, or an
+        uncertainty object. Give a column of a table as it is: uncertainty objects drop its
+        unit and its mask.
     mask : array_like, optional
         Of the shape of ``flux``: True (or a bit) where a pixel is bad.
     ivar : array_like or `~astropy.units.Quantity`, optional
-        Inverse variances instead of ``sigma``, of the shape of ``flux``; 0, masked or
-        negative where a pixel is bad. Without a unit, in that of the flux.
+        Inverse variances instead of ``sigma``, of the shape of ``flux`` or one number; 0, masked
+        or negative where a pixel is bad. Without a unit, in that of the flux.
     medium, radial_velocity, resolving_power, mask_policy
         As in `to_arrays`.
     identifier : sequence of str or int, optional
@@ -140,13 +141,14 @@ def from_arrays(
     shape = _shape("flux", flux)
     if len(shape) not in (1, 2):
         raise InputValueError(f"flux: shape {shape}; expected (n_star, n_pixel), or (n_pixel,) for one star")
+    errors = _for_all_pixels(errors, shape)
     for name, array, shapes in (
         ("wavelength", wavelength, (shape, shape[-1:])),
         ("sigma" if ivar is None else "ivar", getattr(errors, "array", errors), (shape,)),
         ("mask", mask, (shape,)),
     ):
         if array is not None and (found := _shape(name, array)) not in shapes:
-            raise InputValueError(f"{name}: shape {found} does not fit flux {shape}")
+            raise InputValueError(f"{name}: shape {found} does not fit flux {shape}{_remedy(name, found, shape)}")
     n_star = shape[0] if len(shape) == 2 else 1
     identifier = None if identifier is None else _names(identifier, n_star)
     options = _per_star_options(n_star, medium, radial_velocity, resolving_power)
@@ -309,6 +311,29 @@ def _shape(name, array):
             "give the lists that it returns in one list"
         )
     return shape
+
+
+def _for_all_pixels(errors, shape):
+    """Return errors of the shape of the flux where one number is given for all pixels; others as they are."""
+    array = getattr(errors, "array", errors)
+    # rows may be of different lengths, and have no shape then
+    if array is None or isinstance(array, (list, tuple)) or np.ndim(array):
+        return errors
+    if hasattr(errors, "uncertainty_type"):
+        return type(errors)(np.full(shape, array), unit=errors.unit)
+    value, mask = split_mask(errors)
+    unit = getattr(errors, "unit", None)
+    value = np.full(shape, np.nan if np.any(mask) else getattr(value, "value", value))
+    return value if unit is None else u.Quantity(value, unit)
+
+
+def _remedy(name, found, shape):
+    """Say what to do about an array that does not fit the flux, or ""."""
+    if len(shape) == 2 and name == "wavelength" and found == shape[:1]:
+        return "; expected (n_star, n_pixel), a spectrum in each row; transpose the flux, as flux.T, and its errors"
+    if len(shape) == 2 and found == shape[::-1]:
+        return f"; expected (n_star, n_pixel), a spectrum in each row; transpose one of them, as {name}.T or flux.T"
+    return ""
 
 
 def _names(identifier, n_star):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d, minimum_filter1d
 
+from ._numerics import DIFFERENCE_TO_NOISE, neighbour_differences
 from ._spectral_units import FWHM_OVER_SIGMA, doppler_factor, radial_velocity
 from .exceptions import InputTypeError, InputValueError
 from .flags import Flag
@@ -19,6 +20,8 @@ _CELLS = 4
 # so many cells from a good pixel are covered by it, at least
 _CLOSE = 2
 
+# pixels that tell how noisy they are, at least
+_FEWEST = 16
 # steps around one that say how wide it would be without a gap
 _AROUND = 7
 
@@ -126,6 +129,15 @@ class SpectrumArrays:
         ratio = self.flux[self.good] / self.sigma[self.good]
         ratio = ratio[np.isfinite(ratio)]
         return float(np.median(ratio)) if len(ratio) else np.nan
+
+    @property
+    def estimated_snr(self):
+        """Signal-to-noise ratio by what good pixels differ from their neighbours, lines included; NaN of under 16."""
+        flux = self.flux[self.good]
+        if len(flux) < _FEWEST:
+            return np.nan
+        noise = DIFFERENCE_TO_NOISE * np.median(neighbour_differences(flux))
+        return float(np.median(flux) / noise) if noise > 0 else np.inf
 
     @property
     def spacing(self):

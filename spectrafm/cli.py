@@ -7,6 +7,7 @@ a pair and a line in ``_COMMANDS``. The one for ``infer`` has a module of its ow
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def main(argv=None):
         The arguments do not make sense, or ask for help.
     """
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(_with_signs(sys.argv[1:] if argv is None else argv))
     try:
         code = arguments.run(arguments)
         sys.stdout.flush()
@@ -53,6 +54,17 @@ def main(argv=None):
     except KeyboardInterrupt:
         complain("stopped")
         return 130
+
+
+def _with_signs(argv):
+    """Return arguments with negative quantities, such as ``-35km/s``, tied to their options: they look like options."""
+    tied = []
+    for argument in argv:
+        if tied and re.match(r"--[^=]+$", tied[-1]) and re.match(r"-\.?\d", argument):
+            tied[-1] += f"={argument}"
+        else:
+            tied.append(argument)
+    return tied
 
 
 def _parser():

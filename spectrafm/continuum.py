@@ -19,7 +19,13 @@ from .exceptions import ConfigError
 from .flags import Flag
 from .stellarperceptron.tokens import as_native
 
-__all__ = ["ContinuumNormalizer", "MedianScaler", "median_scale", "normalizer_from_dict"]
+__all__ = ["UNNORMALISED", "ContinuumNormalizer", "MedianScaler", "median_scale", "normalizer_from_dict"]
+
+#: Why no pixel of a star is good after it was normalised, though some were before.
+UNNORMALISED = (
+    "its continuum, the mean or median of its flux, is not positive, so that it cannot be normalised; where a "
+    "continuum was subtracted from it, give it as it was before, or add 1 where it had been divided by that continuum"
+)
 
 # bins a standard deviation of the kernel, and where the kernel ends
 _BINS_PER_SIGMA, _KERNEL_END = 8, 4

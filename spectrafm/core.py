@@ -13,7 +13,15 @@ from ._model_spectra import reconstructed_spectra, spectra_of_labels
 from ._rest_frame import stars_at_rest
 from ._similarity import embedded, similar_stars
 from ._weights import Weights
-from ._weights_files import DEFAULT, check_device, find_weights, load_weights, save_weights
+from ._weights_files import (
+    DEFAULT,
+    check_device,
+    check_folder,
+    find_weights,
+    load_weights,
+    packaged_base,
+    save_weights,
+)
 from .diagnostics import diagnosis_table
 from .exceptions import CheckpointError, ConfigError
 from .quantities import registered_on_success
@@ -124,8 +132,8 @@ class SpectraFM(Weights):
         device : str or torch.device, optional
             Where to run.
         base : SpectraFM, optional
-            What weights were fine-tuned from, where they were saved as changes to it; those
-            in the package are found by their name.
+            What weights are changes to, where an earlier version saved them as changes to others
+            than those in the package, which are found by their name.
 
         Returns
         -------
@@ -152,11 +160,11 @@ class SpectraFM(Weights):
         loaded._hash, loaded._base, loaded._folder = digest, base, folder.resolve()
         return loaded
 
-    def save(self, folder, compact=False):
-        """Write everything into a folder.
+    def save(self, folder, compact=False, *, overwrite=False):
+        """Write everything into a folder, from which `load` reads it.
 
-        Weights that were fine-tuned from others that are on disk are saved as what changed,
-        where that is small, and as a whole where they take the place of those.
+        Weights that were fine-tuned, once or several times, from those in the package are saved as
+        what changed, where that is small; all others as a whole.
 
         Parameters
         ----------
@@ -165,18 +173,24 @@ class SpectraFM(Weights):
         compact : bool, optional
             Store large matrices in 8 bits (about a quarter of the size): labels change by some per
             cent of their errors.
+        overwrite : bool, optional
+            Replace weights that are in the folder.
 
         Raises
         ------
+        InputValueError
+            The folder holds weights, and ``overwrite`` is not set.
         OSError
             The folder cannot be made or written to.
         """
+        folder = Path(folder)
+        check_folder(folder, overwrite)
         density = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in self._density.items()}
-        parts = {"head": self._head, "lines": self._lines}
-        base = self._base
-        if base is not None and base._folder == Path(folder).resolve():
+        base = packaged_base(self)
+        if base is not None and base._folder == folder.resolve():
             base = None
-        save_weights(Path(folder), self.info, self.model, density, **parts, base=base, compact=compact)
+        parts = {"head": self._head, "lines": self._lines, "base": base}
+        save_weights(folder, self.info, self.model, density, **parts, compact=compact)
 
     def describe(self):
         """Say in words what these weights are and where they hold.
@@ -353,15 +367,16 @@ class SpectraFM(Weights):
         Raises
         ------
         InputTypeError, InputValueError
-            As `infer`; a table that does not fit the stars; or no label of which the
-            truth is known for 20 stars.
+            As `infer`; a table that does not fit the stars; an error without its label; or no
+            label of which the truth is known for 20 stars.
 
         Warns
         -----
         SpectraFMWarning
-            Factors that are kept, since fewer than 20 stars have a known truth; stars
-            that cannot be used; quoted errors of labels that are larger than the scatter of the
-            residuals; factors so far from 1 that something else must be wrong.
+            Factors that are kept, since fewer than 20 stars have a known truth; columns that look
+            like labels or errors, and are not used; stars that cannot be used; quoted errors of
+            labels that are larger than the scatter of the residuals; factors so far from 1 that
+            something else must be wrong.
         """
         from ._recalibration import recalibrated_info
 
@@ -450,17 +465,19 @@ class SpectraFM(Weights):
         Raises
         ------
         InputTypeError, InputValueError
-            Spectra or labels that cannot be used, fewer than ten stars with a label, a label that
-            is the same for all stars, spectra of several kinds, groups that do not fit the spectra.
+            Spectra or labels that cannot be used, fewer than ten stars with a label, an error
+            without its label, a label that is the same for all stars, spectra of several kinds,
+            groups that do not fit the spectra.
         ConfigError
             Settings out of range.
 
         Warns
         -----
         SpectraFMWarning
-            Some spectra cannot be used, or have no label; most are not at rest; several are of
-            one star, and ``groups`` does not say so; labels are predicted hardly better than by their
-            mean; quoted errors of labels are larger than the scatter of stars left out.
+            Some spectra cannot be used, or have no label; columns look like labels or errors, and
+            are not used; most are not at rest; several are of one star, and ``groups`` does not say
+            so; labels are predicted hardly better than by their mean; quoted errors of labels are
+            larger than the scatter of stars left out.
         """
         from .fine_tuning import FineTuneConfig, fine_tune
 

@@ -6,7 +6,7 @@ import numpy as np
 from astropy import units as u
 from astropy.table import MaskedColumn, Table
 
-from ._numerics import MAD_TO_STD
+from ._numerics import DIFFERENCE_TO_NOISE, neighbour_differences
 from ._spectral_units import SPEED_OF_LIGHT, air_to_vacuum
 from ._tokens import flux_name
 from .flags import Flag
@@ -280,12 +280,7 @@ def _quantile(values, share):
 
 def _noise(flux):
     """Return the noise of each star, from what a pixel differs from its neighbours but one (Stoehr et al. 2008)."""
-    return MAD_TO_STD / np.sqrt(6) * _quantile(_differences(flux), 0.5)
-
-
-def _differences(flux):
-    """Return the size of what pixels differ from their neighbours but one, ``(n_star, n_pixel - 4)``."""
-    return np.abs(2 * flux[:, 2:-2] - flux[:, :-4] - flux[:, 4:])
+    return DIFFERENCE_TO_NOISE * _quantile(neighbour_differences(flux), 0.5)
 
 
 def _blockwise_noise(flux):
@@ -293,9 +288,9 @@ def _blockwise_noise(flux):
     n_star, n_pixel = flux.shape
     n_block = -(-n_pixel // _BLOCK)
     differences = np.full((n_star, n_block * _BLOCK), np.nan)
-    differences[:, 2 : n_pixel - 2] = _differences(flux)
+    differences[:, 2 : n_pixel - 2] = neighbour_differences(flux)
     blocks = differences.reshape(n_star * n_block, _BLOCK)
-    noise = MAD_TO_STD / np.sqrt(6) * _quantile(blocks, 0.5)
+    noise = DIFFERENCE_TO_NOISE * _quantile(blocks, 0.5)
     # of few pixels, a line would be the noise
     noise[np.isfinite(blocks).sum(axis=1) < _BLOCK / 2] = np.nan
     return noise.reshape(n_star, n_block).repeat(_BLOCK, axis=1)[:, :n_pixel]

@@ -32,6 +32,7 @@ class Flag(IntFlag):
     EMISSION_OR_SPIKES = 16384
     SATURATED = 32768
     HIGH_SNR = 65536
+    CONTRADICTS_KNOWN = 131072
 
 
 #: Flags whose rows carry no labels: their values are masked.
@@ -55,6 +56,7 @@ _MEANING = {
     Flag.EMISSION_OR_SPIKES: "pixels far above the continuum: emission, cosmic rays",
     Flag.SATURATED: "plateaus of pixels at the same largest value",
     Flag.HIGH_SNR: "flux uncertainties smaller than those of the training stars; they were raised to these",
+    Flag.CONTRADICTS_KNOWN: "a label that was given is more than five sigma from what the spectrum says",
 }
 
 

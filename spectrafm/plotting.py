@@ -5,7 +5,9 @@ import textwrap
 import numpy as np
 from astropy.table import Row
 
+from ._meant_names import may_number_row
 from ._spectral_units import doppler_factor, plain_numbers, radial_velocity
+from ._star_names import name_texts
 from ._table_formats import column_values
 from .exceptions import InputTypeError, InputValueError
 from .flags import describe_flags
@@ -211,7 +213,7 @@ def _typical_cross(ax, errors):
     ax.set(xlim=low, ylim=high)
 
 
-def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
+def plot_spectrum(spectrum, table=None, row=None, ax=None, model=None):
     """Plot a spectrum with its errors, and beside it its labels in words.
 
     Parameters
@@ -220,9 +222,10 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
         The spectrum; anything that `~spectrafm.SpectraFM.infer` takes. If there are several
         stars, the one at ``row`` is drawn: as observed or, beside a ``model``, at rest.
     table : `~astropy.table.Table`, optional
-        As `~spectrafm.SpectraFM.infer` returns it.
+        As `~spectrafm.SpectraFM.infer` returns it. Beside several stars, a row for each, in their order.
     row : int, optional
-        The star's row in the table.
+        The star's row in the table, and its number among several stars. When left out, the
+        only row, or the only one with the name of the star in the column ``identifier``.
     ax : `~matplotlib.axes.Axes`, optional
         Where to draw; a new figure when left out. The labels are written to the right
         of it: leave room there, as ``layout="constrained"`` does.
@@ -241,8 +244,9 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
     Raises
     ------
     InputValueError
-        There is no such row, the spectrum cannot be used, or the flux of the model has
-        another unit.
+        There is no such row, ``row`` is left out and the name of the star does not tell it, the
+        table has other rows than there are stars, the spectrum cannot be used, or the flux of
+        the model has another unit.
     InputTypeError
         These are no spectra, or this is not a table.
     """
@@ -258,9 +262,16 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
         raise InputValueError("spectrum: an empty list; expected at least one spectrum")
     if table is not None:
         _check_table(table)
+    row = _row_of(stars, table) if row is None else row
+    if table is not None:
         check_row(table, row)
     star = stars[0]
     if len(stars) > 1:
+        if table is not None and len(table) != len(stars):
+            raise InputValueError(
+                f"table: {len(table)} rows for {len(stars)} spectra; expected one row a spectrum, in their order, or "
+                "one spectrum"
+            )
         if not -len(stars) <= row < len(stars):
             raise InputValueError(f"row: {row}; there are {len(stars)} spectra, expected 0 to {len(stars) - 1}")
         star = stars[row]
@@ -305,21 +316,51 @@ def plot_spectrum(spectrum, table=None, row=0, ax=None, model=None):
     return ax
 
 
-def spectrum_size(table=None, row=0):
+def _row_of(stars, table):
+    """Return the row of the only star, by its name where the table has several rows."""
+    if len(stars) > 1:
+        raise InputValueError(
+            f"row: left out, and there are {len(stars)} spectra; expected the number of the one to draw, from 0"
+        )
+    if table is None or len(table) == 1:
+        return 0
+    name, last = stars[0].identifier.strip(), len(table) - 1
+    hint = f"; give row= from 0 to {last}, or the table of this star alone"
+    if may_number_row(name):
+        raise InputValueError(
+            f"row: left out, and the table has {len(table)} rows, but {name!r} is no name of a star: a spectrum "
+            f"without one has a number instead{hint}"
+        )
+    try:
+        names = name_texts(table["identifier"]) if "identifier" in table.colnames else []
+    except InputValueError as error:
+        raise InputValueError(f"table['identifier']: {error}{hint}") from None
+    rows = [row for row, one in enumerate(names) if one is not None and one.strip() == name]
+    if len(rows) != 1:
+        raise InputValueError(f"row: left out, and {name!r} is in {len(rows)} of {len(table)} rows{hint}")
+    return rows[0]
+
+
+def spectrum_size(table=None, row=None):
     """Return the size of a figure in which `plot_spectrum` has room for its words.
 
     Parameters
     ----------
-    table, row
+    table : `~astropy.table.Table`, optional
         As for `plot_spectrum`.
+    row : int, optional
+        The star's row in the table; room for any of them when left out.
 
     Returns
     -------
     tuple of float
         Width and height [inch].
     """
-    labels, flags, _ = ("", "", _GREY) if table is None else _in_words(table, row)
-    return 9.0, max(3.6, 1.6 + 0.25 * labels.count("\n") + 0.2 * flags.count("\n"))
+    if table is None:
+        return 9.0, 3.6
+    flags = [] if "flag" not in table.colnames else np.unique(table["flag"] if row is None else table["flag"][row])
+    n_line = max((_flags_in_words(int(flag)).count("\n") for flag in flags), default=0)
+    return 9.0, max(3.6, 1.6 + 0.25 * max(len(label_names(table)) - 1, 0) + 0.2 * n_line)
 
 
 def _without_measured_velocity(star, table, row):
@@ -371,11 +412,16 @@ def _in_words(table, row):
     if "flag" not in table.colnames:
         return labels, "", _GREY
     flag = int(table["flag"][row])
+    return labels, _flags_in_words(flag), _VERMILION if flag else _GREY
+
+
+def _flags_in_words(flag):
+    """Return what flags mean, a line or more each."""
     if not flag:
-        return labels, "no flags", _GREY
+        return "no flags"
     words = [text.partition(": ")[2] for text in describe_flags(flag)]
     words = [textwrap.fill(text, _FLAG_WIDTH, initial_indent="• ", subsequent_indent="   ") for text in words]
-    return labels, "\n".join([f"flag {flag}", *words]), _VERMILION
+    return "\n".join([f"flag {flag}", *words])
 
 
 def plot_coverage(values, errors, truth, truth_errors=None, levels=None, ax=None):

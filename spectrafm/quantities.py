@@ -8,6 +8,7 @@ kept as strings so that this module stays free of astropy.
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ._meant_names import similar_names
 from .exceptions import InputValueError
 
 __all__ = [
@@ -131,13 +132,15 @@ def get_quantity(name, argument="labels"):
     Raises
     ------
     InputValueError
-        The name is not known; the message lists the known ones.
+        The name is not known; the message lists the known ones, and those that are similar first.
     """
     try:
         return QUANTITIES[name]
     except (KeyError, TypeError):
+        hint = " or ".join(repr(one) for one in similar_names(name, QUANTITIES))
+        hint = hint and f" (did you mean {hint}?)"
         known = ", ".join(QUANTITIES)
-        raise InputValueError(f"{argument}: unknown quantity {name!r}; known are: {known}") from None
+        raise InputValueError(f"{argument}: unknown quantity {name!r}{hint}; known are: {known}") from None
 
 
 def column_unit(name):

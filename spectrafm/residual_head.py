@@ -1,6 +1,7 @@
 """Labels learnt from few stars: a Gaussian process on top of what a trained model makes of spectra."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -8,9 +9,11 @@ import torch
 from ._kernels import matern, squared_distance
 from ._numerics import mad_std
 from .calibration import truth_error_factor
-from .stellarperceptron import Perception
+from .exceptions import InputTypeError
+from .stellarperceptron import Perception, StellarPerceptron
+from .stellarperceptron.tokens import Tokens
 
-__all__ = ["ResidualHead", "encode_for_head", "fit_residual_head", "perceive_for_labels"]
+__all__ = ["ResidualHead", "encode_for_head", "fit_residual_head"]
 
 # hyperparameters, all logarithms, with mean and standard deviation of their priors: amplitude and lengths of
 # the smooth part in leading features and in all others, variance of slopes in both and of the offset, noise of
@@ -34,15 +37,30 @@ _N_RESCALED = 3
 
 
 @dataclass
-class _WithMore(Perception):
-    """What a model made of spectra and of what else is known, with the embedding of the spectra alone."""
+class _PerceptionForHead(Perception):
+    """What a model made of spectra and of what else is known; it tells the embedding of the spectra alone, too."""
 
-    embedding: np.ndarray | None = None
+    model: StellarPerceptron | None = None
+    tokens: Tokens | None = None
+    alone: "_PerceptionForHead | None" = None
 
-
-def _spectrum_embedding(perception):
-    """Return the embeddings ``(n_star, embedding_dim)`` of spectra alone, NaN for stars without a pixel."""
-    return perception.embedding if isinstance(perception, _WithMore) else perception.pooled
+    @cached_property
+    def embedding(self):
+        """Embeddings ``(n_star, embedding_dim)`` of spectra alone, NaN for stars without a pixel."""
+        if self.alone is not None:
+            return self.alone.embedding
+        tokens = self.tokens
+        # only pixels have a wavelength
+        more = (tokens.token != 0) & (tokens.wavelength == 0)
+        if not more.any():
+            return self.pooled
+        pixels = replace(
+            tokens,
+            token=tokens.token.masked_fill(more, 0),
+            value=tokens.value.masked_fill(more, 0.0),
+            sigma=tokens.sigma.masked_fill(more, torch.nan),
+        )
+        return self.model.perceive_tokens(pixels.compact()).pooled
 
 
 def encode_for_head(model, tokens, alone=None):
@@ -60,44 +78,11 @@ def encode_for_head(model, tokens, alone=None):
     Returns
     -------
     Perception
-        Of all tokens, with the embedding of the pixels alone beside it. Where all are pixels, nothing is encoded twice.
+        Of all tokens. The pixels alone are encoded when a head first asks for their embedding, unless all tokens are
+        pixels or ``alone`` is given.
     """
     perception = model.perceive_tokens(tokens)
-    # only pixels have a wavelength
-    more = (tokens.token != 0) & (tokens.wavelength == 0)
-    if not more.any():
-        return perception
-    if alone is None:
-        pixels = replace(
-            tokens,
-            token=tokens.token.masked_fill(more, 0),
-            value=tokens.value.masked_fill(more, 0.0),
-            sigma=tokens.sigma.masked_fill(more, torch.nan),
-        )
-        alone = model.perceive_tokens(pixels.compact())
-    return _WithMore(perception.memory, perception.empty, perception.made_by, _spectrum_embedding(alone))
-
-
-def perceive_for_labels(fm, prepared, number, known=None, alone=None):
-    """Encode spectra, together with known quantities, to predict labels from.
-
-    Parameters
-    ----------
-    fm : SpectraFM
-        With a head or without one.
-    prepared, number, known
-        As for `Weights.perceive`.
-    alone : Perception, optional
-        From this function, of the same spectra without known quantities, where it is at hand.
-
-    Returns
-    -------
-    Perception
-        For `Weights.predict_labels`.
-    """
-    if fm.head is None or not fm.head.reads_spectrum_alone:
-        return fm.perceive(prepared, number, known)
-    return encode_for_head(fm.model, fm.tokens(prepared, number, known), alone)
+    return _PerceptionForHead(perception.memory, perception.empty, perception.made_by, model, tokens, alone)
 
 
 @dataclass
@@ -265,7 +250,7 @@ class ResidualHead:
         model : StellarPerceptron
             The model that the head was fitted on.
         perception : Perception
-            The stars, from `perceive_for_labels`.
+            The stars, from `encode_for_head`.
         labels : sequence of str
             Names, among those that the head predicts.
 
@@ -367,13 +352,18 @@ class _Seen:
 
 
 def _look(model, perception, names, log, before=None, alone=True):
+    if alone and not isinstance(perception, _PerceptionForHead):
+        raise InputTypeError(
+            f"perception: {type(perception).__name__} without the embedding of spectra alone, which this head reads; "
+            "expected what perceive of the weights with this head returns"
+        )
     base = model.request(perception, list(names)) if before is None else before(model, perception, names)
     values, errors = (array.copy() for array in base)
     for column, name in enumerate(names):
         if name in log:
             errors[:, column] /= values[:, column]
             values[:, column] = np.log(values[:, column])
-    embedding = _spectrum_embedding(perception) if alone else perception.pooled
+    embedding = perception.embedding if alone else perception.pooled
     return _Seen(tuple(names), values, errors, embedding.astype(np.float64))
 
 

@@ -1,6 +1,5 @@
 """From numbers to a table of labels with units, errors and flags, and to files."""
 
-import threading
 import warnings
 from io import StringIO
 from pathlib import Path
@@ -11,6 +10,7 @@ from astropy.table import Column, MaskedColumn, QTable, Row, Table
 from astropy.utils.masked import Masked
 
 from ._table_formats import column_values, mrt_text, read_votable, to_votable, without_mask
+from ._warning_filters import catch_warnings, taking_turns
 from .exceptions import InputTypeError, InputValueError, SpectraFMError
 from .flags import describe_flags
 from .quantities import OTHER_COLUMNS, QUANTITIES, column_unit, get_quantity
@@ -34,10 +34,8 @@ __all__ = [
 #: Formats that `write_labels` knows, by extension of the file.
 EXTENSIONS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".vot": "votable", ".csv": "ascii.csv", ".mrt": "ascii.mrt"}
 
-# filters of warnings belong to the whole process: threads that change them at the same time leave some behind
-_FILTERS = threading.Lock()
 
-
+@taking_turns()
 def label_table(labels, values, errors, *, flag, n_pixels_used, snr, identifier=None, radial_velocity=None, meta=None):
     """Put labels into a table with units, errors and flags.
 
@@ -309,6 +307,7 @@ def unproven_lines(table):
     return [f"{text}: {table.meta['unproven']}"] if "unproven" in table.meta else []
 
 
+@taking_turns()
 def write_labels(table, filename, overwrite=False):
     """Write a table of labels; the extension decides the format.
 
@@ -358,7 +357,7 @@ def write_labels(table, filename, overwrite=False):
                 )
             to_votable(table).to_xml(str(path))
         elif extension == ".fits":
-            with _FILTERS, warnings.catch_warnings():
+            with catch_warnings():
                 # units of dex, and keys of more than eight letters: read_labels brings them back
                 warnings.filterwarnings("ignore", message="The unit .* could not be saved in native FITS format")
                 warnings.filterwarnings("ignore", message="Keyword name .* is greater than 8 characters")
@@ -438,6 +437,7 @@ def check_filename(filename, overwrite=False):
     return path.suffix.lower()
 
 
+@taking_turns()
 def read_labels(filename):
     """Read a table of labels that `write_labels` wrote.
 

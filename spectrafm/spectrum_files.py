@@ -7,7 +7,6 @@ asked for.
 """
 
 import re
-import threading
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,20 +18,23 @@ from ._file_contents import ANGSTROM, SpectrumFile, first_line
 from ._image_files import axis_notes, image_spectra, with_companions
 from ._pixel_quality import policy_bits, unusable
 from ._star_names import common_name
-from ._table_files import is_votable, known_columns, read_tables, table_spectra
+from ._table_columns import known_columns
+from ._table_files import is_votable, read_tables, table_spectra
+from ._warning_filters import catch_warnings, taking_turns
 from .exceptions import InputValueError, SpectraFMWarning
 
 __all__ = ["read_spectra"]
 
-# formats of specutils of any image with a linear axis, of any table, and those that are tried on any file
-_PLAIN = {"wcs1d-fits", "iraf", "tabular-fits", "ECSV", "ASCII", "IPAC", "JWST x1d MIRI MRS"}
+# formats of specutils of any table, and with those of any image with a linear axis, and what is tried on any file
+_TABLES = {"tabular-fits", "ECSV", "ASCII", "IPAC"}
+_PLAIN = _TABLES | {"wcs1d-fits", "iraf", "JWST x1d MIRI MRS"}
 # what astropy warns of where a file is cut off
 _CUT_OFF = re.compile("truncated|Error validating header|corrupt", re.IGNORECASE)
+# how files of FITS end in their names
+_FITS_NAMES = re.compile(r"\.(fits?|fts)(\.(gz|bz2|xz|z|fz))?$")
 _IN_AIR = "wavelengths are in air, as its header says"
 # a mask that leaves out a larger share than this may be the wrong way round
 _MOST_MASKED = 0.5
-# filters of warnings are those of the process: what records warnings takes turns
-_LOCK = threading.RLock()
 
 
 def read_spectra(
@@ -108,7 +110,7 @@ def read_spectra(
     }
     units = {"wavelength": wavelength_unit, "flux": flux_unit}
     file = SpectrumFile(Path(path), None, file_format, units, merge_orders)
-    with _LOCK:
+    with taking_turns():
         try:
             stars, said = _read(file, spectrum_options)
         except InputValueError as error:
@@ -151,8 +153,8 @@ def _opened(file):
     from astropy.io import fits
 
     with file.path.open("rb") as opened:
-        is_fits = opened.read(9) == b"SIMPLE  =" or ".fit" in file.path.name.lower()
-    with warnings.catch_warnings(record=True) as caught:
+        is_fits = opened.read(9) == b"SIMPLE  =" or bool(_FITS_NAMES.search(file.path.name.lower()))
+    with catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             file.hdus = fits.open(file.path, memmap=False)
@@ -179,7 +181,7 @@ def _groups(file, spectrum_options):
     """Return the stars of each spectrum, table or image in a file, and what was assumed."""
     of_survey, given = _is_of_survey(file), any(file.units.values())
     contents, reason = [] if of_survey else _contents(file), ""
-    if not contents and (of_survey or not given):
+    if not contents and (of_survey or not (given or _is_table(file))):
         try:
             groups, notes = _by_specutils(file, spectrum_options)
         except _NotReadError as error:
@@ -276,6 +278,16 @@ def _is_of_survey(file):
     return not {*_formats(file, Spectrum), *_formats(file, SpectrumList)} <= _PLAIN
 
 
+def _is_table(file):
+    """Tell a table with units: specutils would go by these alone, and take a continuum for a flux."""
+    from specutils import Spectrum
+
+    formats = set() if file.file_format else {*_formats(file, Spectrum)}
+    if not formats or not formats <= _TABLES:
+        return False
+    return any(column.unit is not None for table in read_tables(file).values() for column in table.itercols())
+
+
 def _formats(file, kind):
     """Return the formats that specutils takes a file for as a spectrum, or the one that is given."""
     from astropy.io.registry import identify_format
@@ -301,14 +313,13 @@ def _complete(spectrum, file):
     notes += axis_notes(header)
     if not header.get("CUNIT1") and "WAT1_001" not in header and str(spectrum.spectral_axis.unit) == "Angstrom":
         notes.append(ANGSTROM)
-    found = with_companions(file, 0, {"flux": spectrum.data}, [0], said := [])
-    if spectrum.uncertainty is None:
-        for kind in {"sigma", "ivar"} & set(found):
-            _add(spectrum, kind, found[kind])
-            notes += said[:1]
-    if spectrum.mask is None and "mask" in found:
-        spectrum.mask = found["mask"]
-        notes += said[-1:]
+    known = {"flux": spectrum.data}
+    known |= {"sigma": spectrum.uncertainty.array} if spectrum.uncertainty is not None else {}
+    known |= {"mask": spectrum.mask} if spectrum.mask is not None else {}
+    found = with_companions(file, 0, known, [0], notes)
+    for kind in ({"sigma", "ivar"} & set(found)) - set(known):
+        _add(spectrum, kind, found[kind])
+    spectrum.mask = found.get("mask")
     return notes
 
 
@@ -325,7 +336,7 @@ def _where(file, place):
         return f", hdu={place.split()[1]}"
     if is_votable(file.path):
         return ", format='votable'" + (f", table_id={place.split()[1]}" if place else "")
-    return "" if file.path.suffix.lower() == ".ecsv" else ", format='ascii'"
+    return "" if file.path.suffix.lower() == ".ecsv" else f", {file.table_options}"
 
 
 def _problem(file, reason):

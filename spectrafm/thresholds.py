@@ -5,7 +5,6 @@ import torch
 
 from ._tokens import star_batches
 from .diagnostics import STATISTICS, diagnose_batch
-from .residual_head import perceive_for_labels
 
 __all__ = ["adapt_thresholds", "set_thresholds"]
 
@@ -91,7 +90,7 @@ def _diagnose_all(fm, number, stars, batch_size=128):
     for _, rows in star_batches(stars, np.full(len(stars), number), batch_size):
         some = [stars[row] for row in rows]
         prepared = [fm.prepare(a, number) for a in some]
-        found.append(diagnose_batch(fm, number, some, prepared, perceive_for_labels(fm, prepared, number)))
+        found.append(diagnose_batch(fm, number, some, prepared, fm.perceive(prepared, number)))
     return found
 
 

@@ -3,16 +3,18 @@
 import warnings
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from .._spectral_units import FWHM_OVER_SIGMA, RYDBERG, SPEED_OF_LIGHT, air_to_vacuum, doppler_factor
+from .._warning_filters import catch_warnings
 from ..core import SpectraFM
 from ..diagnostics import STATISTICS
-from ..exceptions import SpectraFMWarning
+from ..exceptions import InputValueError, SpectraFMWarning
 from ..flags import MASKING_FLAGS, Flag
-from ..training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig
+from ..training import EmulatorSource, ObservationConfig, ObservedSource, RequestConfig, read_data
 from .stars import NOMINAL_POWER, miles_report, read_apstars
 
 __all__ = ["CASES", "area_under_roc", "benchmark_flags"]
@@ -193,19 +195,34 @@ def benchmark_flags(data_folder, model=None, n_star=_N_STAR):
     fm = model if isinstance(model, SpectraFM) else SpectraFM.from_pretrained(model)
     yield f"{fm!r}"
     yield "area under the ROC curve of strangeness; share with a flag of the statistics; flags of more than a tenth"
-    names = [domain.name for domain in fm.info.domains]
-    for name in _VELOCITY:
-        if name not in names:
-            continue
+    names = [name for name in _VELOCITY if name in [domain.name for domain in fm.info.domains]]
+    missing = {name: reason for name, reason in _missing(data_folder).items() if name in names}
+    # before what takes minutes
+    yield from missing.values()
+    for name in names:
         if not fm.info.domains[fm.info.number_of(name)].thresholds:
             yield f"{name}: these weights have no thresholds; see spectrafm.thresholds.set_thresholds"
         stars = _synthetic(fm, name, n_star)
         yield f"{name}: {len(stars)} synthetic stars"
         yield from _report(fm, stars, fm.normalizer_of(name))
+        if name in missing:
+            continue
         if name == "optical":
             yield from miles_report(fm, data_folder, partial(_miles, fm))
         else:
             yield from _apogee(fm, data_folder)
+
+
+def _missing(folder):
+    """Return, for each kind of spectrum without real stars in a folder, a line that says so."""
+    missing = {}
+    if not read_apstars(folder):
+        missing["apogee"] = f"no APOGEE: no apStar-*.fits in {Path(folder) / 'apogee'}; give --data or data_folder"
+    try:
+        read_data("miles", folder)
+    except (InputValueError, OSError) as error:
+        missing["optical"] = f"no MILES: {error}"
+    return missing
 
 
 def _synthetic(fm, name, n_star):
@@ -245,7 +262,7 @@ def _report(fm, stars, normalizer, others=None):
 
 def _judge(fm, spectra):
     """Return strangeness and flags; a star that cannot be used is as strange as can be."""
-    with warnings.catch_warnings():
+    with catch_warnings():
         # that rows are masked is what is counted here
         warnings.simplefilter("ignore", SpectraFMWarning)
         table = fm.diagnose(spectra)

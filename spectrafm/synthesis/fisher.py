@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import torch
 
+from .._warning_filters import catch_warnings
 from ..exceptions import InputTypeError, InputValueError
 from ..quantities import QUANTITIES
 from .emulator_labels import to_numbers
@@ -61,7 +62,7 @@ def flux_jacobian(emulator, labels, free=None, **instrument):
         given = dict(zip(values, arguments, strict=True))
         return emulator.flux(given.pop("labels"), wavelength=wavelength, **given)
 
-    with warnings.catch_warnings():
+    with catch_warnings():
         # torch itself loads functions it has deprecated
         warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
         flux, slope = torch.func.jvp(flux_of, tuple(values.values()), tuple(directions.values()))

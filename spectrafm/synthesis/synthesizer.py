@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from .._spectral_units import FWHM_OVER_SIGMA, SPEED_OF_LIGHT
+from .._warning_filters import catch_warnings
 from ..exceptions import InputValueError, SpectraFMError
 from ._smelib import load_smelib, stark_convolution
 from .atmosphere import atmosphere_columns
@@ -109,7 +110,7 @@ def _set_model(library, labels, outer_step):
         np.full(len(rhox), float(labels["vmicro"])),
     )
     library.InputAbund(composition)
-    with warnings.catch_warnings():
+    with catch_warnings():
         # that its electron density is another one than the model's
         warnings.simplefilter("ignore")
         # 7: densities of particles, electrons and mass from the equation of state

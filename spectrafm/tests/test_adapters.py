@@ -311,9 +311,9 @@ def test_masks_of_errors_and_wavelengths():
 @pytest.mark.parametrize("unit", [1, u.Jy])
 @pytest.mark.parametrize("value", [0.0, 1e-4, -1e-4, -999.0])
 def test_gaps_filled_with_a_number(value, unit):
-    """Many neighbours of one tiny or negative flux were not measured; a few, or a plateau of a star's height, were."""
+    """Many neighbours of one tiny or negative flux were not measured; a plateau at the top of a spectrum was."""
     flux, axis = np.random.default_rng(0).uniform(0.5, 1.5, 60), np.linspace(5000, 5100, 60)
-    flux[20:28], flux[40:47], flux[50:60] = value, value, 1.0
+    flux[20:28], flux[50:60] = value, 1.5
     (arrays,) = from_arrays(axis, flux * unit)
     assert_array_equal(np.flatnonzero(~arrays.good), np.arange(20, 28))
     assert arrays.counts["n_filled"] == 8
@@ -871,6 +871,8 @@ def test_tables_are_no_spectra():
         ((WAVELENGTH, 3.0), "flux: shape"),
         ((WAVELENGTH[:-1], FLUX), r"wavelength: shape \(11,\) does not fit flux \(12,\)"),
         ((WAVELENGTH, FLUX, SIGMA[:-1]), "sigma: shape"),
+        ((WAVELENGTH, np.stack([FLUX, FLUX], 1)), r"wavelength: shape \(12,\) .* \(12, 2\); expected .*, as flux\.T,"),
+        ((WAVELENGTH, [FLUX, FLUX], np.ones((12, 2))), r"sigma: shape \(12, 2\) .*; .*as sigma\.T or flux\.T"),
         ((WAVELENGTH, FLUX, None, SIGMA[:-1] > 0), "mask: shape"),
         ((WAVELENGTH, FLUX * u.Jy, SIGMA * u.s), "does not fit a flux in 'Jy'"),
         ((WAVELENGTH * u.s, FLUX), "does not tell wavelengths"),
@@ -882,6 +884,23 @@ def test_from_arrays_refuses(arguments, text):
     """Arrays that do not belong together are refused with their shapes."""
     with pytest.raises(InputValueError, match=text):
         from_arrays(*arguments)
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        *({"sigma": s} for s in (0.01, np.float32(0.01), np.ma.array(0.01), 10 * u.mJy, Masked(10 * u.mJy))),
+        *({"sigma": s} for s in (StdDevUncertainty(0.01), StdDevUncertainty(10, unit=u.mJy), InverseVariance(1e4))),
+        *({"ivar": i} for i in (10_000, 1e4 / u.Jy**2, InverseVariance(1e4))),
+    ],
+    ids=repr,
+)
+def test_one_error_for_all_pixels(errors):
+    """One number is the error of each pixel, with a unit or without, however it is written."""
+    for flux in (FLUX, np.stack([FLUX, 2 * FLUX])):
+        expected = from_arrays(WAVELENGTH, flux * u.Jy, np.full(flux.shape, 0.01))
+        for star, same in zip(from_arrays(WAVELENGTH, flux * u.Jy, **errors), expected, strict=True):
+            assert_same(star, same, rtol=1e-6)
 
 
 def test_lists_of_rows_keep_units_and_masks():

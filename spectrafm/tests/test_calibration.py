@@ -545,6 +545,16 @@ def test_recalibrate_with_errors_of_labels_that_are_too_large(fm):
     assert 0.6 < np.median(label_values(fitted.infer(stars), "teff")[1] / errors) <= 1.1
 
 
+def test_recalibrate_names_mistyped_columns(fm):
+    """Errors under another name are told, and not left out in silence; errors alone are refused."""
+    table = truths()
+    table.rename_column("e_teff", "teff_err")
+    with pytest.warns(SpectraFMWarning, match=r"labels_table: columns .* not used: 'teff_err' \('e_teff'\?\)"):
+        fm.recalibrate(held_out(), table)
+    with pytest.raises(InputValueError, match="labels_table: e_logg without logg"):
+        fm.recalibrate(held_out(), {"teff": HELD_OUT.values[:, 0], "e_logg": HELD_OUT.values[:, 1]})
+
+
 @pytest.mark.parametrize(
     ("labels_table", "options", "error", "message"),
     [

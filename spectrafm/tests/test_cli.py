@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+from itertools import islice
 
 import astropy.units as u
 import numpy as np
@@ -15,7 +16,9 @@ from specutils import Spectrum
 
 import spectrafm.core
 from spectrafm.adapters import to_arrays
+from spectrafm.benchmarks import benchmark_flags, flags
 from spectrafm.cli import main
+from spectrafm.continuum import UNNORMALISED
 from spectrafm.core import SpectraFM
 from spectrafm.exceptions import InputValueError
 from spectrafm.flags import MASKING_FLAGS, Flag
@@ -69,6 +72,7 @@ class FakeSpectraFM:
             raise InputValueError(f"labels: {unknown} asked for; these weights know teff, logg, fe_h")
         flag = np.array([a.flags for a in arrays], dtype=np.int64)
         flag |= [Flag.NO_OVERLAP if a.n_good and a.wavelength[-1] < 1000 else 0 for a in arrays]
+        flag |= [Flag.NO_GOOD_PIXELS if (a.flux < 0).any() else 0 for a in arrays]
         values = np.full((len(arrays), len(labels)), np.nan)
         for row, star in enumerate(arrays):
             if not flag[row] & MASKING_FLAGS:
@@ -273,6 +277,34 @@ def test_options_reach_the_spectra():
     assert read_labels("b.ecsv").meta == {"model": "fake", "medium": "air"}
 
 
+@pytest.mark.parametrize("text", ["-35", "-35 km/s", "-35km/s", "-3.5e4 m/s", "-35e3 m s-1"])
+def test_velocities_with_a_unit(text):
+    """A velocity may have its unit, with and without a space, and a sign that looks like that of an option."""
+    star = write_star("a.fits")
+    for arguments in (["--radial-velocity", text], [f"--radial-velocity={text}"]):
+        assert main(["infer", star, "--plot", "a.png", "--overwrite", *arguments]) == 0
+        [moved] = FakeSpectraFM.asked
+        [expected] = to_arrays(Spectrum.read(star), radial_velocity=-35 * u.km / u.s)
+        np.testing.assert_allclose(moved.wavelength, expected.wavelength, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        *(
+            ("--radial-velocity", value, f"{value}: expected a speed below that of light, in km/s or with its unit")
+            for value in ("35 kg", "35 kms", "abc", "1e6", "nan", "1 c2", "")
+        ),
+        *(("--resolving-power", value, f"{value}: expected a positive number") for value in ("abc", "-5", "inf")),
+    ],
+)
+def test_numbers_that_are_none(option, value, message, capsys):
+    """What cannot be a number is refused with what was expected."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["infer", "a.fits", option, value])
+    assert f"argument {option}: {message}" in capsys.readouterr().err
+
+
 def test_velocities_that_are_measured():
     """It is the weights that measure velocities; those of files are taken out before, and a number is not theirs."""
     star = write_star("a.fits")
@@ -282,6 +314,26 @@ def test_velocities_that_are_measured():
         FakeSpectraFM.velocity = "nothing"
         assert main(["infer", star, "--plot", "a.png", "--overwrite", "--radial-velocity", option]) == 0
         assert FakeSpectraFM.velocity == wanted
+
+
+def test_pixels_that_the_weights_do_not_cover(capsys):
+    """A unit that was given is what may be wrong, and no other is spoken of."""
+    np.savetxt("a.txt", np.stack([np.linspace(400, 500, 30), np.full(30, 5.0)], axis=1))
+    assert main(["infer", "a.txt", "--wavelength-unit", "Angstrom", "-o", "t.ecsv"]) == 0
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert complaint.endswith("500 Angstrom, where these weights see nothing; --wavelength-unit Angstrom may be wrong")
+    table = Table({"wavelength": np.linspace(400, 500, 30) * u.AA, "flux": np.full(30, 5.0) * u.Jy})
+    table.write("b.fits")
+    assert main(["infer", "b.fits", "-o", "u.ecsv"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith("500 Angstrom, where these weights see nothing")
+
+
+def test_continuum_that_was_subtracted(capsys):
+    """A star that cannot be normalised is told as such, and not as one without pixels."""
+    wavelength, flux = np.linspace(4000, 5000, 30) * u.AA, -np.linspace(0.1, 0.2, 30) * u.Jy
+    Spectrum(flux=flux, spectral_axis=wavelength).write("a.fits", format="tabular-fits")
+    assert main(["infer", "a.fits"]) == 0
+    assert capsys.readouterr() == ("", f"spectrafm: a.fits: {UNNORMALISED}\n")
 
 
 def test_one_unreadable_file_is_one_line(capsys):
@@ -313,6 +365,17 @@ def test_train_without_data(monkeypatch, capsys):
     assert asked == [None]
     assert main(["train", "gaia_xp", "-o", "out"]) == 2
     assert "--data: none given, but recipe 'gaia_xp' reads real spectra" in capsys.readouterr().err
+
+
+def test_benchmark_says_first_what_is_not_there(tmp_path, monkeypatch):
+    """Who meant to give a folder of real stars hears of it before the work, which goes on without them."""
+    monkeypatch.setattr(flags, "_synthetic", lambda *_: pytest.fail("worked"))
+    lines = list(islice(benchmark_flags(tmp_path, SpectraFM.from_pretrained()), 4))
+    assert [line.partition(":")[0] for line in lines[2:]] == ["no APOGEE", "no MILES"]
+    monkeypatch.setattr(flags, "_synthetic", lambda *_: [])
+    monkeypatch.setattr(flags, "_report", lambda *_: iter(["a report"]))
+    lines = list(benchmark_flags(tmp_path, SpectraFM.from_pretrained()))
+    assert lines[4:] == ["apogee: 0 synthetic stars", "a report", "optical: 0 synthetic stars", "a report"]
 
 
 def test_empty_cells_of_a_table(capsys):

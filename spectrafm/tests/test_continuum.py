@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from specutils import Spectrum
 
+from spectrafm import SpectraFM
 from spectrafm.adapters import SpectrumArrays, from_arrays, to_arrays
-from spectrafm.continuum import ContinuumNormalizer, MedianScaler, _convolve, median_scale, normalizer_from_dict
-from spectrafm.exceptions import ConfigError
+from spectrafm.continuum import (
+    UNNORMALISED,
+    ContinuumNormalizer,
+    MedianScaler,
+    _convolve,
+    median_scale,
+    normalizer_from_dict,
+)
+from spectrafm.exceptions import ConfigError, SpectraFMWarning
 from spectrafm.flags import Flag
 
 
@@ -207,6 +215,20 @@ def test_nothing_good(normalizer):
     unusable = SpectrumArrays.unusable("broken", "x")
     assert normalizer(unusable).flags == Flag.BAD_INPUT
     assert normalizer(unusable).problem == "broken"
+
+
+@pytest.mark.parametrize("weights", ["base", "gaia_xp"])
+def test_subtracted_continuum_is_told(weights):
+    """Why no pixel is good of a spectrum without its continuum is said, and what to do; others have another reason."""
+    fm = SpectraFM.from_pretrained(weights)
+    low, high = fm.info.domains[-1].wavelength_range
+    wavelength = np.linspace(low, high, 300)
+    flux = 1 - 0.3 * np.exp(-0.5 * (np.arange(300) % 10) ** 2)
+    stars = [*from_arrays(wavelength, np.stack((flux - 1, flux - 1.2, np.full(300, np.nan))), np.full((3, 300), 0.01))]
+    told = f"3 of 4 rows are masked, .*; row 0: {UNNORMALISED}; row 1: {UNNORMALISED}$"
+    with pytest.warns(SpectraFMWarning, match=told):
+        table = fm.infer([*stars, *from_arrays(wavelength, flux, np.full(300, 0.01))])
+    assert ((table["flag"] & Flag.NO_GOOD_PIXELS) != 0).tolist() == [True, True, True, False]
 
 
 def test_negative_stretch_is_bad():

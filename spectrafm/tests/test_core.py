@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -15,11 +16,14 @@ import pytest
 import torch
 from astropy.nddata import InverseVariance, StdDevUncertainty
 from astropy.table import Column, MaskedColumn, QTable, Table
+from astropy.utils.masked import Masked
 from safetensors.torch import load_file, save_file
 from specutils import Spectrum, SpectrumCollection, SpectrumList
 
-from spectrafm import Flag, SpectraFM, SpectraFMWarning
-from spectrafm._known import refuse_other_order
+import spectrafm
+from spectrafm import Flag, SpectraFM, SpectraFMWarning, _known, _weights_files
+from spectrafm._known import known_quantities, label_truth, refuse_other_order
+from spectrafm._spectral_units import plain_numbers
 from spectrafm._tokens import star_batches
 from spectrafm.adapters import from_arrays
 from spectrafm.exceptions import CheckpointError, InputTypeError, InputValueError, MissingDependencyError
@@ -200,12 +204,33 @@ def test_long_spectra_come_in_small_batches(monkeypatch):
     assert [len(rows) for _, rows in star_batches(stars, np.array([0, 0, 0, 1, 1, 1, 1]), 1)] == [1] * 7
 
 
+def test_known_label_against_the_spectrum(fm):
+    """A given label that is far from what the spectrum says by itself is flagged, by the errors of both."""
+    stars = [spectrum(i) for i in range(4)]
+    own = fm.infer(stars, labels=["teff"])
+    teff, error = own["teff"], own["e_teff"]
+    off = np.array([0.0, 4.0, 6.0, -8.0])
+    given = {"teff": teff + off * error}
+    flagged = fm.infer(stars, known=given)["flag"] & Flag.CONTRADICTS_KNOWN
+    np.testing.assert_array_equal(flagged != 0, np.abs(off) > 5)
+    flagged = fm.infer(stars, known=given | {"e_teff": 1.5 * error})["flag"] & Flag.CONTRADICTS_KNOWN
+    assert not flagged.any()
+    # not given for this star
+    given["teff"][3] = np.nan
+    assert not fm.infer(stars, known=given)["flag"][3] & Flag.CONTRADICTS_KNOWN
+
+
 def test_spectrum_flags(fm):
     """Few pixels, missing range, low signal and other samplings are flagged."""
     cut = spectrum()[:15]
     assert fm.infer(cut)["flag"][0] & Flag.FEW_PIXELS
     assert fm.infer(cut)["flag"][0] & Flag.PARTIAL_COVERAGE
     assert fm.infer(spectrum(sigma=1.0))["flag"][0] & Flag.LOW_SNR
+    # without errors neighbours tell
+    noise = np.random.default_rng(0).normal(size=len(WAVELENGTH))
+    for ratio, flagged in ((100.0, False), (0.5 * fm.info.domains[0].min_snr, True)):
+        noisy = Spectrum((np.linspace(1, 2, len(noise)) + 1.5 * noise / ratio) * u.one, WAVELENGTH * u.AA)
+        assert bool(fm.infer(noisy)["flag"][0] & Flag.LOW_SNR) == flagged
     fine = np.linspace(4000, 9000, 600)
     dense = Spectrum(np.interp(fine, WAVELENGTH, TABLE.flux[0]) * u.one, fine * u.AA)
     assert fm.infer(dense)["flag"][0] & Flag.SAMPLING_MISMATCH
@@ -423,8 +448,8 @@ def test_known_exactly(fm, smallest):
         ({"known": {"parallax": 1}}, InputValueError, r"known: \['parallax'\] cannot be given"),
         ({"known": 4.4}, InputTypeError, "known: float, expected a dictionary"),
         ({"known": {"k_mag": [1.0, 2.0, 3.0]}}, InputValueError, r"shape \(3,\), expected one number or one a star"),
-        ({"known": {"k_mag": "bright"}}, InputTypeError, r"known\['k_mag'\]: 'bright', expected a number"),
-        ({"known": {"teff": True}}, InputTypeError, r"known\['teff'\]: True, expected a number"),
+        ({"known": {"k_mag": "bright"}}, InputTypeError, r"known\['k_mag'\]: 'bright'; expected numbers, plain in mag"),
+        ({"known": {"teff": True}}, InputTypeError, r"known\['teff'\]: True; expected numbers, plain in K"),
         ({"known": {"teff": np.inf}}, InputValueError, r"known\['teff'\]: inf in row 0, expected finite numbers; give"),
         ({"known": {"e_teff": 50}}, InputValueError, "known: e_teff without teff; give the value, too"),
         ({"known": {"teff": 5000 * u.m}}, InputValueError, r"known\['teff'\]: unit m, expected K"),
@@ -432,7 +457,7 @@ def test_known_exactly(fm, smallest):
         (
             {"known": {"k_mag": -9999.99}},
             InputValueError,
-            r"\['k_mag'\]: -9999.99 in row 0, expected numbers within",
+            r"\['k_mag'\]: -9999.99 in row 0, expected numbers from -30 to 40 mag",
         ),
         (
             {"known": {"teff": 5000, "e_teff": -1}},
@@ -495,6 +520,73 @@ def test_save_load(fm, tmp_path):
     np.testing.assert_array_equal(numbers(table), numbers(fm.infer(spectrum())))
     assert len(table.meta["weights_sha256"]) == 16
     assert vars(again.info) == vars(fm.info)
+
+
+def test_saved_over_others(fm, tmp_path):
+    """Weights take the place of others only where that is asked for, as tables do."""
+    fm.save(tmp_path)
+    other = changed(fm, label_ranges={"teff": [1.0, 2.0]})
+    with pytest.raises(InputValueError, match=r"holds weights \(config.json, .*; choose another .* overwrite=True"):
+        other.save(tmp_path)
+    assert SpectraFM.load(tmp_path).info.domains == fm.info.domains
+    other.save(tmp_path, overwrite=True)
+    assert SpectraFM.load(tmp_path).info.domains == other.info.domains
+    # a folder of other things is none of weights
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "notes.txt").write_text("mine")
+    fm.save(tmp_path / "new")
+
+
+@pytest.mark.parametrize("packaged", [True, False])
+def test_tuned_again_and_again(fm, tmp_path, monkeypatch, packaged):
+    """Whatever weights come from, what is saved is loaded; as changes where whoever loads it has the rest."""
+    if packaged:
+        monkeypatch.setattr(_weights_files, "PRETRAINED", tmp_path)
+    fm.save(tmp_path / "tiny")
+    weights = SpectraFM.load(tmp_path / "tiny")
+    stars = from_arrays(WAVELENGTH, tiny_table(12).flux, np.full((12, 60), 0.01))
+    for times in range(3):
+        labels = {"teff": np.linspace(4500, 5500, 12) + 100 * times}
+        with warnings.catch_warnings():
+            # twelve stars are predicted no better than by their mean
+            warnings.simplefilter("ignore", SpectraFMWarning)
+            tuned = weights.fine_tune(stars, labels, method="head", n_fold=2)
+        folder = tmp_path / f"tuned {times}"
+        tuned.save(folder)
+        assert (folder / "model.safetensors").exists() != packaged
+        weights = SpectraFM.load(folder)
+        assert SpectraFM.from_pretrained(folder).weights_hash == weights.weights_hash
+        found, expected = weights.infer(stars), tuned.infer(stars)
+        np.testing.assert_allclose(numbers(found, ["teff"]), numbers(expected, ["teff"]), rtol=1e-5)
+        assert weights.info.fine_tuning["base"] == ("tiny" if not times else weights.info.name.removesuffix("-head"))
+    # whole weights in the place of changes
+    fm.save(folder, overwrite=True)
+    assert SpectraFM.load(folder).head is None
+    assert not list(folder.glob("adapter.*"))
+
+
+def test_changes_to_others_of_an_earlier_version(fm, tmp_path, monkeypatch):
+    """Changes that do not say to what they are are those to what was fine-tuned, which can be given."""
+    fm.save(tmp_path / "tiny")
+    base = SpectraFM.load(tmp_path / "tiny")
+    record = {"base": "tiny", "base_sha256": base.weights_hash}
+    changes = base.adapted(base.model, base.info.domains[0], fine_tuning=record)
+    with monkeypatch.context() as patch:
+        patch.setattr(_weights_files, "PRETRAINED", tmp_path)
+        changes.save(tmp_path / "changes")
+    path = tmp_path / "changes" / "adapter.json"
+    assert json.loads(path.read_text()) == record
+    path.unlink()
+    loaded = SpectraFM.load(tmp_path / "changes", base=base)
+    np.testing.assert_array_equal(numbers(loaded.infer(spectrum())), numbers(base.infer(spectrum())))
+    with pytest.raises(CheckpointError, match="base: these weights are changes to 'tiny', which is not in"):
+        SpectraFM.load(tmp_path / "changes")
+    # what it was loaded from is not in the package: it is saved whole
+    loaded.save(tmp_path / "whole")
+    assert SpectraFM.load(tmp_path / "whole").labels == fm.labels
+    path.write_text("[]")
+    with pytest.raises(CheckpointError, match="adapter.json is damaged"):
+        SpectraFM.load(tmp_path / "changes", base=base)
 
 
 @pytest.mark.parametrize("file", ["config.json", "spectrafm.json", "model.safetensors"])
@@ -760,8 +852,36 @@ def test_tables_in_another_order(fm):
     ):
         with pytest.raises(InputValueError, match=r"\['identifier'\]: the names of the stars in another order, 'c' in"):
             use()
-    row = {str(name): i for i, name in enumerate(table["identifier"])}
-    assert len(fm.infer(stars, known=table[[row[star.identifier] for star in stars]])) == 3
+
+
+@pytest.mark.parametrize("names", [["c ", " b", "a"], [b"c ", b"b", b"a"], [30, 20, 10], [30.0, 20.0, 10.0]])
+@pytest.mark.parametrize("kind", ["table", "dict", "dict of lists", "dict of columns", "data frame"])
+@pytest.mark.parametrize("argument", ["known", "labels_table"])
+def test_remedy_for_another_order(fm, kind, names, argument):
+    """Code in the message, followed to the letter, puts rows of each kind of table in the order of the spectra."""
+    spectra = named(3, [" a", "b", "c"] if isinstance(names[0], (str, bytes)) else ["10", "20", "30"])
+    columns = {"identifier": names, "teff": [5000.0, 5100.0, 5200.0], "e_teff": [1.0, 2.0, 3.0]}
+    if kind == "data frame":
+        # whose rows have numbers of their own
+        given = pytest.importorskip("pandas").DataFrame(columns, index=[2, 0, 1])
+    elif kind == "dict":
+        given = {**columns, "identifier": np.array(names), "teff": columns["teff"] * u.K, "logg": 4.4}
+    elif kind == "dict of lists":
+        given = {**columns, "teff": [value * u.K for value in columns["teff"]], "logg": [4.4], "k_mag": 9 * u.mag}
+    else:
+        table = QTable(columns, units={"teff": u.K})
+        given = table if kind == "table" else dict(Table(table).items())
+    with pytest.raises(InputValueError, match="in another order") as caught:
+        refuse_other_order(given, [star.identifier for star in spectra], argument)
+    row, order, remedy = re.search("with row = (.*) and order = (.*) give (.*); where", str(caught.value)).groups()
+    scope = {argument: given, "spectra": spectra, "numpy": np, "spectrafm": spectrafm}
+    scope["row"] = eval(row, scope)
+    scope["order"] = eval(order, scope)
+    known = eval(remedy, scope)
+    values, errors = known_quantities(known, 3, fm.info.known)["teff"]
+    assert (values.tolist(), errors.tolist()) == ([5200, 5100, 5000], [3, 2, 1])
+    refuse_other_order(known, [star.identifier for star in spectra], argument)
+    assert len(fm.infer(spectra, known=known)) == 3
 
 
 @pytest.mark.parametrize(
@@ -769,7 +889,8 @@ def test_tables_in_another_order(fm):
     [
         (["a", "b", "c"], ["a", "b", "c"]),
         (["a", "b", "c"], ["c", "b", "d"]),
-        (["a", "b", "b"], ["b", "a", "b"]),
+        (["a", "b", "b"], ["b", "a", "a"]),
+        (["b", "a", "b"], ["b", "a", None]),
         (["a", "b", "c"], [3.0e18, 2.0e18, 1.0e18]),
         # names of stars without one: spectra and table may have been sorted together
         (["0", "1", "2"], ["2", "0", "1"]),
@@ -777,8 +898,22 @@ def test_tables_in_another_order(fm):
     ],
 )
 def test_names_that_do_not_tell_the_order(stars, rows):
-    """Other names, repeated ones and numbers of rows say nothing of the order."""
+    """Other names, the same ones in other numbers, and numbers of rows say nothing of the order."""
     refuse_other_order(Table({"identifier": rows}), stars, "known")
+
+
+def test_repeated_names_in_another_order():
+    """Names that repeat tell that the order is another one, but not which row is whose."""
+    table = Table({"identifier": ["HD1", "HD1", "HD2"], "teff": [1.0, 2.0, 3.0]})
+    message = "'HD1' in row 0 where the star is 'HD2'; .*; names repeat, .*: put the rows in order by hand; where"
+    with pytest.raises(InputValueError, match=message):
+        refuse_other_order(table, ["HD2", "HD1", "HD1"], "known")
+    refuse_other_order(table, ["HD1", "HD1", "HD2"], "known")
+
+
+def test_names_of_the_module_are_its_own():
+    """What `_known` gives to others is written there."""
+    assert all(getattr(_known, name).__module__ == _known.__name__ for name in _known.__all__)
 
 
 def test_numbers_of_rows_that_moved():
@@ -793,9 +928,69 @@ def test_known_as_list_of_quantities(fm):
     expected = fm.infer(stars, known={"teff": [5000.0, np.nan, 5200.0] * u.K})["logg"].value
     for given in ([5000 * u.K, np.nan, 5.2 * u.kK], [5000, np.ma.masked, 5200]):
         np.testing.assert_allclose(fm.infer(stars, known={"teff": given})["logg"].value, expected)
-    with pytest.raises(InputTypeError, match="expected a number") as caught:
-        fm.infer(stars, known={"teff": ["hot"] * 1000})
-    assert len(str(caught.value)) < 200
+    for given in (["hot"] * 1000, ["5000", "5100", "5200"], np.array(["5000", "hot", 3], dtype=object)):
+        with pytest.raises(InputTypeError, match="expected numbers, plain in K or with a unit") as caught:
+            fm.infer(stars, known={"teff": given})
+        assert len(str(caught.value)) < 200
+
+
+def test_true_labels_as_list_of_quantities():
+    """True labels come as lists of quantities, too, and one number is not one a star."""
+    values, _ = label_truth({"teff": [5.0 * u.kK, 5100 * u.K, 5200.0]}, 3)["teff"]
+    assert values.tolist() == [5000, 5100, 5200]
+    with pytest.raises(InputValueError, match=r"labels_table\['teff'\]: shape \(\), expected \(3,\): one row a star"):
+        label_truth({"teff": 5000 * u.K}, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "expected"),
+    [
+        ([5000 * u.AA, 6000.0], "AA", [5000, 6000]),
+        ([500 * u.nm, 6000 * u.AA], "AA", [5000, 6000]),
+        ([[1, 2] * u.nm, [3, 4] * u.nm], "AA", [[10, 20], [30, 40]]),
+        ([4.4 * u.dex(u.cm / u.s**2), 4.5], "dex(cm s-2)", [4.4, 4.5]),
+        (Masked([1.0, 2.0] * u.kK, mask=[True, False]), "K", [np.nan, 2000]),
+        ([1.0, np.ma.masked], "K", [1, np.nan]),
+        (3, "", 3),
+    ],
+)
+def test_numbers_in_a_unit(values, unit, expected):
+    """Plain numbers, quantities and both in a list; what is masked is NaN where that may be, and else refused."""
+    np.testing.assert_allclose(plain_numbers("x", values, unit, masked=True), expected)
+    if np.isnan(expected).any():
+        with pytest.raises(InputValueError, match="x: 1 of 2 masked; expected a number everywhere"):
+            plain_numbers("x", values, unit)
+    else:
+        np.testing.assert_allclose(plain_numbers("x", values, unit), expected)
+
+
+@pytest.mark.parametrize("values", [["5000", "6000"], [True, False], [[1.0], [2.0, 3.0]], [1 * u.AA, "6000"], "x"])
+def test_what_are_no_numbers(values):
+    """Text that reads as numbers is as little a number as any other, alone or among others."""
+    for masked in (False, True):
+        with pytest.raises(InputTypeError, match="expected numbers, plain in AA or with a unit"):
+            plain_numbers("x", values, "AA", masked=masked)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "fine"),
+    [
+        ("a_k", [-9.99, -50, 80], [-0.1, 5]),
+        ("k_mag", [-50, 80, 99.99], [-26.7, 30]),
+        ("fe_h", [-9.99, 99], [-7, 0.6]),
+        ("logg", [-9.99, 99], [-0.5, 9.5]),
+        ("vsini", [-9.99], [0, 500]),
+        ("age", [-9.99], [0, 40]),
+        ("rv_offset", [-9999], [-600, 600]),
+        ("teff", [-9.99], [2000, 200_000]),
+    ],
+)
+def test_numbers_that_no_star_has(name, wrong, fine):
+    """What stands for "not known" in tables is refused, and what the oddest stars have is not."""
+    for value in wrong:
+        with pytest.raises(InputValueError, match=rf"known\['{name}'\]: {value:g} in row 1, expected numbers from"):
+            known_quantities({name: [fine[0], value]}, 2, [name])
+    assert known_quantities({name: fine}, 2, [name])[name][0].tolist() == fine
 
 
 def test_repeated_labels(fm, monkeypatch):

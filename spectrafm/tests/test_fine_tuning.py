@@ -4,6 +4,7 @@ import copy
 import inspect
 import json
 import pickle
+import re
 import warnings
 from dataclasses import fields, replace
 
@@ -15,16 +16,17 @@ from astropy.nddata import StdDevUncertainty
 from astropy.table import Column, MaskedColumn, QTable, Table
 from specutils import Spectrum
 
-from spectrafm import SpectraFM, SpectraFMWarning, core, diagnostics, residual_head
+from spectrafm import SpectraFM, SpectraFMWarning, _weights_files, core, diagnostics, residual_head
 from spectrafm._known import label_truth
+from spectrafm._label_columns import check_label_columns
 from spectrafm._table_formats import column_values
 from spectrafm._tuning_stars import rows_of_one_star, tuning_stars
 from spectrafm.adapters import from_arrays, to_arrays
 from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
 from spectrafm.fine_tuning import METHODS, FineTuneConfig, fine_tune
 from spectrafm.flags import Flag
+from spectrafm.quantities import OTHER_COLUMNS, Quantity, register_quantity
 from spectrafm.quantities import QUANTITIES as REGISTRY
-from spectrafm.quantities import Quantity, register_quantity
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_table
 from spectrafm.thresholds import adapt_thresholds, set_thresholds
@@ -50,6 +52,12 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     fm.save(folder)
     return SpectraFM.load(folder)
+
+
+@pytest.fixture
+def packaged(base, monkeypatch):
+    """Let the base be one of the package."""
+    monkeypatch.setattr(_weights_files, "PRETRAINED", base._folder.parent)
 
 
 def spectra(rows, wavelength=WAVELENGTH):
@@ -181,6 +189,25 @@ def test_head_and_what_else_is_known(powers, monkeypatch, what):
     assert np.allclose(numbers(table, "logg"), numbers(plain, "logg"), rtol=1e-6) == (what == "nothing")
 
 
+def test_steps_of_infer_with_a_head(powers):
+    """What `perceive` returns is what `predict_labels` takes, with a head and known quantities, too."""
+    stars, known = to_arrays(spectra(REST), resolving_power=2000.0), {"k_mag": STARS.values[REST, 2]}
+    prepared = [powers.prepare(star, 0) for star in stars]
+    given = {"k_mag": (known["k_mag"], np.full(50, np.nan))}
+    expected = numbers(powers.infer(stars, known=known), "logg")
+    alone = powers.perceive(prepared, 0)
+    for perception in (powers.perceive(prepared, 0, given), powers.perceive(prepared, 0, given, alone)):
+        values, _ = powers.predict_labels(perception, ["logg"])
+        np.testing.assert_allclose(values[:, 0], expected, rtol=1e-5)
+
+
+def test_head_without_the_embedding_of_spectra_alone(powers):
+    """A perception that does not tell the embedding that a head reads is refused, with the remedy."""
+    plain = powers.model.perceive_tokens(powers.tokens([powers.prepare(to_arrays(spectra(slice(0, 1)))[0], 0)], 0))
+    with pytest.raises(InputTypeError, match="perception: Perception without .* expected what perceive of the weights"):
+        powers.predict_labels(plain, ["logg"])
+
+
 def test_head_and_known_quantities_in_sets(powers, monkeypatch):
     """Of spectra with more pixels than the context holds, each set of them has its own embedding."""
     seen, look = [], residual_head._look
@@ -235,21 +262,19 @@ def test_order_of_stars(base, tuned):
 
 
 @pytest.mark.parametrize("method", ["head", "lora", pytest.param("full", marks=pytest.mark.slow)])
-def test_saved_and_loaded(base, tmp_path, method):
-    """What is saved gives the same answers; small changes are small files on top of the base."""
+def test_saved_and_loaded(base, packaged, tmp_path, method):
+    """What is saved gives the same answers; small changes are small files on top of a base in the package."""
     new = base.fine_tune(spectra(FEW), labels(), method=method, rank=1, **SETTINGS)
     new.save(tmp_path)
     whole = (tmp_path / "model.safetensors").exists()
     assert whole == (method == "full")
-    loaded = SpectraFM.load(tmp_path, base=base)
+    loaded = SpectraFM.load(tmp_path)
     np.testing.assert_allclose(residuals(loaded), residuals(new), rtol=1e-4)
     assert loaded.history == new.history
     assert loaded.weights_hash != base.weights_hash
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").exists() == whole
     if not whole:
-        with pytest.raises(CheckpointError, match="base: these weights are changes to 'tiny', which is not in"):
-            SpectraFM.load(tmp_path)
         with pytest.raises(CheckpointError, match="base: weights 'tiny' have SHA-256 none; expected"):
             SpectraFM.load(tmp_path, base=SpectraFM(base.model, base.info))
 
@@ -263,25 +288,27 @@ def test_hash_of_a_head(base, tuned, tmp_path):
     assert SpectraFM.load(tmp_path, base=base).weights_hash != before
 
 
-def test_saved_over_the_base(base, tuned, tmp_path):
+def test_saved_over_the_base(base, tmp_path, monkeypatch):
     """Weights that take the place of those they are changes to are saved whole, and what is not theirs goes."""
-    base.save(tmp_path)
-    mine = SpectraFM.load(tmp_path)
+    monkeypatch.setattr(_weights_files, "PRETRAINED", tmp_path)
+    folder = tmp_path / "tiny"
+    base.save(folder)
+    mine = SpectraFM.load(folder)
     new = mine.fine_tune(spectra(FEW), labels(), method="head", **SETTINGS)
-    new.save(tmp_path / "uncovered_range")
-    assert not (tmp_path / "uncovered_range" / "model.safetensors").exists()
-    new.save(tmp_path)
-    np.testing.assert_allclose(residuals(SpectraFM.load(tmp_path)), residuals(new), rtol=1e-4)
-    base.save(tmp_path)
-    assert SpectraFM.load(tmp_path).head is None
-    assert not (tmp_path / "head.json").exists()
+    new.save(tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere" / "model.safetensors").exists()
+    new.save(folder, overwrite=True)
+    np.testing.assert_allclose(residuals(SpectraFM.load(folder)), residuals(new), rtol=1e-4)
+    base.save(folder, overwrite=True)
+    assert SpectraFM.load(folder).head is None
+    assert not (folder / "head.json").exists()
 
 
-def test_base_of_the_hub(base, tuned, tmp_path, monkeypatch):
+def test_base_of_the_hub(base, packaged, tuned, tmp_path, monkeypatch):
     """Loading never asks the hub for a base."""
     tuned.save(tmp_path)
-    path = tmp_path / "spectrafm.json"
-    path.write_text(path.read_text().replace('"base": "tiny"', '"base": "someone/tiny"'))
+    path = tmp_path / "adapter.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base": "someone/tiny"}))
     monkeypatch.setattr(core, "find_weights", None)
     with pytest.raises(CheckpointError, match="changes to 'someone/tiny', which is not in the package"):
         SpectraFM.load(tmp_path)
@@ -429,8 +456,83 @@ def test_label_truth():
         label_truth(Table({"teff": [1.0]}), 1, ["fe_h"])
     with pytest.raises(InputValueError, match=r"labels_table\['teff'\]: shape \(2,\), expected \(3,\): one row"):
         label_truth(table, 3)
+    with pytest.warns(SpectraFMWarning, match=r"labels_table: columns .* not used: 'feh' \('fe_h'\?\)"):
+        assert list(label_truth({"teff": [5000.0], "feh": [0.1]}, 1)) == ["teff"]
+    with pytest.warns(SpectraFMWarning, match=r"not used: 'teff_err' \('e_teff'\?\);"):
+        label_truth({"teff": [5000.0], "teff_err": [50.0], "feh": [0.0]}, 1, ["teff"])
+    with pytest.raises(InputValueError, match="labels_table: e_logg without logg"):
+        label_truth({"teff": [5000.0], "e_logg": [0.1]}, 1)
     with pytest.raises(InputValueError, match="unit deg, expected K"):
         label_truth(QTable({"teff": [1.0] * u.deg}), 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (["teff", "teff_err"], "'teff_err' ('e_teff'?)"),
+        (["teff", "feh", "feh_error"], "'feh' ('fe_h'?), 'feh_error' ('e_fe_h'?)"),
+        (["Teff", "LOGG", "log_g_unc"], "'Teff' ('teff'?), 'LOGG' ('logg'?), 'log_g_unc' ('e_logg'?)"),
+        (["teff", "tefff", "lgog", "metallicity"], "'lgog' ('logg'?), 'metallicity' ('fe_h' or 'm_h'?)"),
+        (["teff", "E_TEFF", "sigma_teff"], "'E_TEFF' ('e_teff'?), 'sigma_teff' ('e_teff'?)"),
+        (["teff", "e_Teff", "tefferr", "vmic"], "'e_Teff' ('e_teff'?), 'tefferr' ('e_teff'?), 'vmic' ('vmicro'?)"),
+    ],
+)
+def test_mistyped_columns(columns, told):
+    """Columns that were meant for labels or their errors are named with what they should be called."""
+    labels = [name for name, quantity in REGISTRY.items() if quantity.kind == "label"]
+    text = f"table: columns that look like labels or their errors, and are not used: {told}; rename them"
+    with pytest.warns(SpectraFMWarning, match=re.escape(text)):
+        check_label_columns(columns, labels, "table")
+
+
+def test_other_columns_of_catalogues():
+    """Nothing is said of what tables of results, surveys and Gaia have beside labels."""
+    labels = ["teff", "logg", "fe_h"]
+    own = [*labels, *(f"e_{name}" for name in labels), *OTHER_COLUMNS, "file", "mg_fe", "e_mg_fe", "e_k_mag", 5]
+    galah = [
+        "sobject_id",
+        "flag_sp",
+        "fe_h_atmo",
+        "vbroad",
+        "alpha_fe",
+        "e_alpha_fe",
+        "nr_mg_fe",
+        "flag_fe_h",
+        "rv_galah",
+    ]
+    apogee = ["APOGEE_ID", "ASPCAPFLAG", "VHELIO_AVG", "VERR", "TH_FE", "TE_FE", "TE_FE_ERR", "MG_H", "CHI2", "log_age"]
+    gaia = [
+        "ra",
+        "ra_error",
+        "pmra_error",
+        "parallax_error",
+        "teff_gspphot",
+        "logg_gspphot",
+        "mh_gspphot",
+        "mass_flame",
+    ]
+    other = [
+        "flux",
+        "sigma",
+        "mask",
+        "ivar",
+        "wavelength",
+        "mag",
+        "mag_err",
+        "feh",
+        "Teff",
+        "snr_err",
+        "rv_err",
+        "logL",
+    ]
+    check_label_columns([*own, *galah, *apogee, *gaia, *other], labels, "table")
+
+
+def test_errors_without_labels():
+    """An error of a label that is not there is refused, unless that label is not taken."""
+    with pytest.raises(InputValueError, match="table: e_logg, e_fe_h without logg, fe_h; give the value, too"):
+        check_label_columns(["teff", "e_logg", "e_fe_h"], ["teff", "logg", "fe_h"], "table")
+    check_label_columns(["teff", "e_logg"], ["teff"], "table")
 
 
 def test_refused(base):

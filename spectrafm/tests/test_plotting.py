@@ -101,7 +101,7 @@ def test_other_units():
     first, second = (plot_labels(x) for x in (t, other))
     assert second.get_xlabel().endswith("[K]")
     np.testing.assert_allclose(second.get_xlim(), first.get_xlim())
-    assert texts(plot_spectrum(spectrum(), other)) == texts(plot_spectrum(spectrum(), t))
+    assert texts(plot_spectrum(spectrum(), other, row=1)) == texts(plot_spectrum(spectrum(), t, row=1))
     other["teff"] = other["teff"].value * u.s
     with pytest.raises(InputValueError, match=r"table\['teff'\]: unit s, expected K"):
         plot_labels(other)
@@ -219,7 +219,7 @@ def test_spectrum_and_model_by_a_measured_velocity(own):
     axis = rest.spectral_axis.value * doppler_factor(300.0) * u.nm
     observed = Spectrum(rest.flux, axis, radial_velocity=own * u.km / u.s)
     for thing in (observed, to_arrays(observed)):
-        data, drawn = plot_spectrum(thing, table, model=rest).lines
+        data, drawn = plot_spectrum(thing, table, row=0, model=rest).lines
         np.testing.assert_allclose(data.get_xdata(), drawn.get_xdata())
     data, _ = plot_spectrum([observed, observed], table, row=1, model=rest).lines
     np.testing.assert_allclose(data.get_xdata()[0], 10 * axis.value[0] / doppler_factor(own))
@@ -322,6 +322,43 @@ def test_row_chooses_the_star():
     for table in (None, stars(2)):
         with pytest.raises(InputValueError, match="row: 2"):
             plot_spectrum(some, table, row=2)
+
+
+def test_name_chooses_the_row():
+    """Where no row is given, labels are those of the star with the name of the spectrum, or of nobody."""
+    table = stars(3)
+    table["identifier"] = ["Deneb", " Vega", "Sirius"]
+    assert texts(plot_spectrum(spectrum(), table)) == texts(plot_spectrum(spectrum(), table, row=1))
+    assert texts(plot_spectrum(spectrum(), table[:1])) == texts(plot_spectrum(spectrum(), table, row=0))
+    hint = "; give row= from 0 to 2, or the table of this star alone"
+    for names, count in ((["Vega", "Vega", "Sirius"], 2), (["Deneb", "Altair", "Sirius"], 0)):
+        table["identifier"] = names
+        with pytest.raises(InputValueError, match=f"row: left out, and 'Vega' is in {count} of 3 rows{hint}"):
+            plot_spectrum(spectrum(), table)
+    nameless = Spectrum(spectrum().flux, spectrum().spectral_axis)
+    with pytest.raises(InputValueError, match=f"row: left out, and the table has 3 rows, but '0' is no name .*{hint}"):
+        plot_spectrum(nameless, stars(3))
+    table["identifier"] = [1e17, 2e17, 3e17]
+    with pytest.raises(InputValueError, match=r"table\['identifier'\]: 1e\+17 is a floating-point number .*give row="):
+        plot_spectrum(spectrum(), table)
+    table.remove_column("identifier")
+    with pytest.raises(InputValueError, match="'Vega' is in 0 of 3 rows"):
+        plot_spectrum(spectrum(), table)
+
+
+def test_several_spectra_need_a_row():
+    """Of several spectra none is drawn in silence, and a table beside them has a row for each."""
+    for table in (None, stars(1), stars(2)):
+        with pytest.raises(InputValueError, match="row: left out, and there are 2 spectra; expected the number"):
+            plot_spectrum([spectrum()] * 2, table)
+    with pytest.raises(InputValueError, match="table: 3 rows for 2 spectra; expected one row a spectrum"):
+        plot_spectrum([spectrum()] * 2, stars(3), row=1)
+
+
+def test_room_for_words_of_any_row():
+    """Without a row there is room for the flags of every star."""
+    table = stars(3, [0, 2040, 32])
+    assert spectrum_size(table) == spectrum_size(table, 1) > spectrum_size(table, 2)
 
 
 def test_frequencies_and_arrays():

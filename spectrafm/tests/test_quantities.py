@@ -1,5 +1,7 @@
 """The registry of quantities and the flags."""
 
+import re
+
 import numpy as np
 import pytest
 from astropy import units as u
@@ -23,6 +25,27 @@ def test_unknown_quantity():
     """An unknown name lists the known ones."""
     with pytest.raises(InputValueError, match=r"labels: unknown quantity 'beauty'; known are: teff, logg"):
         get_quantity("beauty")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("feh", "'fe_h'"), ("[Fe/H]", "'fe_h'"), ("metallicity", "'fe_h' or 'm_h'"), ("[α/M]", "'alpha_m'")),
+        *(("Teff", "'teff'"), ("TEFF", "'teff'"), ("tefff", "'teff'"), ("log_g", "'logg'"), ("loog", "'logg'")),
+        *(("MGFE", "'mg_fe'"), ("mg_h", "'mg_fe'"), ("resolving_power", "'ln_resolving_power'"), ("vmic", "'vmicro'")),
+    ],
+)
+def test_similar_names(name, meant):
+    """A name that is nearly one, or a common word for it, is told what was meant."""
+    with pytest.raises(InputValueError, match=re.escape(f"{name!r} (did you mean {meant}?); known are: teff, ")):
+        get_quantity(name)
+
+
+@pytest.mark.parametrize("name", ["th_fe", "beauty", "x", "", 5, None, ["teff"]])
+def test_nothing_similar(name):
+    """Other elements, other words, and what is no text have nothing similar."""
+    with pytest.raises(InputValueError, match=re.escape(f"labels: unknown quantity {name!r}; known are: teff")):
+        get_quantity(name)
 
 
 def test_units_of_columns():

@@ -451,6 +451,24 @@ def test_start_with_other_stars_set_aside(recipe, tmp_path, monkeypatch):
             train_recipe(after, "nowhere", tmp_path)
 
 
+@known_data(tiny=tiny_data(), other=tiny_data(3))
+def test_splits_of_the_start(recipe, tmp_path, monkeypatch):
+    """Weights tell how stars were split that those before were trained on; those are what their own file says."""
+    before = dataclasses.replace(recipe, name="before")
+    monkeypatch.setattr(train_module, "load_recipe", {"before": before}.get)
+    others = {"others": dataclasses.replace(recipe.sources["stars"], data="other")}
+    fit = dataclasses.replace(recipe.fit, seed=7)
+    after = dataclasses.replace(recipe, start="before", sources=others, split_seed=5, fit=fit)
+    told = {"stars": before.splits["stars"], "others": {"data": "other", "seed": 5, "fraction": 0.4}}
+    assert train_recipe(after, "nowhere", tmp_path).info.splits == told
+    path = tmp_path / "before" / "weights" / "spectrafm.json"
+    info = WeightsInfo.read(path)
+    info.splits["stars"]["seed"] = 99
+    info.write(path)
+    with pytest.raises(ConfigError, match="stars of tiny that one of them sets aside .* split_seed .*99"):
+        train_recipe(dataclasses.replace(recipe, start="before", fit=fit), "nowhere", tmp_path)
+
+
 def test_weights_tell_how_stars_were_split(recipe, tmp_path):
     """Seed and fraction of each set of real stars are in the weights, and stay when these are saved."""
     apart = dataclasses.replace(

@@ -1,9 +1,14 @@
 """Tables of labels: what is in them, and what comes back from files."""
 
 import builtins
+import os
 import re
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
 
 import astropy.units as u
 import numpy as np
@@ -14,7 +19,9 @@ from astropy.utils.masked import Masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectrafm import spectrum_files
 from spectrafm._table_formats import column_values
+from spectrafm._warning_filters import catch_warnings
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import Flag
 from spectrafm.quantities import QUANTITIES
@@ -547,3 +554,77 @@ def test_threads_leave_no_filters(tmp_path):
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda i: write_labels(some, tmp_path / f"{i}.fits"), range(24)))
     assert list(warnings.filters) == before
+
+
+def test_reading_and_writing_take_turns(tmp_path, monkeypatch):
+    """A thread that writes waits for one that reads: both change the filters of warnings, which are the same."""
+    reads, may_end = Event(), Event()
+    monkeypatch.setattr(spectrum_files, "_read", lambda *_: reads.set() or ([], [str(may_end.wait(10))]))
+    path, notes, some = tmp_path / "t.fits", [], table()
+    with ThreadPoolExecutor(2) as threads:
+        reading = threads.submit(spectrum_files.read_spectra, "a.txt", notes=notes)
+        assert reads.wait(10)
+        writing = threads.submit(write_labels, some, path)
+        with pytest.raises(TimeoutError):
+            writing.result(0.3)
+        assert not path.exists()
+        may_end.set()
+        reading.result(10)
+        writing.result(10)
+    assert path.exists()
+    assert notes == ["True"]
+
+
+def test_catching_in_turns():
+    """What one thread records is not seen by another, a thread may catch within what it catches, and all ends."""
+    before, show = list(warnings.filters), warnings._showwarnmsg_impl
+    inside, may_end = Event(), Event()
+
+    def wait():
+        with catch_warnings(record=True) as caught, catch_warnings():
+            inside.set()
+            assert may_end.wait(10)
+        return caught
+
+    def warn():
+        with catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warnings.warn("told", UserWarning, stacklevel=1)
+        return [str(one.message) for one in caught]
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(wait)
+        assert inside.wait(10)
+        second = threads.submit(warn)
+        with pytest.raises(TimeoutError):
+            second.result(0.1)
+        may_end.set()
+        assert (first.result(10), second.result(10)) == ([], ["told"])
+    assert (list(warnings.filters), warnings._showwarnmsg_impl) == (before, show)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_forked_process_does_not_wait():
+    """A process that is forked while a thread catches warnings has a lock of its own."""
+    code = (
+        "import os, signal, sys, threading\n"
+        # without all else that the package imports
+        "sys.path.append(sys.argv[1])\n"
+        "from _warning_filters import catch_warnings\n"
+        "inside, may_end = threading.Event(), threading.Event()\n"
+        "def hold():\n"
+        "    with catch_warnings():\n"
+        "        inside.set(), may_end.wait(10)\n"
+        "thread = threading.Thread(target=hold)\n"
+        "thread.start(), inside.wait(10)\n"
+        "if not (child := os.fork()):\n"
+        "    signal.alarm(5)\n"
+        "    with catch_warnings():\n"
+        "        os._exit(7)\n"
+        "may_end.set()\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    options = {"capture_output": True, "text": True, "check": False}
+    folder = str(Path(spectrum_files.__file__).parent)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, folder], **options)
+    assert done.stdout == "7\n", done.stderr

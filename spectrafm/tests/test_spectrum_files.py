@@ -239,12 +239,11 @@ def test_columns_by_unit(extension):
     table.write(f"a.{extension}")
     [star], notes = read_stars(f"a.{extension}")
     assert_allclose(star.wavelength, WAVELENGTH)
-    assert_allclose(star.sigma / star.flux, SIGMA / FLUX)
+    assert_allclose(star.flux / star.flux[0] * (WAVELENGTH / WAVELENGTH[0]) ** 2, FLUX / FLUX[0])
     assert notes[1] == "'y' and 'x' by the unit, not by the name"
-    # of several it is not known which one the errors are
-    table["z"] = SIGMA * u.Jy
-    table.write(f"b.{extension}")
-    assert not read_stars(f"b.{extension}")[0][0].has_sigma
+    # a unit does not tell errors from a sky
+    assert not star.has_sigma
+    assert "no errors are read; if they are in 'dy', call them err, var or ivar" in notes
     Table({"frequency": WAVELENGTH[::-1] * u.THz, "flux": FLUX * u.Jy}).write(f"c.{extension}")
     [star], notes = read_stars(f"c.{extension}")
     assert_allclose(star.wavelength[-1], 299792458e10 / WAVELENGTH[0] / 1e12)
@@ -305,7 +304,7 @@ def test_errors_that_do_not_fit():
     Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * DENSITY, "err": SIGMA * u.km}).write("a.fits")
     [star], notes = read_stars("a.fits")
     assert not star.has_sigma
-    assert notes == ["column 'err' is left out: its unit does not fit the flux"]
+    assert notes == ["errors in 'err' are not used: their unit does not fit the flux"]
 
 
 @pytest.mark.parametrize("option", [{"flux_unit": "Jy"}, {"wavelength_unit": "Angstrom"}])
@@ -319,7 +318,7 @@ def test_errors_in_a_unit_of_their_own(name, errors, option):
     Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * u.Jy, name: SIGMA * u.km}).write("b.fits")
     [star], notes = read_stars("b.fits", **option)
     assert not star.has_sigma
-    assert notes == [f"column {name!r} is left out: its unit does not fit the flux"]
+    assert notes == [f"errors in {name!r} are not used: their unit does not fit the flux"]
 
 
 def test_units_that_nobody_knows():
@@ -708,7 +707,11 @@ def test_mask_of_a_table(name, extension):
         ("good", bits(0), "column 'good' is not used; if it is a mask, give it as mask="),
         ("quality", np.linspace(0, 1, N_PIXEL), "mask 'quality' is not used: it does not hold booleans, or bits"),
         ("flag", ["ok"] * N_PIXEL, "mask 'flag' is not used: it does not hold booleans, or bits"),
-        ("mask", np.zeros((N_PIXEL, 3), "i4"), "mask 'mask' is not used: its shape does not fit the flux"),
+        (
+            "mask",
+            np.zeros((N_PIXEL, 3), "i4"),
+            "mask 'mask' is not used: its shape (40, 3) does not fit the flux",
+        ),
     ],
 )
 def test_mask_that_is_not_used(name, values, note):
@@ -776,7 +779,9 @@ def test_images_that_are_no_arms():
     hdus.writeto("a.fits")
     [star], notes = read_stars("a.fits", merge_orders=True)
     assert len(star.wavelength) == N_PIXEL
-    assert "HDU 4 ARM_FIRST, with wavelengths that another image has, not read" in notes
+    [note] = [note for note in notes if note.startswith("HDU 4 ARM_FIRST, with wavelengths that another image has")]
+    # and how to read it
+    assert "not read; where they are stars, or exposures of one, read their numbers with astropy.io.fits" in note
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -789,9 +794,10 @@ def test_wavelengths_in_an_extension(known):
     assert "wavelengths are those in HDU 1 WAVELENGTH" in check(read_stars("a.fits"))
     wave.data[3] = 0
     fits.HDUList(hdus).writeto("b.fits")
-    if known:
-        notes = check(read_stars("b.fits"), wavelength=WAVELENGTH + 10)
-        assert "HDU 1 WAVELENGTH is not used: not all of it are wavelengths" in notes
+    [star], notes = read_stars("b.fits")
+    assert np.flatnonzero(~star.good).tolist() == [3]
+    assert_allclose(np.delete(star.wavelength, 3), np.delete(WAVELENGTH, 3))
+    assert "pixels without a wavelength in HDU 1 WAVELENGTH are left out: 1" in notes
 
 
 @pytest.mark.parametrize("bunit", [{}, {"BUNIT": "adu"}])
@@ -915,7 +921,8 @@ def test_names_of_stars(name, extension):
     one = Table({"wavelength_nm": WAVELENGTH / 10, "flux": FLUX, name: ["HD 1"] * N_PIXEL})
     one.write(f"b.{extension}")
     assert read_stars(f"b.{extension}")[0][0].identifier == "HD 1"
-    if extension != "csv" and len(name) < 9 and name != "TARGETID":
+    # NAME in a header may be that of anything
+    if extension != "csv" and len(name) < 9 and name != "TARGETID" and (extension, name) != ("fits", "name"):
         one.remove_column(name)
         one.meta[name] = "HD 2"
         one.write(f"c.{extension}")
@@ -981,3 +988,316 @@ def test_rows_of_different_lengths(tmp_path, named):
     [merged] = read_spectra(tmp_path / "stars.fits", merge_orders=True, notes=[])
     assert merged.wavelength[0] == wavelength[0][0]
     assert merged.wavelength[-1] == wavelength[1][-1]
+
+
+def write_image(name, flux, **extensions):
+    """Write an image with a linear axis and its extensions by name; those of a tuple have a unit, too."""
+    hdus = [fits.PrimaryHDU(flux, axis_header(CTYPE1="WAVE", CUNIT1="Angstrom", BUNIT="Jy"))]
+    for key, values in extensions.items():
+        values, unit = values if isinstance(values, tuple) else (values, "")
+        hdus.append(fits.ImageHDU(values, fits.Header({"BUNIT": unit} if unit else {}), name=key))
+    fits.HDUList(hdus).writeto(name)
+
+
+@pytest.mark.parametrize("name", ["WAVE_ERR", "ERR_WAVE", "SIGMA_LAMBDA", "LOGLAM_VAR", "WAVELENGTH_ERROR"])
+def test_errors_of_wavelengths(name):
+    """Errors and masks of wavelengths are not those of the flux, nor wavelengths."""
+    write_image("a.fits", FLUX, **{name: np.full(N_PIXEL, 0.02), "FLUX_ERR": SIGMA, "WAVE_MASK": bits()})
+    [star], notes = read_stars("a.fits")
+    assert_allclose(star.sigma / star.flux, SIGMA / FLUX)
+    assert notes == ["errors of HDU 0 are those in FLUX_ERR"]
+
+
+def test_numbers_of_columns():
+    """TOPCAT numbers the columns of what it joins: errors of the second table are no squares, nor of the first flux."""
+    columns = {"wavelength_nm": WAVELENGTH / 10, "flux": FLUX, "err_2": SIGMA}
+    Table(columns).write("a.csv")
+    notes = check(read_stars("a.csv"), None)
+    assert "no errors are read; if they are in 'err_2', call them err, var or ivar" in notes
+    names = {"err_2": 9 * SIGMA, "flux_2": 9 * FLUX, "wave_1": WAVELENGTH / 10, "flux_1": FLUX, "err_1": SIGMA}
+    Table(names).write("b.csv")
+    notes = check(read_stars("b.csv", wavelength_unit="nm"))
+    assert notes == [
+        "read as a table: wavelength in 'wave_1', flux in 'flux_1', standard deviations in 'err_1'",
+        RELATIVE,
+    ]
+    write_image("c.fits", FLUX, ERR_2=SIGMA)
+    assert not read_stars("c.fits")[0][0].has_sigma
+
+
+def test_continuum_is_no_error():
+    """A unit tells neither errors nor, beside a name of something else, the flux or the wavelength."""
+    names = {"lsf": np.ones(N_PIXEL) * u.AA, "lambda_obs": WAVELENGTH * u.AA}
+    names |= {"continuum": 2 * FLUX * DENSITY, "intensity": FLUX * DENSITY}
+    Table(names).write("a.fits")
+    notes = check(read_stars("a.fits"), None)
+    assert notes[1:] == ["'intensity' and 'lambda_obs' by the unit, not by the name"]
+    del names["intensity"]
+    for extension in ("fits", "ecsv"):
+        Table(names).write(f"b.{extension}")
+        with pytest.raises(InputValueError, match="has the columns lsf, lambda_obs, continuum, of which none is known"):
+            read_stars(f"b.{extension}")
+
+
+@pytest.mark.parametrize("name", ["signal", "function", "fluxes", "sky_err", "variable"])
+def test_names_that_are_not_like_errors(name):
+    """A column is taken for errors by whole words only, and not where it is in use."""
+    columns = {"wavelength_nm": WAVELENGTH / 10, "flux" if name != "fluxes" else "x": FLUX, name: FLUX}
+    Table(columns).write("a.csv")
+    notes = check(read_stars("a.csv"), None)
+    assert not [note for note in notes if "errors" in note]
+
+
+@pytest.mark.parametrize("unit", ["Jy", ""])
+def test_first_errors_that_can_be_used(unit):
+    """Errors in a unit, or of a shape, that does not fit leave those that do."""
+    table = Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX, "err": 5 * SIGMA, "ivar": SIGMA**-2.0})
+    table["flux"].unit = unit or None
+    table["err"].unit = "%"
+    table.write("a.fits")
+    [star], notes = read_stars("a.fits")
+    assert_allclose(star.sigma / star.flux, SIGMA / FLUX)
+    assert "errors in 'err' are not used: their unit does not fit the flux" in notes
+    assert not [note for note in notes if "'ivar' is not used" in note or "no errors" in note]
+    # what fits goes on in the order of its kinds
+    table["err"] = SIGMA
+    table.write("b.fits")
+    [star], notes = read_stars("b.fits")
+    assert_allclose(star.sigma / star.flux, SIGMA / FLUX)
+    assert "errors are those in 'err'; 'ivar' is not used" in notes
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3)])
+def test_errors_of_another_shape_in_a_table(shape):
+    """They are left out by their name, and cost no file."""
+    columns = {"wavelength": [WAVELENGTH] * 5 * u.AA, "flux": [FLUX] * 5 * u.Jy, "var": np.ones(shape) * u.Jy**2}
+    Table(columns).write("a.fits")
+    stars, notes = read_stars("a.fits")
+    assert len(stars) == 5
+    assert notes == [f"errors in 'var' are not used: its shape {shape} does not fit the flux"]
+    columns["ivar"] = [SIGMA**-2.0] * 5 * u.Jy**-2
+    Table(columns).write("b.fits")
+    assert_allclose(read_stars("b.fits")[0][4].snr, read_stars("b.fits")[0][0].snr)
+    assert all(star.has_sigma for star in read_stars("b.fits")[0])
+
+
+@pytest.mark.parametrize("name", ["ERR", "VAR", "MASK"])
+def test_extensions_of_one_row(name):
+    """Errors and a mask of one row are those of all rows, which is said."""
+    values = {"ERR": SIGMA, "VAR": SIGMA[None] ** 2, "MASK": bits()}[name]
+    write_image("a.fits", np.stack([FLUX] * 3), **{name: values})
+    stars, notes = read_stars("a.fits")
+    assert len(stars) == 3
+    for star in stars:
+        if name == "MASK":
+            assert np.flatnonzero(~star.good).tolist() == BAD
+        else:
+            assert_allclose(star.sigma / star.flux, SIGMA / FLUX)
+    assert f"{'mask ' * (name == 'MASK')}{name!r} is of one spectrum, and taken for all 3" in notes
+
+
+@pytest.mark.parametrize("name", ["ERR", "MASK"])
+def test_extensions_of_another_shape(name):
+    """What belongs to an image by its name, and does not fit, is named; the next that fits is used."""
+    write_image("a.fits", FLUX, **{name: np.ones((2, N_PIXEL), "i4")})
+    [star], notes = read_stars("a.fits")
+    assert star.good.all()
+    assert not star.has_sigma
+    called = {"ERR": "errors in 'ERR' are", "MASK": "mask 'MASK' is"}[name]
+    assert notes == [f"{called} not used: its shape (2, 40) does not fit the flux"]
+    write_image("b.fits", FLUX, ERR=np.ones((2, N_PIXEL)), IVAR=SIGMA**-2.0, MASK=np.ones((3, 2)), DQ=bits())
+    [star], notes = read_stars("b.fits")
+    assert np.flatnonzero(~star.good).tolist() == BAD
+    assert_allclose((star.sigma / star.flux)[star.good], np.delete(SIGMA / FLUX, BAD))
+
+
+def test_unit_of_errors_in_an_extension():
+    """Errors are brought to the unit of the flux there, too; that of the flux is what many headers repeat."""
+    for name, errors in {"a": (1e3 * SIGMA, "mJy"), "b": (SIGMA, "Jy"), "c": (SIGMA, "")}.items():
+        write_image(f"{name}.fits", FLUX, ERR=errors)
+        [star], _ = read_stars(f"{name}.fits")
+        assert_allclose(star.sigma / star.flux, SIGMA / FLUX)
+    write_image("d.fits", FLUX, IVAR=(SIGMA**-2.0, "Jy"))
+    assert_allclose(read_stars("d.fits")[0][0].sigma, star.sigma)
+    for name, unit in (("e.fits", "percent"), ("f.fits", "mag(AB)")):
+        write_image(name, FLUX, ERR=(SIGMA, unit))
+        [star], notes = read_stars(name)
+        assert not star.has_sigma
+        assert notes == ["errors in 'ERR' are not used: their unit does not fit the flux"]
+
+
+def test_first_line_that_is_no_number_of_pixels():
+    """A wavelength that is as large as the number of pixels after it is one."""
+    with open("a.dat", "w") as file:
+        file.writelines(f"{at} {1500 + at % 7}\n" for at in range(400, 801))
+    [star], _ = read_stars("a.dat", wavelength_unit="nm")
+    assert_allclose(star.wavelength[[0, -1]], [4000, 8000])
+
+
+@pytest.mark.parametrize(("false", "true"), [("false", "true"), ("FALSE", "TRUE"), ("False", "True")])
+def test_masks_in_words(false, true):
+    """Booleans of any program are read."""
+    with open("a.csv", "w") as file:
+        file.write("wavelength_nm,flux,mask\n")
+        rows = zip(WAVELENGTH / 10, FLUX, bits(), strict=True)
+        file.writelines(f"{at},{flux},{true if bad else false}\n" for at, flux, bad in rows)
+    assert np.flatnonzero(~read_stars("a.csv")[0][0].good).tolist() == BAD
+
+
+def write_numbers(name, *start, columns=3):
+    """Write lines of text, and numbers after them."""
+    rows = np.stack([WAVELENGTH, FLUX, SIGMA][:columns], axis=1)
+    np.savetxt(name, rows, header="\n".join(start), comments="")
+
+
+@pytest.mark.parametrize("sign", "#!%;")
+@pytest.mark.parametrize(
+    "words", ["wavelength vs flux", "normalized flux spectrum", "made by x", "error of flux", "flux versus wavelength"]
+)
+def test_comments_that_are_no_names(sign, words):
+    """Words of a comment are no names of columns, though they may be as many."""
+    write_numbers("a.txt", f"{sign} {words}")
+    notes = check(read_stars("a.txt", wavelength_unit="Angstrom"))
+    assert notes[0].startswith("read as a table: wavelength in 'col1', flux in 'col2', standard deviations in 'col3'")
+
+
+@pytest.mark.parametrize("sign", "#!%;")
+def test_names_in_a_comment(sign):
+    """Names of columns stand in any of the comments."""
+    np.savetxt(
+        "a.txt",
+        np.stack([SIGMA, FLUX, WAVELENGTH / 10], axis=1),
+        header=f"{sign} made by x\n{sign} err, flux, lambda_nm\n{sign} Jy Jy nm",
+        comments="",
+    )
+    check(read_stars("a.txt"))
+
+
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+@pytest.mark.parametrize("first", ["; made by x", "! a b c d e", "# a,b"])
+def test_lines_of_python_for_text_with_comments(bom, first):
+    """The code in the message reads the file that it is about."""
+    rows = np.stack([WAVELENGTH, FLUX, SIGMA, SIGMA, SIGMA], axis=1)
+    np.savetxt("a.txt", rows, header=f"{bom}{first}", comments="", encoding="utf-8")
+    with pytest.raises(InputValueError, match="the columns col1, col2") as error:
+        read_stars("a.txt")
+    scope = {}
+    exec(str(error.value).partition("in Python: ")[2].partition("; stars")[0], scope)
+    assert_allclose(scope["t"]["col1"], WAVELENGTH)
+
+
+def test_csv_of_excel():
+    """A mark of the order of bytes belongs to no name."""
+    rows = "\n".join(f"{w / 10},{f},{s}" for w, f, s in zip(WAVELENGTH, FLUX, SIGMA, strict=True))
+    with open("a.csv", "w", encoding="utf-8-sig") as opened:
+        opened.write(f"wavelength_nm,flux,error\n{rows}\n")
+    check(read_stars("a.csv"))
+
+
+@pytest.mark.parametrize("name", ["best.fit.txt", "a.fits.dat"])
+def test_fit_in_the_name(name):
+    """Only the end of a name tells FITS."""
+    write_numbers(name)
+    check(read_stars(name, wavelength_unit="Angstrom"))
+
+
+@pytest.mark.parametrize("gone", [np.nan, 0.0])
+@pytest.mark.parametrize("merge", [True, False])
+def test_orders_with_padding(gone, merge):
+    """Pixels without a wavelength are left out, and no header that counts pixels is used for them."""
+    wavelength = np.stack([WAVELENGTH, WAVELENGTH + 1100])
+    wavelength[0, :3] = wavelength[1, -2:] = gone
+    primary = fits.PrimaryHDU(np.stack([FLUX, FLUX]), fits.Header({"CRVAL1": 1.0, "CDELT1": 1.0, "CRPIX1": 1.0}))
+    wave = fits.ImageHDU(wavelength, name="WAVE")
+    wave.header["BUNIT"] = "Angstrom"
+    fits.HDUList([primary, wave]).writeto("a.fits")
+    stars, notes = read_stars("a.fits", merge_orders=merge)
+    assert "pixels without a wavelength in HDU 1 WAVE are left out: 5" in notes
+    if merge:
+        [star] = stars
+        assert star.good.sum() == 2 * N_PIXEL - 5
+        assert star.wavelength[star.good].min() == WAVELENGTH[3]
+        return
+    assert [star.good.sum() for star in stars] == [N_PIXEL - 3, N_PIXEL - 2]
+    assert_allclose(stars[0].wavelength[3:], WAVELENGTH[3:], rtol=1e-12)
+    assert not stars[0].good[:3].any()
+
+
+@pytest.mark.parametrize("values", [np.ones((2, N_PIXEL)), np.zeros(N_PIXEL), np.full(N_PIXEL, np.nan)])
+def test_wavelengths_in_an_extension_that_cannot_be_used(values):
+    """A header is no replacement."""
+    write_image("a.fits", FLUX, WAVE=values)
+    with pytest.raises(InputValueError, match="HDU 1 WAVE cannot be used: (its shape|no wavelength)"):
+        read_stars("a.fits")
+
+
+def test_names_that_are_not_of_stars():
+    """Tables of services, and keywords of instruments, have names of their own."""
+    table = Table({"wavelength": WAVELENGTH / 10 * u.nm, "flux": FLUX})
+    votable = from_table(table)
+    element = votable.resources[0].tables[0]
+    element.ID, element.name = "table1", "ssap_results"
+    votable.to_xml("a.vot")
+    assert read_stars("a.vot")[0][0].identifier == "0"
+    fits.PrimaryHDU(FLUX, axis_header(LABEL="Flux", NAME="reduced", CUNIT1="Angstrom")).writeto("a.fits")
+    assert read_stars("a.fits")[0][0].identifier == "0"
+
+
+def test_coordinates_in_a_table():
+    """Columns that are no numbers are no hindrance; UCDs go by the columns of the file."""
+    from astropy.coordinates import SkyCoord
+
+    table = Table({"coord": SkyCoord([1, 2] * u.deg, [3, 4] * u.deg)})
+    table["wavelength"], table["flux"] = np.tile(WAVELENGTH, (2, 1)) * u.AA, np.tile(FLUX, (2, 1))
+    table.write("a.fits")
+    with fits.open("a.fits", mode="update") as hdus:
+        names = hdus[1].columns.names
+        hdus[1].header[f"TUCD{names.index('wavelength') + 1}"] = "em.wl;obs.atmos"
+    stars, notes = read_stars("a.fits")
+    assert "wavelengths are in air, as its header says" in notes
+    assert_allclose(stars[1].wavelength, air_to_vacuum(WAVELENGTH))
+    table.write("a.ecsv")
+    assert len(read_stars("a.ecsv")[0]) == 2
+
+
+@pytest.mark.parametrize("unit", [None, "nm"])
+def test_natural_logarithms(unit):
+    """Logarithms that cannot be log10 are refused, in tables and extensions."""
+    scale = 0.1 if unit else 1
+    Table({"loglam": np.log(scale * WAVELENGTH), "flux": FLUX}).write("a.fits")
+    write_image("b.fits", FLUX, LOGLAM=np.log(WAVELENGTH))
+    with pytest.raises(InputValueError, match=f"'loglam' .* as a natural logarithm one of {4975 * scale:g} "):
+        read_stars("a.fits", wavelength_unit=unit)
+    with pytest.raises(InputValueError, match=r"LOGLAM .* natural logarithm one of 4975 Angstrom"):
+        read_stars("b.fits")
+
+
+@pytest.mark.parametrize("variable", ["FLUX", "WAVE", "both"])
+def test_rows_of_variable_length_beside_others(variable):
+    """Columns of variable and of fixed length go together, row by row."""
+
+    def column(name, values, unit=None):
+        rows = np.empty(2, dtype=object)
+        rows[:] = [values, values]
+        if variable in (name, "both"):
+            return fits.Column(name, format="PD()", unit=unit, array=rows)
+        return fits.Column(name, format=f"{N_PIXEL}D", unit=unit, array=np.stack([*rows]))
+
+    columns = [column("WAVE", WAVELENGTH, "Angstrom"), column("FLUX", FLUX), column("ERR", SIGMA)]
+    fits.BinTableHDU.from_columns(columns).writeto("a.fits")
+    stars, notes = read_stars("a.fits")
+    assert [star.identifier for star in stars] == ["0", "1"]
+    check((stars[1:], notes))
+
+
+def test_rows_of_lengths_that_do_not_fit():
+    """A row whose flux is shorter than its wavelengths is refused, with what to do."""
+    rows = np.empty(2, dtype=object)
+    rows[:] = [FLUX, FLUX[:-3]]
+    columns = [
+        fits.Column("WAVE", format=f"{N_PIXEL}D", unit="Angstrom", array=np.stack([WAVELENGTH, WAVELENGTH])),
+        fits.Column("FLUX", format="PD()", array=rows),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto("a.fits")
+    with pytest.raises(InputValueError, match="of 'WAVE' 40 and 'FLUX' 37; cut"):
+        read_stars("a.fits")

@@ -27,7 +27,7 @@ _N_SETS = 240
 _EXAMPLES = 13
 
 
-def calibrate(model, recipe, calibration):
+def calibrate(model, recipe, calibration, splits=None):
     """Calibrate the errors of a trained model, and measure ranges of labels and thresholds of flags.
 
     Ranges and the density of the embeddings come from training stars, factors on the
@@ -42,6 +42,8 @@ def calibrate(model, recipe, calibration):
         Labels, domains, provenance.
     calibration : dict of str to (source, source)
         From `build_stream`.
+    splits : dict, optional
+        How real stars were split, also those of weights that training started from; as the recipe does when left out.
 
     Returns
     -------
@@ -57,7 +59,7 @@ def calibrate(model, recipe, calibration):
         license=recipe.license,
         citation=recipe.citation,
         package_version=__version__,
-        splits=recipe.splits,
+        splits=recipe.splits if splits is None else splits,
     )
     density = {}
     for number, domain in enumerate(info.domains):

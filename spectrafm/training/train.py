@@ -18,6 +18,7 @@ from ..stellarperceptron.config import refuse
 from ..stellarperceptron.growth import copies
 from ..stellarperceptron.precision import float64_device
 from ..stellarperceptron.trainer import process_group, processes
+from ..weights_info import WeightsInfo
 from .ahead import AheadStream
 from .calibrate_weights import calibrate
 from .data import read_data, split_stars, token_table
@@ -240,7 +241,7 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
     options = {"resume": resume, "progress": progress}
-    start = _train_start(recipe, data_folder, output, device=device, n_worker=n_worker, **options)
+    start, splits = _train_start(recipe, data_folder, output, device=device, n_worker=n_worker, **options)
     vocabulary = make_vocabulary(recipe) if start is None else start.vocabulary
     stream, calibration = build_stream(recipe, data_folder, vocabulary, device)
     # readout and second opinion come last: they are learnt from what all else makes of stars
@@ -263,17 +264,21 @@ def train_recipe(recipe, data_folder, output, *, resume=False, progress=False, d
     if recipe.model.opinion_labels:
         stars = calibration[recipe.opinion.source]
         model = with_opinion(model, recipe.model, *stars, recipe.opinion, recipe.fit.seed)
-    fm = calibrate(model, recipe, calibration)
+    # stars that the weights before were trained on are not unseen
+    fm = calibrate(model, recipe, calibration, splits | recipe.splits)
     fm.model.to("cpu")
-    fm.save(Path(output) / "weights", compact=True)
+    fm.save(Path(output) / "weights", compact=True, overwrite=True)
     # what is used from here on is what was saved, rounding and all
     return SpectraFM.load(Path(output) / "weights")
 
 
 def _train_start(recipe, data_folder, output, **options):
-    """Return the model that training begins with, trained first where its weights are not there yet."""
+    """Return the model that training begins with, and how its stars were split.
+
+    It is trained first where its weights are not there yet.
+    """
     if not recipe.start:
-        return None
+        return None, {}
     before, folder = load_recipe(recipe.start), Path(output) / recipe.start
     problem = f"Recipe {recipe.name!r}: it cannot start from {recipe.start!r}: "
     if make_vocabulary(before).names != make_vocabulary(recipe).names:
@@ -282,17 +287,27 @@ def _train_start(recipe, data_folder, output, **options):
         copies(before.model, recipe.model)
     except ConfigError as error:
         raise ConfigError(f"{problem}{error}") from error
-    splits = [{tuple(split.values()) for split in one.splits.values()} for one in (before, recipe)]
-    both = set.intersection(*({data for data, *_ in its} for its in splits))
-    if other := sorted(both & {data for data, *_ in splits[0] ^ splits[1]}):
-        raise ConfigError(
-            f"{problem}stars of {', '.join(other)} that one of them sets aside train the other; make split_seed "
-            f"({before.split_seed} and {recipe.split_seed}) and validation_fraction the same"
-        )
+    _check_splits(recipe, before.splits, problem)
     if not (folder / "weights" / "spectrafm.json").exists():
         with process_group(options["device"]):
             train_recipe(before, data_folder, folder, **options)
             if torch.distributed.is_initialized():
                 # the first process calibrates and writes, the others wait
                 torch.distributed.barrier()
-    return StellarPerceptron.load(folder / "weights", options["device"])
+    splits = WeightsInfo.read(folder / "weights" / "spectrafm.json").splits
+    # older weights do not tell
+    splits = before.splits if splits is None else splits
+    _check_splits(recipe, splits, problem)
+    return StellarPerceptron.load(folder / "weights", options["device"]), splits
+
+
+def _check_splits(recipe, before, problem):
+    """Refuse to train on stars that weights before set aside, or to set aside those that they were trained on."""
+    splits = [{tuple(split.values()) for split in one.values()} for one in (before, recipe.splits)]
+    both = set.intersection(*({data for data, *_ in its} for its in splits))
+    if other := sorted(both & {data for data, *_ in splits[0] ^ splits[1]}):
+        seeds = sorted({seed for its in splits for data, seed, _ in its if data in other})
+        raise ConfigError(
+            f"{problem}stars of {', '.join(other)} that one of them sets aside train the other; make split_seed "
+            f"({', '.join(map(str, seeds))}) and validation_fraction the same"
+        )

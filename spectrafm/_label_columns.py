@@ -1,0 +1,87 @@
+"""Columns of tables of labels that are not used, although they are meant for labels or their errors."""
+
+import re
+import warnings
+
+from ._meant_names import mistyped_name
+from .exceptions import InputValueError, SpectraFMWarning
+from .quantities import OTHER_COLUMNS, QUANTITIES
+
+__all__ = ["check_label_columns", "refuse_errors_alone"]
+
+_WORDS = "e|err|error|errors|sig|sigma|std|stddev|unc|uncertainty|u"
+_ERROR = re.compile(rf"(?:{_WORDS})_(?P<after>.+)|(?P<before>.+?)_?(?:_(?:{_WORDS})|err|error)", re.IGNORECASE)
+
+
+def check_label_columns(columns, labels, argument):
+    """Refuse errors without their labels, and warn of columns that look like labels or errors and are not used.
+
+    Parameters
+    ----------
+    columns : iterable of str
+        Names of all columns of a table.
+    labels : iterable of str
+        Labels that are taken from it where it has them, with their errors ``e_<label>``.
+    argument : str
+        Name of the user's argument, for the messages.
+
+    Raises
+    ------
+    InputValueError
+        As `refuse_errors_alone`.
+
+    Warns
+    -----
+    SpectraFMWarning
+        Naming columns whose names are nearly those of labels, or of their errors, that the table lacks: other
+        letter cases, spellings and words, and small mistakes. What else a catalogue has is not named.
+    """
+    columns = [name for name in columns if isinstance(name, str)]
+    refuse_errors_alone(columns, labels, argument)
+    there, told = set(columns), []
+    for name in columns:
+        meant = [f"{one!r}" for one in _meant(name, labels) if one not in there]
+        if meant:
+            told.append(f"{name!r} ({' or '.join(meant)}?)")
+    if told:
+        warnings.warn(
+            f"{argument}: columns that look like labels or their errors, and are not used: {', '.join(told)}; rename "
+            "them as in spectrafm.quantities, errors as e_<label>, or leave them out",
+            SpectraFMWarning,
+            stacklevel=4,
+        )
+
+
+def _meant(name, labels):
+    """Return names of labels or of their errors that a column almost certainly stands for."""
+    if name.removeprefix("e_") in {*labels, *QUANTITIES, *OTHER_COLUMNS}:
+        return []
+    if error := _ERROR.fullmatch(name):
+        of = error["after"] or error["before"]
+        return [f"e_{label}" for label in ([of] if of in labels else mistyped_name(of, labels))]
+    return mistyped_name(name, labels)
+
+
+def refuse_errors_alone(columns, labels, argument):
+    """Refuse errors of labels whose values are not given.
+
+    Parameters
+    ----------
+    columns : iterable of str
+        Names of all columns.
+    labels : iterable of str
+        Labels that are taken.
+    argument : str
+        Name of the user's argument, for the message.
+
+    Raises
+    ------
+    InputValueError
+        There is an ``e_<label>`` without its label.
+    """
+    alone = [name for name in labels if f"e_{name}" in columns and name not in columns]
+    if alone:
+        raise InputValueError(
+            f"{argument}: {', '.join(f'e_{name}' for name in alone)} without {', '.join(alone)}; give the value, "
+            "too, or leave its error out"
+        )
