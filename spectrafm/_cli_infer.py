@@ -23,6 +23,7 @@ _OPTIONS = {
     "file_format": "--format",
     "flux_unit": "--flux-unit",
     "merge_orders": "--merge-orders",
+    "radial_velocity": "--radial-velocity",
     "wavelength_unit": "--wavelength-unit",
 }
 

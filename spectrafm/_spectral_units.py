@@ -5,6 +5,7 @@ that thousands of spectra cost no more than their arithmetic.
 """
 
 import math
+import re
 import reprlib
 from functools import lru_cache
 
@@ -400,12 +401,9 @@ def sigma_factor(kind, unit, flux_unit):
     """
     power = _POWER[kind]
     flux_unit = u.dimensionless_unscaled if flux_unit is None else flux_unit
-    if unit is None or (power == 1 and unit is flux_unit):
+    if unit is None or (power == 1 and unit is flux_unit) or _is_same_unknown(unit, flux_unit, power):
         return 1.0
     try:
-        if isinstance(flux_unit, u.IrreducibleUnit) and unit.to_string() == (flux_unit**power).to_string():
-            # two unregistered units of the same name do not convert into each other
-            return 1.0
         with u.set_enabled_equivalencies([]):
             return unit.to(flux_unit**power) ** (1 / power)
     except (u.UnitsError, ValueError):
@@ -413,3 +411,15 @@ def sigma_factor(kind, unit, flux_unit):
             f"the uncertainty ({kind}) is in {unit.to_string()!r}, which does not fit "
             f"a flux in {flux_unit.to_string()!r}; give it in the unit of the flux"
         ) from None
+
+
+def _is_same_unknown(unit, flux_unit, power):
+    """Tell by its name whether a unit is a power of that of the flux: units that no registry has do not convert."""
+    if not any(isinstance(one, u.IrreducibleUnit) for one in (unit, flux_unit)):
+        return False
+    unit, flux_unit = (re.sub(r"[\s()]", "", one.to_string().lower()).replace("**", "^") for one in (unit, flux_unit))
+    if power == 1:
+        return unit == flux_unit
+    names = [f"{flux_unit}{sign}{power}" for sign in ("^", "")]
+    names += [f"1/{flux_unit}{sign}{-power}" for sign in ("^", "")] * (power < 0)
+    return unit in names

@@ -9,30 +9,40 @@ asked for.
 import re
 import warnings
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from . import adapters
-from ._file_contents import ANGSTROM, SpectrumFile, first_line
-from ._image_files import axis_notes, image_spectra, with_companions
+from ._files.apogee import apogee_spectra
+from ._files.contents import ANGSTROM, OWN_UNITS, SpectrumFile, first_line
+from ._files.errors_and_masks import ERRORS
+from ._files.foreign import foreign_problem
+from ._files.images import axis_notes, gives_wavelengths, image_spectra, with_companions
+from ._files.table_columns import bracket_unit, known_columns, medium_in_name, unit_in_name
+from ._files.tables import is_votable, read_tables, table_spectra
 from ._pixel_quality import policy_bits, unusable
 from ._star_names import common_name
-from ._table_columns import known_columns
-from ._table_files import is_votable, read_tables, table_spectra
 from ._warning_filters import catch_warnings, taking_turns
-from .exceptions import InputValueError, SpectraFMWarning
+from .exceptions import InputTypeError, InputValueError, SpectraFMWarning
 
 __all__ = ["read_spectra"]
 
 # formats of specutils of any table, and with those of any image with a linear axis, and what is tried on any file
 _TABLES = {"tabular-fits", "ECSV", "ASCII", "IPAC"}
-_PLAIN = _TABLES | {"wcs1d-fits", "iraf", "JWST x1d MIRI MRS"}
+_IMAGES = {"wcs1d-fits", "iraf"}
+_PLAIN = _TABLES | _IMAGES | {"JWST x1d MIRI MRS"}
 # what astropy warns of where a file is cut off
 _CUT_OFF = re.compile("truncated|Error validating header|corrupt", re.IGNORECASE)
 # how files of FITS end in their names
 _FITS_NAMES = re.compile(r"\.(fits?|fts)(\.(gz|bz2|xz|z|fz))?$")
-_IN_AIR = "wavelengths are in air, as its header says"
+# what is said of options that the file, or its survey, tells
+_TOLD = {
+    "medium": "wavelengths are in {}, as its header says",
+    "mask_policy": "bad pixels are those of the mask policy {}, unless another is given",
+    "resolving_power": "its resolving power is {:.0f}, that of its survey, unless another is given",
+}
 # a mask that leaves out a larger share than this may be the wrong way round
 _MOST_MASKED = 0.5
 
@@ -58,8 +68,8 @@ def read_spectra(
         The file.
     file_format : str, optional
         Format, as specutils names it, or as `astropy.table.Table` does.
-    wavelength_unit, flux_unit : str, optional
-        Units, as astropy writes them, of what has none in the file; they override those of the file.
+    wavelength_unit, flux_unit : str or `~astropy.units.UnitBase`, optional
+        Units, text as astropy writes them, of what has none in the file; they override those of the file.
     merge_orders : bool, optional
         The spectra in the file are orders or arms of one star, and are merged
         (`~spectrafm.adapters.merge_orders`). Of several arms with the same number of rows, as of
@@ -79,6 +89,8 @@ def read_spectra(
     InputValueError
         The file cannot be read, or a unit is not known; the message says what is in the file, and
         what to do.
+    InputTypeError
+        The path is none, or a unit is neither text nor a unit.
     InputTypeError, InputValueError
         As of `~spectrafm.adapters.to_arrays`.
 
@@ -108,7 +120,12 @@ def read_spectra(
         "resolving_power": resolving_power,
         "mask_policy": mask_policy,
     }
-    units = {"wavelength": wavelength_unit, "flux": flux_unit}
+    if not isinstance(path, str | PathLike):
+        raise InputTypeError(
+            f"path: got {type(path).__name__}, expected the path of one file; of several files, one after the other: "
+            "stars = [star for path in paths for star in read_spectra(path)]"
+        )
+    units = {"wavelength": _unit_text("wavelength", wavelength_unit), "flux": _unit_text("flux", flux_unit)}
     file = SpectrumFile(Path(path), None, file_format, units, merge_orders)
     with taking_turns():
         try:
@@ -120,6 +137,22 @@ def read_spectra(
         for note in said if notes is None else ():
             warnings.warn(note, SpectraFMWarning, stacklevel=2)
     return stars
+
+
+def _unit_text(what, unit):
+    """Return a unit that was given as astropy writes it."""
+    from astropy import units as u
+    from astropy.units.function import FunctionUnitBase
+
+    if unit is None or isinstance(unit, str):
+        return unit
+    if isinstance(unit, u.UnitBase | FunctionUnitBase):
+        # one without a dimension is one, too
+        return unit.to_string() or "1"
+    raise InputTypeError(
+        f"{what}_unit: got {unit!r}; expected text or a unit, for example {'nm' if what == 'wavelength' else 'Jy'!r} "
+        f"or astropy.units.{'nm' if what == 'wavelength' else 'Jy'}"
+    )
 
 
 class _NotReadError(Exception):
@@ -179,39 +212,41 @@ def _opened(file):
 
 def _groups(file, spectrum_options):
     """Return the stars of each spectrum, table or image in a file, and what was assumed."""
-    of_survey, given = _is_of_survey(file), any(file.units.values())
-    contents, reason = [] if of_survey else _contents(file), ""
+    formats, given = _all_formats(file), any(file.units.values())
+    of_survey = not formats <= _PLAIN
+    is_plain = all(name in _PLAIN or name.lower().startswith(("ascii", "votable")) for name in formats)
+    if file.hdus is None and is_plain and (problem := foreign_problem(file.path)):
+        raise InputValueError(problem)
+    contents, reason = apogee_spectra(file, formats) if of_survey else _contents(file, spectrum_options), ""
     if not contents and (of_survey or not (given or _is_table(file))):
         try:
             groups, notes = _by_specutils(file, spectrum_options)
         except _NotReadError as error:
-            contents = _contents(file) if of_survey else []
+            contents = _contents(file, spectrum_options) if of_survey else []
             reason = "" if is_votable(file.path) else f"specutils cannot read it ({error}); "
         else:
             # loaders of surveys know the units of what they read
-            unused = "wavelength_unit= and flux_unit= are not used: its format has units of its own"
-            return groups, notes + [unused] * given
+            return groups, notes + [OWN_UNITS] * given
     if not contents:
         raise InputValueError(_problem(file, reason))
     groups, notes = [], []
     for one in contents:
-        options = spectrum_options
-        if one.in_air and options["medium"] is None:
-            options = options | {"medium": "air"}
-            one.notes.append(_IN_AIR)
+        told = {name: value for name, value in one.defaults.items() if spectrum_options[name] is None}
+        one.notes += [_TOLD[name].format(value) for name, value in told.items()]
+        options = spectrum_options | told
         groups.append(adapters.from_arrays(**one.arrays, **options))
         one.notes += _mask_notes(one.arrays.get("mask"), options["mask_policy"])
         notes += [note for note in one.notes if note not in notes]
     return groups, notes
 
 
-def _contents(file):
+def _contents(file, options):
     """Return what plain tables and images hold."""
     tables = read_tables(file)
     # wavelengths that are told pixel by pixel go before those of a header
     if any({"wavelength", "flux"} <= set(known_columns(table)) for table in tables.values()):
-        return table_spectra(file, tables)
-    return image_spectra(file) or table_spectra(file, tables)
+        return table_spectra(file, tables, options)
+    return image_spectra(file) or table_spectra(file, tables, options)
 
 
 def _mask_notes(mask, mask_policy):
@@ -249,7 +284,11 @@ def _by_specutils(file, spectrum_options):
     first, told = None, {"format": file.file_format} if file.file_format else {}
     for kind in (Spectrum, SpectrumList):
         try:
-            found = kind.read(str(file.path), **told)
+            with catch_warnings():
+                if file.hdus is None and {*_formats(file, kind)} <= _PLAIN - _TABLES:
+                    # it is refused, after formats that it is not were tried
+                    warnings.simplefilter("ignore")
+                found = kind.read(str(file.path), **told)
         # loaders raise whatever their parsing runs into
         except Exception as error:
             first = first or error
@@ -271,11 +310,11 @@ def _split(spectra, spectrum_options, merge):
     return [stars[end - size : end] for size, end in zip(sizes, ends, strict=True)], [note] if several else []
 
 
-def _is_of_survey(file):
-    """Tell whether a loader of specutils is for such files in particular."""
+def _all_formats(file):
+    """Return the formats that specutils takes a file for: those beyond the plain ones are of surveys."""
     from specutils import Spectrum, SpectrumList
 
-    return not {*_formats(file, Spectrum), *_formats(file, SpectrumList)} <= _PLAIN
+    return {*_formats(file, Spectrum), *_formats(file, SpectrumList)}
 
 
 def _is_table(file):
@@ -296,7 +335,10 @@ def _formats(file, kind):
         return [file.file_format]
     name = str(file.path)
     try:
-        return identify_format("read", kind, name, None, [name], {})
+        with catch_warnings():
+            # those of formats that it is not
+            warnings.simplefilter("ignore")
+            return identify_format("read", kind, name, None, [name], {})
     # whatever looking into it runs into
     except Exception:
         return []
@@ -307,9 +349,13 @@ def _complete(spectrum, file):
     from specutils import Spectrum
 
     # what a survey has is left to its loader
-    if not (file.hdus and "wcs1d-fits" in _formats(file, Spectrum)):
+    formats, header = {*_formats(file, Spectrum)}, spectrum.meta.get("header", {})
+    image = file.hdus and formats & _IMAGES
+    if image and formats <= _PLAIN and not gives_wavelengths(header, spectrum.spectral_axis):
+        raise InputValueError(_problem(file, ""))
+    if not (image and "wcs1d-fits" in formats):
         return []
-    header, notes = spectrum.meta.get("header", {}), []
+    notes = []
     notes += axis_notes(header)
     if not header.get("CUNIT1") and "WAT1_001" not in header and str(spectrum.spectral_axis.unit) == "Angstrom":
         notes.append(ANGSTROM)
@@ -339,6 +385,35 @@ def _where(file, place):
     return "" if file.path.suffix.lower() == ".ecsv" else f", {file.table_options}"
 
 
+def _columns_in_python(table, known, unit):
+    """Return the lines of Python that make spectra of a table t, with its columns as far as they are known."""
+    names = table.colnames
+    if not known and len(names) == 2:
+        # in the order that everybody has them
+        known = dict(zip(("wavelength", "flux"), names, strict=True))
+    free = {*names} - {*known.values()}
+    column = {kind: f"t[{name!r}]" for kind, name in known.items()}
+    for kind in ("wavelength", "flux"):
+        column.setdefault(kind, f"t['the column of {kind}']" if free else kind)
+    lines, axis = [], known.get("wavelength")
+    # what is in the file, astropy knows
+    unit = unit or (unit_in_name(axis) or bracket_unit(axis) if axis else "")
+    if unit and "log" in known:
+        lines = ["from astropy import units as u"]
+        column["wavelength"] = f"10 ** {column['wavelength']} * u.Unit({unit!r})"
+    elif "log" in known:
+        column["wavelength"] = f"10 ** {column['wavelength']}"
+    elif unit and "t[" in column["wavelength"]:
+        lines = [f"{column['wavelength']}.unit = {unit!r}"]
+    errors = "sigma=None"
+    if taken := [kind for kind in ERRORS if kind in known]:
+        errors = f"sigma={column['var']} ** 0.5" if taken[0] == "var" else f"{taken[0]}={column[taken[0]]}"
+    arguments = [column["wavelength"], column["flux"], errors]
+    arguments += [f"mask={column[kind]}" for kind in ("mask",) if kind in known]
+    arguments += ["medium='air'"] * (axis is not None and medium_in_name(axis) == "air")
+    return "; ".join([*lines, f"stars = from_arrays({', '.join(arguments)})"])
+
+
 def _problem(file, reason):
     """Return in words what is in a file that cannot be read, and what to do."""
     tables = read_tables(file)
@@ -346,14 +421,14 @@ def _problem(file, reason):
     if tables:
         place, table = next(iter(tables.items()))
         where = _where(file, place)
-        names = table.colnames
-        first, second = (names + ["flux"])[:2] if len(names) > 1 else ("wavelength", "flux")
+        names, known = table.colnames, known_columns(table, by_unit=True)
+        missing = [kind for kind in ("wavelength", "flux") if kind not in known]
         return (
             f"{reason}{causes}{'; ' * bool(causes)}the table in it has the columns "
             f"{', '.join(names[:12])}{' ...' * (len(names) > 12)}, of which none is "
-            "known to be wavelength, or flux; in Python: from astropy.table import Table; from spectrafm.adapters "
-            f"import from_arrays; t = Table.read({str(file.path)!r}{where}); "
-            f"stars = from_arrays(t[{first!r}], t[{second!r}], sigma=None); fm.infer(stars)"
+            f"known to be {', or '.join(missing)}; in Python: from astropy.table import Table; from "
+            f"spectrafm.adapters import from_arrays; t = Table.read({str(file.path)!r}{where}); "
+            f"{_columns_in_python(table, known, file.units['wavelength'])}; fm.infer(stars)"
         )
     if causes or file.damage:
         # what specutils says of it is a consequence
@@ -368,8 +443,9 @@ def _problem(file, reason):
         if not kinds:
             return "there is no data in it: the file may be cut off"
         return (
-            f"{reason}there is in it {kinds}, and no wavelength that is understood; in Python: from astropy.io "
-            f"import fits; from spectrafm.adapters import from_arrays; flux = fits.getdata({str(file.path)!r}); "
+            f"{reason}there is in it {kinds}, and no wavelength that is understood; write CRVAL1, CRPIX1, CDELT1 "
+            "and CUNIT1 into its header, or give wavelengths in Python: from astropy.io import fits; from "
+            f"spectrafm.adapters import from_arrays; flux = fits.getdata({str(file.path)!r}); "
             "stars = from_arrays(wavelength, flux); fm.infer(stars)"
         )
     return (

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .._files.apogee import RESOLVING_POWER
 from .._spectral_units import FWHM_OVER_SIGMA
 from ..adapters import from_arrays
 from ..datasets import LabelledSpectra
 from ..exceptions import InputValueError
+from ..spectrum_files import read_spectra
 from ..training import (
     EmulatorSource,
     ObservationConfig,
@@ -42,7 +44,7 @@ __all__ = [
 #: Labels of synthetic stars that are measured.
 LABELS = ("teff", "logg", "fe_h", "mg_fe", "o_fe")
 #: Resolving powers that spectra of each kind are measured at.
-NOMINAL_POWER = {"apogee": 22_500, "gaia_rvs": 11_500, "optical": 2000}
+NOMINAL_POWER = {"apogee": RESOLVING_POWER, "gaia_rvs": 11_500, "optical": 2000}
 #: Full width at half maximum of MILES [Angstrom], the same everywhere (Falcon-Barroso et al. 2011).
 MILES_FWHM = 2.5
 #: Rotation of synthetic stars, ``vsini`` [km / s].
@@ -194,22 +196,8 @@ def read_apstar(path):
     -------
     SpectrumArrays
     """
-    from astropy.io import fits
-
-    with fits.open(path) as file:
-        header, star = file[1].header, file[0].header.get("OBJID", Path(path).stem)
-        flux, sigma, mask = (np.atleast_2d(file[i].data)[0] for i in (1, 2, 3))
-    wavelength = 10.0 ** (header["CRVAL1"] + header["CDELT1"] * np.arange(len(flux)))
-    # without the strict policy, residuals of sky lines are the largest of all
-    return from_arrays(
-        wavelength,
-        flux,
-        sigma,
-        mask,
-        mask_policy="apogee_dr17_strict",
-        resolving_power=NOMINAL_POWER["apogee"],
-        identifier=[star],
-    )[0]
+    [star] = read_spectra(path, notes=[])
+    return star
 
 
 def read_apstars(folder):

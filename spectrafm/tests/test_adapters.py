@@ -221,6 +221,11 @@ def test_arbitrary_units():
         FLUX[None] * unit, WAVELENGTH[None] * u.AA, uncertainty=StdDevUncertainty(SIGMA[None], unit=twin)
     )
     assert_same(one(collection), one(make()))
+    unknown = [u.Unit(text, parse_strict="silent") for text in ("ADU", "adU ", "1/ADU^2")]
+    [star] = from_arrays(WAVELENGTH, u.Quantity(FLUX, unknown[0]), u.Quantity(SIGMA, unknown[1]))
+    assert_same(star, one(make()))
+    [star] = from_arrays(WAVELENGTH, u.Quantity(FLUX, unknown[0]), ivar=u.Quantity(SIGMA**-2.0, unknown[2]))
+    assert_same(star, one(make()))
 
 
 @pytest.mark.parametrize("unit", [u.one, u.Jy, 1e-17 * FLAM, u.def_unit("arbitrary units")])

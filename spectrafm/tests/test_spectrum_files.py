@@ -13,7 +13,7 @@ from astropy.table import Table
 from numpy.testing import assert_allclose
 
 from spectrafm._spectral_units import air_to_vacuum
-from spectrafm.exceptions import InputValueError, SpectraFMWarning
+from spectrafm.exceptions import InputTypeError, InputValueError, SpectraFMWarning
 from spectrafm.spectrum_files import read_spectra
 
 N_PIXEL = 40
@@ -1301,3 +1301,269 @@ def test_rows_of_lengths_that_do_not_fit():
     fits.BinTableHDU.from_columns(columns).writeto("a.fits")
     with pytest.raises(InputValueError, match="of 'WAVE' 40 and 'FLUX' 37; cut"):
         read_stars("a.fits")
+
+
+@pytest.mark.parametrize("unit", ["ADU", "ELECTRONS", "counts", "flam", "1E-17 erg/s/cm^2/Ang"])
+@pytest.mark.parametrize(
+    ("name", "form", "errors"),
+    [
+        ("ERR", "{}", SIGMA),
+        ("ERR", " {} ", SIGMA),
+        ("VAR", "({})^2", SIGMA**2),
+        ("IVAR", "1/({})^2", SIGMA**-2),
+        ("IVAR", "({})**-2", SIGMA**-2),
+    ],
+)
+def test_errors_in_a_unit_that_nobody_knows(unit, name, form, errors):
+    """Errors are in the unit of the flux where they are said to be, whether or not astropy knows it."""
+    columns = [
+        fits.Column("WAVE", "D", "Angstrom", array=WAVELENGTH),
+        fits.Column("FLUX", "D", unit, array=FLUX),
+        fits.Column(name, "D", form.format(unit.lower()), array=errors),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto("a.fits")
+    assert check(read_stars("a.fits")) == []
+
+
+def test_errors_in_other_units_that_nobody_knows():
+    """Errors in another unit than the flux are left out; units that are known go by their capitals."""
+    for number, (unit, own) in enumerate((("counts", "ADU"), ("Jy", "flam"), ("mJy", "MJy"))):
+        columns = [
+            fits.Column("WAVE", "D", "Angstrom", array=WAVELENGTH),
+            fits.Column("FLUX", "D", unit, array=FLUX),
+            fits.Column("ERR", "D", own, array=SIGMA),
+        ]
+        fits.BinTableHDU.from_columns(columns).writeto(f"{number}.fits")
+        [star], notes = read_stars(f"{number}.fits")
+        if unit != "mJy":
+            assert notes == ["errors in 'ERR' are not used: their unit does not fit the flux"]
+        else:
+            assert_allclose(star.sigma / star.flux, 1e9 * SIGMA / FLUX)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "lines"),
+    [
+        ("pixel,wave,inten,err", {}, "stars = from_arrays(t['wave'], t['the column of flux'], sigma=t['err']);"),
+        (
+            "pixel,x,flux,ivar",
+            {"wavelength_unit": "nm"},
+            "t['the column of wavelength'].unit = 'nm'; "
+            "stars = from_arrays(t['the column of wavelength'], t['flux'], ivar=t['ivar']);",
+        ),
+        ("a,b,c,d", {}, "from_arrays(t['the column of wavelength'], t['the column of flux'], sigma=None);"),
+        (
+            "Wavelength_air (nm),inten,mask,var",
+            {},
+            "t['Wavelength_air (nm)'].unit = 'nm'; stars = from_arrays(t['Wavelength_air (nm)'], "
+            "t['the column of flux'], sigma=t['var'] ** 0.5, mask=t['mask'], medium='air');",
+        ),
+        (
+            "loglam,x,y,z",
+            {"wavelength_unit": "nm"},
+            "from astropy import units as u; stars = from_arrays(10 ** t['loglam'] * u.Unit('nm'), t['the column of",
+        ),
+    ],
+)
+def test_lines_of_python_have_the_columns_that_are_known(names, options, lines):
+    """What is known is filled in, with its unit; the rest is left to the reader."""
+    np.savetxt("a.csv", np.stack([FLUX] * 4, axis=1), delimiter=",", header=names, comments="")
+    with pytest.raises(InputValueError) as error:
+        read_stars("a.csv", **options)
+    assert lines in str(error.value)
+    missing = [what for what in ("wavelength", "flux") if f"t['the column of {what}']" in str(error.value)]
+    assert f"of which none is known to be {', or '.join(missing)}; in Python" in str(error.value)
+
+
+@pytest.mark.parametrize("comment", ["", "# a star\n"])
+def test_lines_of_python_run(comment):
+    """Once the reader has named the flux, the lines give the spectrum."""
+    header = f"{comment}Wavelength_air (nm)  inten (foo)  err"
+    np.savetxt("a.dat", np.stack([WAVELENGTH / 10, FLUX, SIGMA], axis=1), header=header, comments="")
+    with pytest.raises(InputValueError) as error:
+        read_stars("a.dat")
+    lines = str(error.value).partition("in Python: ")[2].partition("; fm.infer")[0]
+    found = {}
+    exec(lines.replace("the column of flux", "inten (foo)"), found)  # noqa: S102
+    check((found["stars"], []), wavelength=air_to_vacuum(WAVELENGTH))
+
+
+def test_units_of_astropy():
+    """A unit may be given as one."""
+    Table({"wave": WAVELENGTH / 10, "flux": FLUX, "err": SIGMA}).write("a.csv")
+    [star], notes = read_stars("a.csv", wavelength_unit=u.nm, flux_unit=DENSITY)
+    [same], told = read_stars("a.csv", wavelength_unit="nm", flux_unit=str(DENSITY))
+    assert_allclose(star.wavelength, WAVELENGTH)
+    assert (star.flux_unit, notes) == (same.flux_unit, told)
+    Table({"wave": WAVELENGTH * u.AA, "flux": FLUX * u.Jy}).write("b.fits")
+    assert read_stars("b.fits", flux_unit=u.one)[1] == ["unit of the flux: 1, as given, and not Jy as in it"]
+
+
+def test_arguments_of_another_kind():
+    """What is neither a path nor a unit is refused in words."""
+    Table({"wave": WAVELENGTH, "flux": FLUX}).write("a.csv")
+    for path in (["a.csv", "a.csv"], None, 3):
+        with pytest.raises(InputTypeError, match=f"path: got {type(path).__name__}, expected the path of one file"):
+            read_stars(path)
+    with pytest.raises(InputTypeError, match="wavelength_unit: got 5; expected text or a unit, for example 'nm'"):
+        read_stars("a.csv", wavelength_unit=5)
+    with pytest.raises(InputTypeError, match="flux_unit: got 5; expected text or a unit, for example 'Jy'"):
+        read_stars("a.csv", wavelength_unit="nm", flux_unit=5)
+
+
+IN_AIR = "wavelengths are in air, as its header says"
+
+
+@pytest.mark.parametrize("extension", ["fits", "csv"])
+@pytest.mark.parametrize("name", ["wavelength_air", "lambda_air", "WAVE_AIR", "wl_air_nm", "Air wavelength [nm]"])
+def test_air_in_a_name(name, extension):
+    """The name of the wavelengths tells their medium, unless the user does."""
+    is_nm = "nm" in name
+    Table({name: WAVELENGTH * (0.1 if is_nm else 1), "flux": FLUX, "err": SIGMA}).write(f"a.{extension}")
+    options = {} if is_nm else {"wavelength_unit": "AA"}
+    assert IN_AIR in check(read_stars(f"a.{extension}", **options), wavelength=air_to_vacuum(WAVELENGTH))
+    notes = check(read_stars(f"a.{extension}", medium="vacuum", **options))
+    assert IN_AIR not in notes
+    assert f"wavelengths are in vacuum, as given, and not in air as the name of {name!r} says" in notes
+    notes = check(read_stars(f"a.{extension}", medium="air", **options), wavelength=air_to_vacuum(WAVELENGTH))
+    assert not [note for note in notes if "in air" in note]
+
+
+@pytest.mark.parametrize("name", ["wave_vac", "lambda_vac", "vacuum wavelength"])
+def test_vacuum_in_a_name(name):
+    """Those in vacuum go first, but where air is asked for."""
+    Table({"wave_air": WAVELENGTH - 1, "wave": WAVELENGTH - 2, name: WAVELENGTH, "flux": FLUX}).write("a.csv")
+    notes = check(read_stars("a.csv", wavelength_unit="AA"), None)
+    assert notes[2:] == [f"wavelengths are those in {name!r}, and not in 'wave_air', 'wave'"]
+    [star], notes = read_stars("a.csv", wavelength_unit="AA", medium="air")
+    assert_allclose(star.wavelength, air_to_vacuum(WAVELENGTH - 1))
+    assert notes[2:] == [f"wavelengths are those in 'wave_air', and not in 'wave', {name!r}"]
+
+
+@pytest.mark.parametrize("comment", ["", "# ", "! ", "# a star\n", "# a star\n# "])
+@pytest.mark.parametrize(
+    ("wavelength", "flux", "errors", "unit"),
+    [
+        ("Wavelength (nm)", "flux (erg/(s cm2 A))", "err (erg/s/cm^2/AA)", "erg / (Angstrom s cm2)"),
+        ("wave[nm]", "flux[erg/s/cm^2/Ang]", "err[erg/s/cm^2/Ang]", "erg / (Angstrom s cm2)"),
+        ("Wavelength (nm)", "Flux (1E-17 erg s-1 cm-2 Angstrom-1)", "Error", "1e-17 erg / (Angstrom s cm2)"),
+        ("lambda [nm]", "Flux (counts)", "sigma (Counts)", "counts"),
+        ("log_wavelength (nm)", "Flux (normalised)", "sigma", ""),
+    ],
+)
+@pytest.mark.parametrize("sign", [" ", ",", "\t"])
+def test_units_in_brackets(wavelength, flux, errors, unit, comment, sign):
+    """A unit in brackets after the name of a column is that of the column, with and without a blank before it."""
+    values = np.log10(WAVELENGTH / 10) if wavelength.startswith("log") else WAVELENGTH / 10
+    lines = [sign.join((wavelength, flux, errors))]
+    lines += [sign.join(map(str, row)) for row in zip(values, FLUX, SIGMA, strict=True)]
+    with open("a.dat", "w") as file:
+        file.write(comment + "\n".join(lines) + "\n")
+    found = read_stars("a.dat")
+    assert (RELATIVE in check(found)) == ("normalised" in flux)
+    assert found[0][0].flux_unit == unit
+
+
+def test_brackets_that_hold_no_unit():
+    """What is in brackets after a flux may say that it is another one; a unit that is not known is told."""
+    Table({"wave (nm)": WAVELENGTH / 10, "flux (model)": 2 * FLUX, "flux (2)": 3 * FLUX, "flux": FLUX}).write("a.csv")
+    check(read_stars("a.csv"), None)
+    Table({"wave (furlongx)": WAVELENGTH, "flux": FLUX}).write("b.csv")
+    with pytest.raises(InputValueError, match="'furlongx', which it gives as the unit of its wavelengths"):
+        read_stars("b.csv")
+    notes = check(read_stars("b.csv", wavelength_unit="AA"), None)
+    assert "unit of the wavelength: Angstrom, as given, and not furlongx as in it" in notes
+
+
+@pytest.mark.parametrize("name", ["rv", "RV (km/s)", "radial_velocity", "VHELIO", "vrad_kms"])
+def test_radial_velocity_in_a_table(name):
+    """A velocity is never applied by itself, and it is said how to."""
+    Table({"wave": WAVELENGTH * u.AA, "flux": FLUX * u.Jy, "err": SIGMA * u.Jy, name: np.full(N_PIXEL, 30.0)}).write(
+        "a.ecsv"
+    )
+    note = "a radial velocity is in column {!r}, and not applied: wavelengths are taken as at rest; where they are as "
+    note += "observed, give it as radial_velocity="
+    [star], notes = read_stars("a.ecsv")
+    assert_allclose(star.wavelength, WAVELENGTH)
+    assert notes[1:] == [note.format(name)]
+    [star], notes = read_stars("a.ecsv", radial_velocity=30 * u.km / u.s)
+    assert star.wavelength[0] < WAVELENGTH[0]
+    assert len(notes) == 1
+    rows = {"wave": [WAVELENGTH] * 2 * u.AA, "flux": [FLUX] * 2 * u.Jy, name: [30.0, 40.0]}
+    Table(rows).write("b.fits")
+    assert note.format(name) in read_stars("b.fits")[1]
+
+
+@pytest.mark.parametrize("extension", ["fits", "ecsv"])
+def test_radial_velocity_in_a_header(extension):
+    """One that is 0, or an error, is nothing to speak of."""
+    table = Table({"wave": WAVELENGTH * u.AA, "flux": FLUX * u.Jy}, meta={"RV": 30.0, "VRAD": 0.0, "RV_ERR": 1.0})
+    table.write(f"a.{extension}")
+    [note] = read_stars(f"a.{extension}")[1]
+    assert note.startswith("a radial velocity is in 'RV' of its header, and not applied")
+
+
+@pytest.mark.parametrize("third", [FLUX / SIGMA, SIGMA**-2, 1.05 * FLUX, np.zeros(N_PIXEL), -SIGMA])
+@pytest.mark.parametrize("level", [1.0, -1.0])
+def test_third_column_that_is_no_error(third, level):
+    """Without a name, what is as large as the flux is not taken for its error."""
+    np.savetxt("a.txt", np.stack([WAVELENGTH, level * FLUX, third], axis=1))
+    [star], notes = read_stars("a.txt", wavelength_unit="AA")
+    assert not star.has_sigma
+    assert notes[0] == "read as a table: wavelength in 'col1', flux in 'col2'"
+    assert notes[1].startswith("no errors are read: 'col3' has no name, and is as large as the flux, or not positive")
+    np.savetxt("b.txt", np.stack([WAVELENGTH, FLUX, 2 * FLUX], axis=1), header="wave flux err", comments="")
+    check(read_stars("b.txt", wavelength_unit="AA"), 2 * FLUX)
+
+
+NOISE = bytes(np.random.default_rng(1).integers(0, 256, 5000, dtype=np.uint8)) + b"\0"
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "message"),
+    [
+        ("a.h5", b"\x89HDF\r\n\x1a\n", r"it is a file of HDF5, which is neither .*d = h5py.File\('a.h5'\); "),
+        ("a.pkl", b"\x80\x04", "it is a pickle of Python, which is neither"),
+        ("a.idl", b"SR\x00\x04", "it is a file of variables of IDL, .* readsav"),
+        ("a.png", b"\x89PNG", "it is a picture .*; if there is a spectrum in it, read that in Python"),
+        ("a.dat", b"", "it is binary data of an unknown kind, which is neither"),
+        ("a.zip", b"PK\x03\x04", "it is a ZIP archive"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"file_format": "ascii"}, {"wavelength_unit": "nm"}])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_foreign_files(name, start, message, options, compressed, recwarn):
+    """What a file is, and how to go on, is all that is said."""
+    with (gzip.open if compressed else open)(name, "wb") as file:
+        file.write(start + NOISE)
+    with pytest.raises(InputValueError, match=message):
+        read_stars(name, **options)
+    assert [str(one.message) for one in recwarn.list] == []
+
+
+def test_foreign_files_of_numpy(recwarn):
+    """The arrays in it are named."""
+    np.savez("a.npz", wave=WAVELENGTH, flux=FLUX)
+    np.save("a.npy", FLUX)
+    with pytest.raises(InputValueError, match=r"an archive of arrays of NumPy \(wave, flux\), .*numpy.load\('a.npz'\)"):
+        read_stars("a.npz")
+    with pytest.raises(InputValueError, match="it is an array of NumPy, which is neither FITS"):
+        read_stars("a.npy")
+    assert [str(one.message) for one in recwarn.list] == []
+
+
+def test_text_that_is_not_read(recwarn):
+    """Empty files and two bytes a letter are told; compressed text is not called FITS that is damaged."""
+    for name, text in (("a.txt", b""), ("b.csv", "wave,flux\n1,2\n".encode("utf-16"))):
+        with open(name, "wb") as file:
+            file.write(text)
+    with gzip.open("c.txt.gz", "wb") as file:
+        file.write(b"this is about nothing, and no table\nnone\n" * 100)
+    for name, message in (
+        ("a.txt", "it is empty$"),
+        ("b.csv", "in UTF-16, .*save it as UTF-8"),
+        ("c.txt.gz", "neither FITS nor"),
+    ):
+        with pytest.raises(InputValueError, match=message):
+            read_stars(name)
+    assert [str(one.message) for one in recwarn.list] == []

@@ -2,8 +2,8 @@
 
 import re
 
-from ._file_contents import KINDS, first_line, kind_of
-from ._table_columns import plain_column, unit_in_name
+from .contents import KINDS, first_line, kind_of
+from .table_columns import plain_column, unit_in_name
 
 __all__ = ["begins_with", "text_tables"]
 
@@ -106,8 +106,10 @@ def _astropy_lines(file):
     )
     # pandas writes the number of the row before columns with names, and no name for it
     is_index = not is_comment and re.match(r"[,;\t][^\W\d]", start.removeprefix(_BOM))
+    header = next((line for line in text.splitlines() if line.strip() and line.lstrip()[0] not in signs), "")
+    has_blanks = any(" " in word for word in _words(header)) and not re.search("[,;\t]", header)
     is_count = re.match(rf"(?:\s*[*{re.escape(signs)}].*\n)*\s*\d+(?:[ \t,]+\d+)?[ \t]*\r?\n", text)
-    if not (text and (has_bom or is_comment or is_index or is_count or _FORTRAN.search(text))):
+    if not (text and (has_bom or is_comment or is_index or is_count or has_blanks or _FORTRAN.search(text))):
         return file.path
     lines = file.path.read_text(errors="replace").removeprefix(_BOM).splitlines()
     lines = [_FORTRAN.sub(r"\1e\2", line) for line in lines if line.strip()]
@@ -120,16 +122,39 @@ def _astropy_lines(file):
     encoding = ", encoding='utf-8-sig'" * has_bom
     file.table_options = f"format='ascii'{encoding}"
     if not is_comment:
+        if has_blanks and (names := _names_with_blanks(lines)):
+            file.table_options = f"format='ascii.no_header', data_start=1, names={names}{encoding}"
+            lines[0] = " ".join(map(_quoted, names))
         return lines
     comments = [line.lstrip()[1:] for line in lines[: data[0] if data else 0]]
     lines = [line for line in lines if line.lstrip()[0] not in signs]
-    names, kind = [], "ascii.basic"
+    names, kind, skipped = [], "ascii.basic", ""
     if lines and _is_number(re.split(r"[\s,;]", lines[0].strip())[0]):
         names, kind = _names_in(comments, lines[0]), "ascii.no_header"
-    told = f", names={names}" * bool(names)
+    elif has_blanks and (names := _names_with_blanks(lines)):
+        kind, skipped, lines = "ascii.no_header", ", data_start=1", lines[1:]
+    told = f"{skipped}, names={names}" * bool(names)
     file.table_options = f"format={kind!r}, comment='[{signs}]'{told}{encoding}"
     sign = next((sign for sign in ",;\t" if lines and sign in lines[0]), " ")
-    return [sign.join(names), *lines] if names else lines
+    return [sign.join(map(_quoted, names)), *lines] if names else lines
+
+
+def _names_with_blanks(lines):
+    """Return the names in the first line, some with blanks before their units, or none where they do not fit."""
+    words = _words(lines[0])
+    return words if len(lines) > 1 and len(words) == len(lines[1].split()) else []
+
+
+def _quoted(word):
+    return f'"{word}"' if re.search(r"[\s,;]", word) else word
+
+
+def _words(line):
+    """Return the words of a line that are separated by blanks or signs, each with what follows it in brackets."""
+    brackets = r"(?<=\w)\s*(\((?:[^()]|\([^()]*\))*\)|\[[^][]*\])"
+    kept = re.sub(brackets, lambda found: re.sub(r"\s", "\0", found[0]), line)
+    found = re.split(r"\s*[,;|\t]\s*(?![^(]*\)|[^[]*\])|\s+", kept)
+    return [re.sub("\0+", " ", word) for word in found if word]
 
 
 def _names_in(comments, line):
@@ -140,7 +165,7 @@ def _names_in(comments, line):
     """
     numbers = re.split(r"\s*[,;\t]\s*|\s+", line.strip())
     for comment in comments:
-        words = re.split(r"\s*[,;|\t]\s*|\s+", comment.lstrip("#!%; ").strip(" \t,;|"))
+        words = _words(comment.lstrip("#!%; ").strip(" \t,;|"))
         if len(words) != len(numbers) or len({*words}) < len(words):
             continue
         kinds = [_kind(word) for word in words]

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ._spectral_units import flux_rule
-from ._star_names import star_names
-from .exceptions import InputValueError
+from .._spectral_units import flux_rule
+from .._star_names import star_names
+from ..exceptions import InputValueError
 
 __all__ = [
     "ANGSTROM",
     "GOOD_MASKS",
     "KINDS",
     "NAMES",
+    "OWN_UNITS",
     "UNITS",
     "WORDS",
     "Contents",
@@ -79,6 +80,8 @@ KINDS = {name: kind for kind, names in NAMES.items() for name in names} | dict.f
 KINDS |= {"stat": "var", "sig": "sigma"} | dict.fromkeys(("data", "sci", "science", "primary"), "flux")
 #: What is said where Angstrom is assumed.
 ANGSTROM = "no unit of wavelength in its header: Angstrom is assumed; give wavelength_unit= otherwise"
+#: What is said where units are given for a format that has its own.
+OWN_UNITS = "wavelength_unit= and flux_unit= are not used: its format has units of its own"
 # wavelengths up to here are in micrometres or nanometres rather than in Angstrom
 _MOST_UM, _MOST_NM = 30, 2500
 # log10 of wavelengths in Angstrom, natural logarithms of which are larger from 400 Angstrom on
@@ -149,13 +152,14 @@ class Contents:
         Arguments of `~spectrafm.adapters.from_arrays`.
     notes : list of str
         What was assumed, in words.
-    in_air : bool
-        Whether the file says that its wavelengths are in air.
+    defaults : dict
+        Options of `~spectrafm.adapters.from_arrays` that hold where no others are given: ``medium``,
+        ``resolving_power`` or ``mask_policy``, as far as the file, or its survey, tells them.
     """
 
     arrays: dict
     notes: list
-    in_air: bool = False
+    defaults: dict = field(default_factory=dict)
 
 
 def plain_name(name):

@@ -5,17 +5,28 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._errors_and_masks import ERRORS, take_errors, take_mask
-from ._file_contents import WORDS, first_line, from_log10, further_note, header_names, with_units
-from ._pixel_quality import order_starts
-from ._star_names import star_names
-from ._table_columns import error_like, known_columns, masks_not_used, unit_in_name
-from ._text_tables import begins_with, text_tables
-from ._warning_filters import catch_warnings
-from .exceptions import InputValueError
+from .._pixel_quality import order_starts
+from .._star_names import star_names
+from .._warning_filters import catch_warnings
+from ..exceptions import InputValueError
+from .contents import WORDS, first_line, from_log10, further_note, header_names, with_units
+from .errors_and_masks import ERRORS, take_errors, take_mask
+from .table_columns import (
+    error_like,
+    is_bare,
+    known_columns,
+    masks_not_used,
+    medium_in_name,
+    unit_in_name,
+    velocities,
+    with_units_of_names,
+)
+from .text_tables import begins_with, text_tables
 
 __all__ = ["is_votable", "read_tables", "table_spectra"]
 
+# columns without names whose median is a larger share of that of the flux are no errors of it
+_MOST_SIGMA = 0.95
 # how VOTables begin, and end in their names
 _VOTABLE, _VOTABLE_NAMES = (b"<?xml", b"<VOTABLE"), (".vot", ".votable", ".xml")
 
@@ -58,7 +69,7 @@ def read_tables(file):
         found = _of_votable(file)
     else:
         found = text_tables(file)
-    found = {place: _numbers_and_text(table) for place, table in found.items()}
+    found = {place: with_units_of_names(_numbers_and_text(table)) for place, table in found.items()}
     return _spectral(found, by_unit=False) or _spectral(found, by_unit=True) or found
 
 
@@ -127,7 +138,7 @@ def _in_air(column):
     return {"em.wl", "obs.atmos"} <= set(str(getattr(column, "meta", {}).get("ucd", "")).lower().split(";"))
 
 
-def table_spectra(file, tables):
+def table_spectra(file, tables, options):
     """Read the spectra of plain tables.
 
     Parameters
@@ -136,6 +147,8 @@ def table_spectra(file, tables):
         The file.
     tables : dict of `~astropy.table.Table`
         As of `read_tables`.
+    options : dict
+        Options of `~spectrafm.adapters.to_arrays` that the user gave, or None.
 
     Returns
     -------
@@ -150,7 +163,7 @@ def table_spectra(file, tables):
     tables = _spectral(tables, by_unit=True)
     if not file.merge:
         further = further_note([*tables][0], [*tables][1:]) if tables else []
-        return [one for place, table in [*tables.items()][:1] for one in _spectra(file, place, table, further)]
+        return [one for place, table in [*tables.items()][:1] for one in _spectra(file, place, table, further, options)]
     # beside what was added up already, LAMOST has the single exposures
     sums = [place for place in tables if " COADD" in place]
     others = [place for place in tables if place not in sums] if sums else []
@@ -159,25 +172,25 @@ def table_spectra(file, tables):
         one
         for place, table in tables.items()
         if place not in others
-        for one in _spectra(file, place, table, [note] if others and place == sums[0] else [])
+        for one in _spectra(file, place, table, [note] if others and place == sums[0] else [], options)
     ]
 
 
-def _spectra(file, place, table, further):
+def _spectra(file, place, table, further, options):
     """Return the spectra of a plain table: one `Contents`, or one an order where orders stand one after the other.
 
     Where rows hold arrays of different lengths there is one for each row, too.
     """
-    names = known_columns(table)
+    names = known_columns(table, medium=options["medium"])
     if unnamed := {"wavelength", "flux"} - set(names):
-        names = known_columns(table, by_unit=True)
+        names = known_columns(table, by_unit=True, medium=options["medium"])
     if len(table) > 1 and any(_has_lengths(table[name]) for name in names.values()):
         if single := [names[kind] for kind in ("wavelength", "flux") if not _is_array_a_row(table[names[kind]])]:
             raise InputValueError(
                 f"rows of its table hold arrays, but those of {single[0]!r} hold one number each; give what belongs "
                 "together, row by row, to spectrafm.adapters.from_arrays"
             )
-        rows = [_spectra(file, place, table[row : row + 1], further) for row in range(len(table))]
+        rows = [_spectra(file, place, table[row : row + 1], further, options) for row in range(len(table))]
         for row, found in enumerate(rows):
             for one in found:
                 one.arrays.setdefault("identifier", str(row))
@@ -211,7 +224,7 @@ def _spectra(file, place, table, further):
         notes.append(f"{' and '.join(f'{names[what]!r}' for what in sorted(unnamed))} by the unit, not by the name")
     notes += said
     if "log" in names and "(" not in (file.units["wavelength"] or str(table[names["log"]].unit or "")):
-        own = file.units["wavelength"] or "Angstrom"
+        own = file.units["wavelength"] or _length(table[names["log"]].unit) or "Angstrom"
         values["wavelength"] = from_log10(values["wavelength"], own, repr(names["log"]))
         notes.append(f"{names['log']!r} is taken as log10 of wavelengths in {own}")
     else:
@@ -220,18 +233,69 @@ def _spectra(file, place, table, further):
     n_star = len(values["flux"]) if np.ndim(values["flux"]) == 2 else 1
     if stars := _column_names(table, n_star) or _meta_names(file, table.meta, n_star):
         found.arrays["identifier"] = stars
-    found.in_air = _in_air(table[names["wavelength"]])
+    in_air = _in_air(table[names["wavelength"]]) or medium_in_name(names["wavelength"]) == "air"
+    found.defaults = {"medium": "air"} if in_air else {}
+    found.notes += _medium_notes(table, names["wavelength"], options["medium"])
+    if options["radial_velocity"] is None:
+        found.notes += _velocity_notes(file, table)
     return _split_orders(found) if file.merge else [found]
+
+
+def _length(unit):
+    """Return a unit as text if it is one of a length, else ""."""
+    from astropy import units as u
+
+    return str(unit) if unit is not None and unit.is_equivalent(u.AA) else ""
 
 
 def _take_errors(values, table, names, notes):
     """Take the first errors of a table that can be used; return their kind in a set."""
+    if "sigma" in values and is_bare(table.colnames) and not _may_be_sigma(values["sigma"], values["flux"]):
+        del values["sigma"]
+        notes.append(
+            f"no errors are read: {names['sigma']!r} has no name, and is as large as the flux, or not positive; give "
+            "the columns names in a first line, err, var or ivar where they are errors, for example wavelength flux err"
+        )
+        return set()
     found = [(kind, names[kind], values.pop(kind), table[names[kind]].unit) for kind in ERRORS if kind in values]
     taken, used = take_errors(values["flux"], table[names["flux"]].unit, found, notes)
     values |= taken
     if not taken and (like := error_like(table, names)):
         notes.append(f"no errors are read; if they are in {', '.join(map(repr, like))}, call them err, var or ivar")
     return {kind for kind in ERRORS if taken and names.get(kind) == used}
+
+
+def _may_be_sigma(sigma, flux):
+    """Tell whether numbers may be errors of a flux, rather than its ratio to them, a continuum or inverse variances."""
+    sigma, flux = (np.ma.filled(np.ma.asarray(a, dtype=float), np.nan) for a in (sigma, flux))
+    some = np.isfinite(sigma) & np.isfinite(flux)
+    return not some.any() or 0 < np.median(sigma[some]) < _MOST_SIGMA * np.median(np.abs(flux[some]))
+
+
+def _medium_notes(table, name, given):
+    """Say where a column of wavelengths is taken in another medium than its name says, or is one of several."""
+    others = [other for other in table.colnames if other != name and unit_in_name(other) is not None]
+    media = {other: medium_in_name(other) for other in (name, *others)}
+    notes = [f"wavelengths are those in {name!r}, and not in {', '.join(map(repr, others))}"]
+    notes = notes if len({*media.values()}) > 1 else []
+    if isinstance(given, str) and media[name] not in (None, given):
+        notes.append(f"wavelengths are in {given}, as given, and not in {media[name]} as the name of {name!r} says")
+    return notes
+
+
+def _velocity_notes(file, table):
+    """Say where there is a radial velocity, which is not applied."""
+    from numbers import Real
+
+    found = [f"column {name!r}" for name in velocities(table.colnames) if table[name].dtype.kind in "iuf"]
+    for header in (table.meta, file.hdus[0].header) if file.hdus else (table.meta,):
+        told = {key: header[key] for key in velocities(key for key in header if isinstance(key, str))}
+        # where it is 0 there is nothing to apply
+        found += [f"{key!r} of its header" for key, value in told.items() if isinstance(value, Real) and value]
+    return [
+        f"a radial velocity is in {', '.join(dict.fromkeys(found))}, and not applied: wavelengths are taken as at "
+        "rest; where they are as observed, give it as radial_velocity="
+    ] * bool(found)
 
 
 def _take_mask(values, table, names, notes):

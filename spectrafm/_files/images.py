@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._errors_and_masks import ERRORS, fit_problem, take_errors, take_mask
-from ._file_contents import ANGSTROM, UNITS, from_log10, further_note, header_names, kind_of, with_units
-from .exceptions import InputValueError
+from ..exceptions import InputValueError
+from .contents import ANGSTROM, UNITS, from_log10, further_note, header_names, kind_of, with_units
+from .errors_and_masks import ERRORS, fit_problem, take_errors, take_mask
 
-__all__ = ["axis_notes", "image_spectra", "with_companions"]
+__all__ = ["axis_notes", "gives_wavelengths", "image_spectra", "with_companions"]
 
 # wavelengths of these types are in metres where no unit is given, if they are as small as this
 _METRES, _MOST_METRES = ("WAVE", "AWAV"), 1e-3
-# characters of a card of IRAF
-_CARD = 68
+# characters of a card of IRAF, and the kind of an axis there that was not calibrated
+_CARD, _NO_SOLUTION = 68, -1
 # of axes that are linear, or linear in log10 where DC-FLAG says so
 _LINEAR = ("", "LINEAR", "WAVE", "WAVELENGTH", "LAMBDA", "AWAV")
 # of axes that are something else, and of those that FITS gives a function for
@@ -126,7 +126,8 @@ def _axis_image(file, number, shape, numbers, notes):
     for kind, at in ((kind, at) for kind, some in found.items() for at in some):
         axis, place = np.asarray(file.image(at), dtype=float), _place(file, at)
         padding = ~(np.isfinite(axis) & (axis > 0))
-        if problem := fit_problem(axis, shape) or ("no wavelength in it is positive" if padding.all() else ""):
+        problem = fit_problem(axis, shape) or ("no wavelength in it is positive" if padding.all() else "")
+        if problem := problem or ("it counts pixels" if kind == "wavelength" and _counts_pixels(axis) else ""):
             problems[place] = problem
             continue
         axis, padding = (a if np.shape(a) == shape else np.reshape(a, -1) for a in (axis, padding))
@@ -194,7 +195,7 @@ def _contents(file, number, arms, found, further):
     found = with_units(values, own, file, notes)
     if names := header_names((hdu.header, file.hdus[0].header), n_star):
         found.arrays["identifier"] = names
-    return replace(found, in_air=_ctype(hdu.header) == "AWAV")
+    return replace(found, defaults={"medium": "air"} if _ctype(hdu.header) == "AWAV" else {})
 
 
 def with_companions(file, number, values, arms, notes):
@@ -298,6 +299,38 @@ def axis_notes(header):
     ]
 
 
+def gives_wavelengths(header, axis):
+    """Tell whether a header gives the wavelengths of an image, or leaves them to the defaults of FITS.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        Of the image.
+    axis : `~astropy.units.Quantity`
+        What was made of it.
+
+    Returns
+    -------
+    bool
+        False where no value and step of an axis are given, or where these count pixels.
+    """
+    # one whose unit is given has a step of 1 by default
+    linear = any(
+        f"CRVAL{n}" in header and {f"CDELT{n}", f"CD{n}_{n}", f"PC{n}_{n}", f"CUNIT{n}"} & {*header}
+        for n in range(1, header.get("NAXIS", 1) + 1)
+    )
+    told = linear or re.search("-TAB$|^MULTISPE", _ctype(header))
+    # velocities may begin anywhere
+    pixels = axis.unit.physical_type != "speed" and _counts_pixels(axis.value)
+    return bool(told) and not pixels and _ctype(header) != "PIXEL"
+
+
+def _counts_pixels(axis):
+    """Tell numbers of pixels from wavelengths, by which no spectrum begins at 1 or below in steps of 1."""
+    steps = np.diff(axis)
+    return bool(np.size(steps) and (np.asarray(axis)[..., 0] <= 1).all() and (steps == 1).all())
+
+
 def _ctype(header):
     return str(header.get("CTYPE1", "")).strip().upper()
 
@@ -309,6 +342,8 @@ def _header_axis(header, n_pixel, any_type=False):
     if "CRVAL1" not in header or not step or not known:
         return None
     axis = header["CRVAL1"] + step * (np.arange(n_pixel) + 1 - header.get("CRPIX1", 0.0))
+    if _counts_pixels(axis):
+        return None
     is_log = str(header.get("DC-FLAG", 0)).strip() == "1"
     return (10**axis if is_log else axis), is_log
 
@@ -377,6 +412,8 @@ def _multispec(hdu, flux):
             _, _, kind, start, step, _, redshift = map(float, row.split()[:7])
         except ValueError:
             return None
+        if kind == _NO_SOLUTION:
+            return None
         if kind not in (0, 1):
             if (scale, shift) != (1, 0):
                 raise InputValueError(
@@ -385,6 +422,8 @@ def _multispec(hdu, flux):
                 )
             return _non_linear(header, flux)
         axis = start + step * pixels
+        if _counts_pixels(axis):
+            return None
         axes.append((10**axis if kind == 1 else axis) / (1 + redshift))
     return np.reshape(axes, np.shape(flux)) if np.size(axes) == np.size(flux) else None
 

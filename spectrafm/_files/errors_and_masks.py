@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ._spectral_units import sigma_factor
-from .exceptions import InputValueError
+from .._spectral_units import sigma_factor
+from ..exceptions import InputValueError
 
 __all__ = ["ERRORS", "fit_problem", "take_errors", "take_mask"]
 

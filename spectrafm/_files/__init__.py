@@ -1,0 +1,1 @@
+"""From files to plain arrays: wavelengths, fluxes, errors and masks of tables, images and files of surveys."""
