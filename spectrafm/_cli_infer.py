@@ -5,15 +5,13 @@ import math
 import re
 import shlex
 import sys
-import warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ._cli_common import SOME_FAILED, add_device, complain
 from ._rest_frame import MEASURE
-from ._warning_filters import catch_warnings
-from .exceptions import InputValueError, SpectraFMError, SpectraFMWarning
+from .exceptions import InputValueError, SpectraFMError
 from .flags import MASKING_FLAGS, Flag, describe_flags
 
 __all__ = ["add_infer", "run_infer"]
@@ -100,7 +98,7 @@ def run_infer(arguments):
     if bool(arguments.files) == arguments.example:
         arguments.parser.error("give the files of spectra, or --example and no files")
     _check_outputs(arguments)
-    from ._inference import why_masked
+    from ._inference import infer_stars, why_masked
     from ._weights_files import check_device
     from .core import SpectraFM
 
@@ -108,16 +106,16 @@ def run_infer(arguments):
     model = SpectraFM.from_pretrained(arguments.model, arguments.device)
     arrays, sources = _read_all(arguments)
     _check_stars(arguments, model, arrays, sources)
-    with catch_warnings():
+    table, _ = infer_stars(
+        model,
+        arrays,
+        arguments.labels,
+        arguments.known,
+        radial_velocity=_measured(arguments),
+        progress=sys.stderr.isatty(),
         # said below, file by file
-        warnings.filterwarnings("ignore", message=".*rows are masked", category=SpectraFMWarning)
-        table = model.infer(
-            arrays,
-            labels=arguments.labels,
-            known=arguments.known,
-            radial_velocity=_measured(arguments),
-            progress=sys.stderr.isatty(),
-        )
+        tell_masked=False,
+    )
     table.add_column(sources, name="file", index=0)
     table["file"].info.description = "File of the spectrum"
     unit = arguments.wavelength_unit

@@ -32,6 +32,7 @@ def infer_stars(
     progress=False,
     statistics=False,
     whole=True,
+    tell_masked=True,
     **spectrum_options,
 ):
     """Return the table of `SpectraFM.infer`, and the diagnosis behind its flags.
@@ -47,6 +48,8 @@ def infer_stars(
     whole : bool, optional
         Read all pixels, where they are more than the context holds, in several sets; only as
         many as it holds otherwise, which is what errors are calibrated by.
+    tell_masked : bool, optional
+        Warn of rows that are masked; not where the caller says it.
     **spectrum_options
         Arguments of `~spectrafm.adapters.to_arrays`; ``radial_velocity`` may be "measure".
 
@@ -90,7 +93,7 @@ def infer_stars(
             diagnoses.append((rows, fm.info.domains[number], diagnosis))
     masked = (flag & MASKING_FLAGS) != 0
     values[masked], errors[masked] = np.nan, np.nan
-    if masked.any():
+    if tell_masked and masked.any():
         reasons = [(i, why_masked(arrays[i], flag[i])) for i in np.flatnonzero(masked)]
         problems = [f"row {i}: {reason}" for i, reason in reasons if reason]
         warnings.warn(

@@ -13,7 +13,7 @@ _WORDS = "e|err|error|errors|sig|sigma|std|stddev|unc|uncertainty|u"
 _ERROR = re.compile(rf"(?:{_WORDS})_(?P<after>.+)|(?P<before>.+?)_?(?:_(?:{_WORDS})|err|error)", re.IGNORECASE)
 
 
-def check_label_columns(columns, labels, argument):
+def check_label_columns(columns, labels, argument, *, stacklevel=4):
     """Refuse errors without their labels, and warn of columns that look like labels or errors and are not used.
 
     Parameters
@@ -24,6 +24,8 @@ def check_label_columns(columns, labels, argument):
         Labels that are taken from it where it has them, with their errors ``e_<label>``.
     argument : str
         Name of the user's argument, for the messages.
+    stacklevel : int, optional
+        Of the warning, as for `warnings.warn`: where the user's code is, counted from here.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def check_label_columns(columns, labels, argument):
             f"{argument}: columns that look like labels or their errors, and are not used: {', '.join(told)}; rename "
             "them as in spectrafm.quantities, errors as e_<label>, or leave them out",
             SpectraFMWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 

@@ -8,13 +8,18 @@ from astropy import units as u
 from astropy.nddata import StdDevUncertainty
 from astropy.table import Row
 
+from ._inference import why_masked
 from ._known import known_quantities, label_columns
 from ._spectral_units import check_spectral_axis
 from .adapters import from_arrays, resolving_powers
 from .arrays import SpectrumArrays
 from .exceptions import InputValueError, SpectraFMWarning
+from .quantities import QUANTITIES
 
 __all__ = ["expected_flux", "reconstructed_spectra", "spectra_of_labels"]
+
+# of pixels alone, see `spectrafm._pixel_quality`
+_NO_GOOD_PIXEL = "no good pixel: all are masked or not finite, or repeat one value as where nothing was measured"
 
 
 def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=None):
@@ -42,10 +47,7 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
     if not n_star:
         raise InputValueError("labels: columns without rows; give the labels of at least one star")
     known = known_quantities(columns, n_star, fm.info.known, "labels", fm.model.vocabulary.log)
-    # its velocity says nothing of a star
-    told = [np.isfinite(values) for name, (values, _) in known.items() if name != "rv_offset"]
-    if not told or not np.any(told, axis=0).all():
-        raise InputValueError("labels: a star of which nothing is known; give labels such as teff and logg")
+    _refuse_unknown_stars(fm, known, n_star)
     if "rv_offset" in fm.info.domains[number].labels and "rv_offset" in fm.info.known:
         columns.setdefault("rv_offset", 0.0)
         known.setdefault("rv_offset", (np.zeros(n_star), np.full(n_star, np.nan)))
@@ -63,6 +65,18 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
         uncertainty=StdDevUncertainty(errors[0] if one else errors),
         meta={"labels": columns, "model": fm.info.name, "domain": fm.info.domains[number].name},
     )
+
+
+def _refuse_unknown_stars(fm, known, n_star):
+    """Refuse stars without a label of their own: velocity and photometry leave open what stars they are."""
+    stellar = [k for k in fm.info.known if k in QUANTITIES and QUANTITIES[k].kind == "label" and k != "rv_offset"]
+    told = np.any([np.isfinite(known[name][0]) for name in stellar if name in known], axis=0)
+    for row in np.flatnonzero(~np.broadcast_to(told, n_star))[:1]:
+        given = ", ".join(name for name, (values, _) in known.items() if np.isfinite(values[row]))
+        raise InputValueError(
+            f"labels: a star of which nothing is known{f' but {given}' * bool(given)}, in row {row}; expected at least "
+            f"one of {', '.join(stellar)}; give {', '.join(stellar[:3])} where they are known"
+        )
 
 
 def _plain_axis(axis):
@@ -141,7 +155,7 @@ def reconstructed_spectra(fm, stars):
         wavelength, flux, sigma = arrays.wavelength[inside], *np.empty((2, 0))
         meta = {"identifier": arrays.identifier, "model": fm.info.name}
         if not prepared.n_good:
-            meta["problem"] = arrays.problem or "it has no good pixel in the range of the weights"
+            meta["problem"] = why_masked(arrays, prepared.flags) or _NO_GOOD_PIXEL
         elif not domain.predicts_flux:
             meta["problem"] = f"these weights predict no flux of {domain.name}"
         else:

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._inference import labels_of
+from ._inference import infer_stars, labels_of
 from ._known import known_labels, table_columns
 from ._label_columns import check_label_columns
-from ._warning_filters import catch_warnings
 from .calibration import (
     HIGHEST_FACTOR,
     LOWEST_FACTOR,
@@ -144,10 +143,8 @@ def with_and_without_errors(spectra):
 
 def _infer_quietly(fm, stars, labels, which):
     """Return label -> values and errors ``(n_star,)``, NaN where not ``which``, and how many stars are masked."""
-    with catch_warnings():
-        # the caller warns once for both
-        warnings.filterwarnings("ignore", message=".* rows are masked", category=SpectraFMWarning)
-        table = fm.infer(stars, labels=labels)
+    # the caller tells of masked rows once for both kinds of spectra
+    table, _ = infer_stars(fm, stars, labels, tell_masked=False)
     predicted = {name: np.full((2, len(which)), np.nan) for name in labels}
     for name, found in known_labels(table_columns(table, "table"), labels, len(stars), "table").items():
         predicted[name][:, which] = found

@@ -61,24 +61,21 @@ def similar_stars(fm, spectra, library, n, **options):
     """
     if not isinstance(n, (int, np.integer)) or n < 1:
         raise InputValueError(f"n: {n!r}, expected a positive integer")
-    theirs, kinds = _embeddings(library), None
-    if theirs is None:
-        theirs, kinds = embedded(fm, library, **options)
-    if theirs.ndim != 2 or theirs.shape[1] != fm.model.config.embedding_dim:
-        raise InputValueError(
-            f"library: embeddings of shape {theirs.shape}; expected (n_library, {fm.model.config.embedding_dim})"
-        )
+    theirs, kinds = _seen(fm, library, "library", options)
     usable = np.flatnonzero(np.isfinite(theirs).all(axis=1))
     if len(usable) < 2:
         raise InputValueError(f"library: {len(usable)} stars that can be used; expected two at least")
     scatter = theirs[usable].std(axis=0)
     scale = np.where(scatter > 0, scatter, 1.0)
-    ours, domains = embedded(fm, spectra, **options)
+    ours, domains = _seen(fm, spectra, "spectra", options)
+    told = [name for name, value in options.items() if name != "batch_size" and value is not None]
+    if told and kinds is None and domains is None:
+        raise InputValueError(f"{', '.join(told)}: for reading spectra, but only embeddings came; give them to embed")
     rows = []
     for row in np.flatnonzero(np.isfinite(ours).all(axis=1)):
         distance = np.sqrt((((theirs[usable] - ours[row]) / scale) ** 2).mean(axis=1))
         rows += [(row, usable[i], distance[i]) for i in np.argsort(distance, kind="stable")[:n]]
-    pairs = set() if kinds is None else {(domains[row], kinds[match]) for row, match, _ in rows}
+    pairs = set() if kinds is None or domains is None else {(domains[row], kinds[match]) for row, match, _ in rows}
     if mixed := sorted((fm.info.domains[a].name, fm.info.domains[b].name) for a, b in pairs if a != b):
         texts = ", ".join(f"stars of {ours} with {theirs} of the library" for ours, theirs in mixed)
         warnings.warn(
@@ -89,14 +86,34 @@ def similar_stars(fm, spectra, library, n, **options):
     return Table(rows=rows, names=("row", "match", "distance"), dtype=(int, int, float))
 
 
-def _embeddings(library):
-    """Return a library as numbers, or None where it is one of spectra."""
-    rows = library if isinstance(library, (list, tuple)) else [library]
-    if not rows or not all(isinstance(row, (np.ndarray, torch.Tensor, list, tuple, float, int)) for row in rows):
+def _seen(fm, given, argument, options):
+    """Return embeddings ``(n_star, embedding_dim)`` of spectra, or those given, and domains of spectra or None."""
+    found, width = _embeddings(given, argument), fm.model.config.embedding_dim
+    if found is None:
+        return embedded(fm, given, **options)
+    if argument == "spectra" and found.ndim == 1:
+        found = found[None]
+    if found.ndim != 2 or found.shape[1] != width:
+        rows = {"spectra": "n_star", "library": "n_library"}[argument]
+        raise InputValueError(
+            f"{argument}: embeddings of shape {found.shape}; expected ({rows}, {width}) from embed of these weights, "
+            "or spectra; spectrafm.adapters.from_arrays makes spectra of arrays"
+        )
+    return found, None
+
+
+def _embeddings(given, argument):
+    """Return embeddings as numbers, or None for what may be spectra."""
+    rows = given if isinstance(given, (list, tuple)) else [given]
+    numbers = (np.ndarray, torch.Tensor, list, tuple, float, int)
+    # fluxes have units
+    if not rows or not all(isinstance(row, numbers) and getattr(row, "unit", None) is None for row in rows):
         return None
     rows = [row.detach().cpu().numpy() if isinstance(row, torch.Tensor) else row for row in rows]
     try:
-        found = np.asarray(rows if isinstance(library, (list, tuple)) else rows[0])
+        found = np.asarray(rows if isinstance(given, (list, tuple)) else rows[0])
     except ValueError:
-        raise InputValueError("library: rows of different lengths; expected one embedding a star, from embed") from None
+        raise InputValueError(
+            f"{argument}: rows of different lengths; expected one embedding a star, from embed"
+        ) from None
     return found if found.dtype.kind in "fiu" else None

@@ -5,9 +5,10 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from ._known import known_labels, table_columns
+from ._label_columns import check_label_columns
 from ._numerics import mad_std, split_mask
 from .exceptions import InputTypeError, InputValueError
-from .quantities import get_quantity
+from .quantities import QUANTITIES, get_quantity
 
 __all__ = [
     "HIGHEST_FACTOR",
@@ -423,17 +424,26 @@ def calibration_table(table, truth_table):
     InputTypeError
         One of them is no table.
     InputValueError
-        They have no label in common, a column has a unit or length that cannot be used,
-        or there is no star of which anything is known.
+        They have no label in common, a column has a unit or length that cannot be used, there is
+        an error without its label, or no star of which anything is known.
+
+    Warns
+    -----
+    SpectraFMWarning
+        Columns that look like labels or errors, and are not used.
     """
     from astropy.table import MaskedColumn, Table
 
     given = {"table": table_columns(table, "table"), "truth_table": table_columns(truth_table, "truth_table")}
-    labels = [name for name in given["table"] if f"e_{name}" in given["table"] and name in given["truth_table"]]
+    offered = [name for name in given["table"] if f"e_{name}" in given["table"]]
+    for argument, expected in (("table", given["truth_table"]), ("truth_table", offered)):
+        stellar = [name for name in expected if name in QUANTITIES]
+        check_label_columns(given[argument], stellar, argument, stacklevel=3)
+    labels = [name for name in offered if name in given["truth_table"]]
     if not labels:
         raise InputValueError(
             f"truth_table: none of its columns ({', '.join(given['truth_table'])}) is a label of the table, which has "
-            f"{', '.join(name for name in given['table'] if f'e_{name}' in given['table']) or 'none'}"
+            f"{', '.join(offered) or 'none'}"
         )
     n_star = len(np.atleast_1d(given["table"][labels[0]]))
     predicted, truth = (known_labels(columns, labels, n_star, argument) for argument, columns in given.items())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 try:
     from pytest_astropy_header.display import PYTEST_HEADER_MODULES
@@ -10,8 +10,8 @@ except ImportError:
     PYTEST_HEADER_MODULES = {}
 
 # A shared machine may be slow at any moment: a property fails on its outcome,
-# not on its duration, and on the same examples everywhere.
-settings.register_profile("spectrafm", deadline=None, derandomize=True)
+# not on its duration or that of drawing its examples, and on the same ones everywhere.
+settings.register_profile("spectrafm", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("spectrafm")
 
 # The models of the tests are tiny: threads that fight for a busy core would make

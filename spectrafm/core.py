@@ -568,7 +568,10 @@ class SpectraFM(Weights):
         ----------
         labels : dict, `~astropy.table.Table` or `~astropy.table.Row`
             What is known of the stars, as ``known`` of `infer`; numbers, or arrays with
-            one value a star. Tables and rows that `infer` returned may be given as they are.
+            one value a star. Of each star at least one stellar label, such as ``teff``: photometry,
+            ``a_k`` and ``rv_offset`` alone do not tell what star it is. What is left out is not
+            known, and makes errors larger: give ``teff``, ``logg`` and ``fe_h`` where possible.
+            Tables and rows that `infer` returned may be given as they are.
         spectral_axis : `~astropy.units.Quantity` or `~astropy.table.Column`
             ``(n_pixel,)`` wavelengths, frequencies, energies or wavenumbers, in vacuum
             and at rest, unless the labels hold an ``rv_offset``.
@@ -588,7 +591,7 @@ class SpectraFM(Weights):
         Raises
         ------
         InputTypeError, InputValueError
-            Labels that cannot be given, no label at all, wavelengths outside of the
+            Labels that cannot be given, a star without a stellar label, wavelengths outside of the
             domain, or weights that were not trained to predict flux.
 
         Warns
@@ -678,16 +681,16 @@ class SpectraFM(Weights):
 
         Parameters
         ----------
-        spectra : `~specutils.Spectrum` or collection
-            As for `infer`.
+        spectra : `~specutils.Spectrum` or collection, or array_like
+            As for `infer`; or embeddings ``(n_star, embedding_dim)`` from `embed`, or that of one star.
         library : `~specutils.Spectrum` or collection, or array_like
             Spectra to search, or their embeddings ``(n_library, embedding_dim)`` from
-            `embed`, which need not be made again for each search; nobody can see of what
-            kind of spectra those are.
+            `embed` of these weights, which need not be made again for each search; nobody can see
+            of what kind of spectra those are.
         n : int, optional
             Number of stars to find.
         medium, radial_velocity, resolving_power, mask_policy, batch_size
-            As for `infer`, for both.
+            As for `infer`, for both where they are spectra.
 
         Returns
         -------
@@ -700,13 +703,13 @@ class SpectraFM(Weights):
         Raises
         ------
         InputValueError
-            A library with fewer than two stars that can be used, embeddings of
-            another length, or a number of stars that is not positive.
+            A library with fewer than two stars that can be used, embeddings of another length,
+            a number of stars that is not positive, or how to read spectra where there are none.
 
         Warns
         -----
         SpectraFMWarning
-            Stars matched with spectra of another domain, where the library is one of spectra.
+            Stars matched with spectra of another domain, where both are spectra.
         """
         spectrum_options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
         return similar_stars(self, spectra, library, n, batch_size=batch_size, **spectrum_options)

@@ -8,7 +8,6 @@ import torch
 
 from ._kernels import matern, squared_distance
 from ._numerics import mad_std
-from .calibration import truth_error_factor
 from .exceptions import InputTypeError
 from .stellarperceptron import Perception, StellarPerceptron
 from .stellarperceptron.tokens import Tokens
@@ -153,6 +152,9 @@ def _variance(a, hyper, n_leading, is_correction):
 def _fit_process(features, target, error, predicted_error, n_leading, is_correction):
     """Fit a process to residuals ``(n_star,)``; the most probable hyperparameters decide."""
     from scipy.optimize import minimize
+
+    # SciPy's statistics, which no other part of inference needs, take long to import
+    from .calibration import truth_error_factor
 
     scale = mad_std(target) or float(np.std(target)) or 1.0
     prior = torch.tensor(list(_PRIORS.values()), dtype=torch.float64)

@@ -10,6 +10,9 @@ from ..results import label_values
 
 __all__ = ["Residuals", "coverage", "error_cells", "label_arrays", "result_header", "result_line"]
 
+# resamplings of stars that tell the errors of figures, and their seed
+_N_RESAMPLED, _SEED = 500, 41
+
 
 def coverage(residual, error):
     """Return how often predictions are within one and two predicted sigma.
@@ -58,22 +61,34 @@ class Residuals:
         Returns
         -------
         dict
-            ``n``, ``bias`` (median), ``mad_std``, ``std``, and the fractions of
-            residuals within one and two sigma (errors of both added).
+            ``n``, ``bias`` (median), ``mad_std``, ``std``, the standard errors of these two by resampling the
+            stars (``e_mad_std``, ``e_std``), and the fractions of residuals within one and two sigma (errors of
+            both added).
         """
         residual = (self.predicted - self.truth)[stars]
         total = np.hypot(self.error, np.nan_to_num(self.truth_error))[stars]
         within = coverage(residual, total)
         known = np.isfinite(residual)
         residual = residual[known]
+        e_mad_std, e_std = _errors_of_scatter(residual)
         return {
             "n": int(known.sum()),
             "bias": float(np.median(residual)),
             "mad_std": mad_std(residual),
+            "e_mad_std": e_mad_std,
             "std": float(residual.std()),
+            "e_std": e_std,
             "within_1_sigma": within[0],
             "within_2_sigma": within[1],
         }
+
+
+def _errors_of_scatter(residual):
+    """Return standard errors of ``mad_std`` and ``std``, NaN where there is no star."""
+    if not len(residual):
+        return np.nan, np.nan
+    others = np.random.default_rng(_SEED).choice(residual, (_N_RESAMPLED, len(residual)))
+    return tuple(float(np.std([scatter(some) for some in others])) for scatter in (mad_std, np.std))
 
 
 def result_line(method, label, stars, figures):
@@ -96,7 +111,8 @@ def result_line(method, label, stars, figures):
         coverage = f"{'-':>8} {'-':>8}"
     return (
         f"{method:<22} {label:<8} {stars:<22} {figures['n']:6d} {figures['bias']:+9.{unit}f} "
-        f"{figures['mad_std']:9.{unit}f} {figures['std']:9.{unit}f} {coverage}"
+        f"{figures['mad_std']:9.{unit}f} {figures['e_mad_std']:7.{unit}f} "
+        f"{figures['std']:9.{unit}f} {figures['e_std']:7.{unit}f} {coverage}"
     )
 
 
@@ -108,7 +124,7 @@ def result_header():
     str
     """
     return (
-        f"{'method':<22} {'label':<8} {'stars':<22} {'n':>6} {'bias':>9} {'mad_std':>9} {'std':>9} "
+        f"{'method':<22} {'label':<8} {'stars':<22} {'n':>6} {'bias':>9} {'mad_std':>9} {'+-':>7} {'std':>9} {'+-':>7} "
         f"{'in 1 s':>8} {'in 2 s':>8}"
     )
 

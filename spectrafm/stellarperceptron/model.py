@@ -20,6 +20,8 @@ __all__ = ["Perception", "StellarPerceptron"]
 
 # requests, of all stars, that are decoded together, for the sake of memory
 _MOST_REQUESTS = 32_768
+# and fluxes alone on a CPU, whose cache holds what is computed for so many
+_MOST_FLUXES = 4096
 
 
 @dataclass
@@ -242,7 +244,9 @@ class StellarPerceptron(StellarPerceptronCore):
         n_star = len(perception)
         token = torch.from_numpy(token).to(self.device).expand(n_star, -1)
         wavelength = torch.from_numpy(wavelength).to(float64_device(self.device)).expand(n_star, -1)
-        n_together = max(_MOST_REQUESTS // max(n_star, 1), 1)
+        # labels are looked at together, see `Readout`, and again in each part: they go in as few as memory allows
+        fluxes = self.device.type == "cpu" and bool((wavelength > 0).all())
+        n_together = max((_MOST_FLUXES if fluxes else _MOST_REQUESTS) // max(n_star, 1), 1)
         answers = []
         with torch.inference_mode():
             for start in range(0, max(token.shape[1], 1), n_together):

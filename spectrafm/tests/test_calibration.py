@@ -3,6 +3,7 @@
 import copy
 import warnings
 from dataclasses import asdict, replace
+from threading import Thread
 
 import astropy.units as u
 import matplotlib
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.stats import kstest, norm
 
-from spectrafm import Flag, SpectraFM, SpectraFMWarning, calibration
+from spectrafm import Flag, SpectraFM, SpectraFMWarning, _warning_filters, calibration
 from spectrafm._known import known_quantities
 from spectrafm.adapters import from_arrays
 from spectrafm.calibration import (
@@ -300,6 +301,19 @@ def test_calibration_table():
     assert "coverage_68" in "\n".join(found.pformat())
 
 
+def test_calibration_table_names_mistyped_columns():
+    """Columns that are nearly labels or errors are told, on either side; errors alone are refused."""
+    table, teff, e_teff = results()
+    with pytest.warns(SpectraFMWarning, match=r"truth_table: columns .* not used: 'teff_err' \('e_teff'\?\)") as told:
+        calibration_table(table, {"teff": teff, "teff_err": e_teff})
+    assert told[0].filename == __file__
+    renamed = {"teff": table["teff"], "e_teff": table["e_teff"], "Logg": table["logg"]}
+    with pytest.warns(SpectraFMWarning, match=r"^table: columns .* not used: 'Logg' \('logg'\?\)"):
+        calibration_table(renamed, {"teff": teff, "logg": teff / 1000})
+    with pytest.raises(InputValueError, match="truth_table: e_logg without logg"):
+        calibration_table(table, {"teff": teff, "e_logg": e_teff})
+
+
 def test_calibration_table_honours_units_and_masks():
     """Kilokelvin are kelvin, masked is not known, and a label without any star has masked figures."""
     table, teff, e_teff = results()
@@ -543,6 +557,31 @@ def test_recalibrate_with_errors_of_labels_that_are_too_large(fm):
     with pytest.warns(SpectraFMWarning, match=r"quoted errors \(e_teff of tiny with_sigma.*\) are larger"):
         fitted = fm.recalibrate(stars, table)
     assert 0.6 < np.median(label_values(fitted.infer(stars), "teff")[1] / errors) <= 1.1
+
+
+def test_recalibrate_keeps_no_other_thread_waiting(fm, monkeypatch):
+    """While it infers, other threads may change filters of warnings; masked rows are still told once."""
+    perceive, free = type(fm).perceive, []
+
+    def take():
+        free.append(_warning_filters._lock.acquire(timeout=1))
+        if free[-1]:
+            _warning_filters._lock.release()
+
+    def watched(*arguments, **options):
+        thread = Thread(target=take)
+        thread.start()
+        thread.join()
+        return perceive(*arguments, **options)
+
+    monkeypatch.setattr(type(fm), "perceive", watched)
+    stars = held_out()
+    stars[0] = replace(stars[0], good=np.zeros_like(stars[0].good))
+    with pytest.warns(SpectraFMWarning) as told:
+        fm.recalibrate(stars, truths())
+    assert free
+    assert all(free)
+    assert ["masked" in str(one.message) for one in told] == [False]
 
 
 def test_recalibrate_names_mistyped_columns(fm):

@@ -117,6 +117,12 @@ def test_many_requests_are_decoded_in_parts(model, monkeypatch):
     np.testing.assert_allclose(model.request(perception, names, at), once, rtol=2e-6)
     np.testing.assert_allclose(model.request_attention(perception, names, at), attention, rtol=1e-5)
     assert model.request(perception, [])[0].shape == (len(FLUX), 0)
+    # fluxes alone take smaller parts
+    monkeypatch.setattr(model_module, "_MOST_FLUXES", 2 * len(FLUX))
+    decode, parts = model.torch_model.decode, []
+    monkeypatch.setattr(model.torch_model, "decode", lambda *asked: parts.append(asked[1].shape[1]) or decode(*asked))
+    np.testing.assert_allclose(model.request(perception, names[1:], at[1:]), np.array(once)[..., 1:], rtol=2e-6)
+    assert parts == [2, 2, 2, 1]
 
 
 def test_known_quantity_matters(model):

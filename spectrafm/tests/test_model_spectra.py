@@ -9,7 +9,7 @@ from specutils import Spectrum
 from spectrafm import SpectraFM, SpectraFMWarning
 from spectrafm.adapters import from_arrays
 from spectrafm.datasets import load_example_spectrum
-from spectrafm.exceptions import InputValueError
+from spectrafm.exceptions import InputTypeError, InputValueError
 
 GIANT = {"teff": 4700, "logg": 2.4, "fe_h": -0.4}
 AXIS = np.linspace(15_200, 16_900, 2000) * u.AA
@@ -66,6 +66,27 @@ def test_similar_across_kinds(fm, optical):
     assert len(fm.similar(library, library, n=1)) == 2
 
 
+def test_similar_of_embeddings(fm, optical):
+    """Embeddings stand for spectra on either side; flux does not, and nothing is read of them."""
+    library = list(from_arrays(optical[0], np.stack([optical[1], optical[1] ** 2])))
+    vectors = fm.embed(library)
+    expected = fm.similar(library, library)
+    for spectra, others in ((vectors, library), (vectors, vectors), (list(vectors), vectors), (library, vectors)):
+        found = fm.similar(spectra, others)
+        assert (found["row", "match"] == expected["row", "match"]).all()
+        np.testing.assert_allclose(found["distance"], expected["distance"], rtol=1e-6)
+    assert fm.similar(vectors[1], vectors, n=1)["match"].tolist() == [1]
+    assert len(fm.similar(vectors[:0], vectors)) == 0
+    with pytest.raises(
+        InputValueError, match=r"spectra: embeddings of shape \(2, 5\); expected \(n_star, 384\) .*from_arr"
+    ):
+        fm.similar(vectors[:, :5], vectors)
+    with pytest.raises(InputTypeError, match="spectra: got Quantity"):
+        fm.similar(vectors * u.Jy, vectors)
+    with pytest.raises(InputValueError, match="medium: for reading spectra, but only embeddings came"):
+        fm.similar(vectors, vectors, medium="air")
+
+
 def test_labels_out_of_range(fm):
     """What no training star had is told."""
     with pytest.warns(
@@ -79,13 +100,18 @@ def test_labels_out_of_range(fm):
     [
         ({"teff": np.nan}, "nothing is known"),
         ({"teff": [4700, np.nan], "logg": [2.0, np.nan]}, "nothing is known"),
-        ({"rv_offset": 0.0}, "nothing is known"),
-        ({}, "nothing is known"),
+        (
+            {"rv_offset": 0.0},
+            "nothing is known but rv_offset, in row 0; expected at least one of teff, logg, fe_h, alp",
+        ),
+        ({"a_k": 0.3}, "nothing is known but a_k, in row 0; .*give teff, logg, fe_h where"),
+        ({"teff": [4700, np.nan], "k_mag": 9.0}, "nothing is known but k_mag, in row 1"),
+        ({}, "nothing is known, in row 0"),
         ({"teff": []}, "columns without rows"),
     ],
 )
 def test_stars_of_which_nothing_is_known(fm, labels, text):
-    """A velocity alone is no star."""
+    """A velocity, a magnitude or an extinction alone is no star."""
     with pytest.raises(InputValueError, match=f"labels: .*{text}"):
         fm.predict_spectrum(labels, AXIS)
 
@@ -104,6 +130,20 @@ def test_reconstruct_what_can_be(fm, optical):
         with pytest.raises(InputValueError, match="spectra: these weights predict no flux of gaia_xp"):
             fm.reconstruct(none)
     assert len(fm.reconstruct([None])[0].flux) == 0
+
+
+def test_why_there_is_no_reconstruction(fm, optical):
+    """A star without a spectrum says what is wrong with it: its pixels, its wavelengths, or its continuum."""
+    wavelength, flux = optical
+    stars = [
+        *from_arrays(wavelength, np.full_like(flux, np.nan)),
+        *from_arrays(wavelength + 50_000, flux),
+        *from_arrays(wavelength, flux - 2),
+        *from_arrays(wavelength, np.zeros_like(flux)),
+    ]
+    texts = ("no good pixel: all are masked", "pixels from 5", "its continuum,", "no good pixel: all are masked")
+    for found, text in zip(fm.reconstruct(stars), texts, strict=True):
+        assert found.meta["problem"].startswith(text)
 
 
 def test_reconstruct_masks_wide_gaps(fm, optical):

@@ -101,7 +101,7 @@ def test_all_has_what_is_public(path):
 
 def test_import_is_light():
     """Importing the package brings in nothing heavy that torch and astropy do not."""
-    heavy = ("IPython", "matplotlib", "pandas", "sklearn", "specutils", "tqdm")
+    heavy = ("IPython", "matplotlib", "pandas", "scipy.stats", "sklearn", "specutils", "tqdm")
     code = (
         "import json, sys, torch, safetensors.torch, astropy.units, astropy.table\n"
         "before = set(sys.modules)\n"
