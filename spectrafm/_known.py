@@ -4,17 +4,20 @@ from collections import Counter
 
 import numpy as np
 from astropy.table import Row, Table
+from astropy.units import Unit
 
-from ._label_columns import check_label_columns, refuse_errors_alone
-from ._spectral_units import plain_numbers
+from ._label_columns import check_label_columns, meant_columns, refuse_errors_alone
+from ._spectral_units import in_unit, plain_numbers
 from ._star_names import count_rows, name_texts
 from ._tokens import FLUX_KINDS
 from .exceptions import InputTypeError, InputValueError
-from .quantities import OTHER_COLUMNS, QUANTITIES, Quantity, get_quantity, register_quantity
+from .quantities import BUILT_IN, OTHER_COLUMNS, QUANTITIES, Quantity, get_quantity, register_quantity
 
 # what no star is beyond, but numbers that stand for "not known" often are: how the UCD begins, the unit of
 # differences, and the limits, generous enough for predictions of any spectrum; the first that fits counts
 _LIMITS = (
+    # kilokelvin without their unit are none either
+    ("phys.temperature.effective", "K", 100.0, 1e6),
     ("phys.temperature", "K", 0.0, 1e7),
     ("phys.gravity", "dex", -9.0, 20.0),
     ("phys.abund", "dex", -9.5, 9.5),
@@ -35,13 +38,18 @@ _LIMITS = (
 # what tables of results hold beside labels, that of the command line its files, too
 _NOT_LABELS = (*OTHER_COLUMNS, "file")
 
+# code that tells the names of stars, without blanks around them, from spectra
+_OF_SPECTRA = "star.identifier.strip() for star in spectrafm.adapters.to_arrays(spectra)"
+
 __all__ = [
+    "as_text",
     "known_labels",
     "known_quantities",
     "label_columns",
     "label_truth",
     "refuse_inputs",
     "refuse_other_order",
+    "refuse_other_rows",
     "table_columns",
 ]
 
@@ -107,7 +115,7 @@ def label_columns(table, argument):
     return {name: column for name, column in columns.items() if name not in _NOT_LABELS}
 
 
-def refuse_other_order(table, names, argument):
+def refuse_other_order(table, names, argument, *, names_code=_OF_SPECTRA):
     """Refuse a table whose rows are the same stars in another order, by the names of the stars.
 
     Parameters
@@ -118,6 +126,8 @@ def refuse_other_order(table, names, argument):
         ``(n_star,)`` names of the stars.
     argument : str
         Name of the user's argument, for the error message.
+    names_code : str, optional
+        Code that gives the names one after the other, for the error message.
 
     Raises
     ------
@@ -142,9 +152,9 @@ def refuse_other_order(table, names, argument):
         remedy = "names repeat, and do not tell which row is whose: put the rows in order by hand"
     else:
         remedy = (
-            f"with row = {{{_as_text(table['identifier'])}.strip(): i for i, name in "
-            f"enumerate({argument}['identifier'])}} and order = [row[star.identifier.strip()] for star in "
-            f"spectrafm.adapters.to_arrays(spectra)] give {_in_order(table, argument)}"
+            f"with row = {{{as_text(table['identifier'])}.strip(): i for i, name in "
+            f"enumerate({argument}['identifier'])}} and order = [row[name] for name in "
+            f"({names_code})] give {_in_order(table, argument)}"
         )
     raise InputValueError(
         f"{argument}['identifier']: the names of the stars in another order, {theirs[row]!r} in row {row} where "
@@ -153,8 +163,46 @@ def refuse_other_order(table, names, argument):
     )
 
 
-def _as_text(names):
-    """Write code that makes text of a ``name`` out of names, as `name_texts` does."""
+def refuse_other_rows(columns, truth_table):
+    """Refuse a ``truth_table`` whose rows are the stars of a table of results in another order, by the names in both.
+
+    Parameters
+    ----------
+    columns : dict
+        Of the table of results, from `table_columns`; one ``identifier`` is looked at.
+    truth_table : `~astropy.table.Table`, dict or data frame of pandas
+        As for `refuse_other_order`.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        As from `refuse_other_order`.
+    """
+    if np.ndim(columns.get("identifier")) != 1:
+        return
+    try:
+        names = [name or "" for name in name_texts(columns["identifier"])]
+    except InputValueError:
+        # numbers so large that they may have lost digits are no names
+        return
+    if names:
+        code = f"{as_text(columns['identifier'])}.strip() for name in table['identifier']"
+        refuse_other_order(truth_table, names, "truth_table", names_code=code)
+
+
+def as_text(names):
+    """Write code that makes text of a name, as `name_texts` does.
+
+    Parameters
+    ----------
+    names : array_like
+        ``(n_star,)`` names, of which it is one.
+
+    Returns
+    -------
+    str
+        An expression in ``name``.
+    """
     first = next(iter(names))
     if isinstance(first, bytes):
         return "name.decode()"
@@ -201,10 +249,50 @@ def known_labels(columns, labels, n_star, argument, positive=()):
     ------
     InputValueError
         A column that does not have one row a star, or has a unit that does not fit; a number
-        that the label cannot have.
+        that the label cannot have; plain numbers of a label that is none of the package and has a unit.
     """
+    for label in labels:
+        if label not in BUILT_IN:
+            _refuse_other_unit(columns, get_quantity(label, argument), argument)
     wanted = {name: columns[name] for label in labels for name in (label, f"e_{label}") if name in columns}
     return _checked_quantities(wanted, n_star, labels, argument, positive, one_each=True)
+
+
+def _unit_of(column):
+    """Return the unit of a column, or of the first in a list that has one; None without any."""
+    several = column if isinstance(column, list | tuple) else [column]
+    return next((one.unit for one in several if getattr(one, "unit", None) is not None), None)
+
+
+def _refuse_other_unit(columns, quantity, argument):
+    """Refuse columns of a quantity that is none of the package where their unit is a guess, or another one."""
+    name, wanted = quantity.name, quantity.unit
+    own, of_errors = (_unit_of(columns.get(column)) for column in (name, f"e_{name}"))
+    column = f"{argument}[{name!r}]"
+    anew = (
+        f"call spectrafm.quantities.forget_quantity({name!r}) first to have it in another unit (weights that have it "
+        "keep theirs)"
+    )
+    registered = f"registered {f'in {wanted}' if wanted else 'without a unit'}, by fine_tune or by weights"
+    if own is None:
+        if wanted:
+            raise InputValueError(
+                f"{column}: plain numbers, but {name!r} is {registered}; expected a column with a unit: if these are "
+                f"in {wanted}, give numpy.asarray({column}) * astropy.units.Unit({wanted!r}); or {anew}"
+            )
+        return
+    try:
+        in_unit(column, 1.0, own, wanted)
+    except InputValueError:
+        raise InputValueError(
+            f"{column}: unit {own}, but {name!r} is {registered}; expected that, or a unit that converts to it; or "
+            f"{anew}"
+        ) from None
+    if f"e_{name}" in columns and of_errors is None and str(own) != wanted and own != Unit(wanted):
+        raise InputValueError(
+            f"{argument}['e_{name}']: plain numbers beside {name!r} in {own}, which is {registered}; expected errors "
+            "with their unit"
+        )
 
 
 def label_truth(labels_table, n_star, labels=None, positive=()):
@@ -261,7 +349,7 @@ def label_truth(labels_table, n_star, labels=None, positive=()):
     for name in labels:
         if name not in QUANTITIES:
             column = columns[name]
-            unit = getattr(column, "unit", None) or ""
+            unit = _unit_of(column) or ""
             text = getattr(getattr(column, "info", None), "description", None) or name
             # errors of magnitudes and of logarithms are differences: they have no zero point
             register_quantity(Quantity(name, str(unit), str(getattr(unit, "function_unit", unit)), "", text))
@@ -326,13 +414,21 @@ def known_quantities(known, n_star, allowed, argument="known", positive=()):
     """
     if known is None:
         return {}
-    known = label_columns(known, argument)
+    table, known = known, label_columns(known, argument)
     names = [name for name in known if name in allowed]
     refuse_errors_alone(known, allowed, argument)
     strange = [name for name in known if name not in names and name.removeprefix("e_") not in names]
     if strange:
+        meant = meant_columns(strange, known, allowed)
+        hint = meant and f"; did you mean: {meant}"
+        # a row, or a dictionary, has no such short way
+        taken = [
+            name for name in getattr(table, "columns", ()) if name == "identifier" or name in {*known} - {*strange}
+        ]
+        select = f", for example with {argument}[{taken}]" if names and taken and not isinstance(table, Row) else ""
         raise InputValueError(
-            f"{argument}: {strange} cannot be given to these weights; they accept {', '.join(allowed)}"
+            f"{argument}: {strange} cannot be given to these weights{hint}; they accept {', '.join(allowed)}, and "
+            f"their errors as e_<name>; rename columns that are meant for these, and leave others out{select}"
         )
     return _checked_quantities(known, n_star, names, argument, positive)
 

@@ -7,7 +7,7 @@ from ._meant_names import mistyped_name
 from .exceptions import InputValueError, SpectraFMWarning
 from .quantities import OTHER_COLUMNS, QUANTITIES
 
-__all__ = ["check_label_columns", "refuse_errors_alone"]
+__all__ = ["check_label_columns", "meant_columns", "refuse_errors_alone"]
 
 _WORDS = "e|err|error|errors|sig|sigma|std|stddev|unc|uncertainty|u"
 _ERROR = re.compile(rf"(?:{_WORDS})_(?P<after>.+)|(?P<before>.+?)_?(?:_(?:{_WORDS})|err|error)", re.IGNORECASE)
@@ -40,18 +40,38 @@ def check_label_columns(columns, labels, argument, *, stacklevel=4):
     """
     columns = [name for name in columns if isinstance(name, str)]
     refuse_errors_alone(columns, labels, argument)
-    there, told = set(columns), []
-    for name in columns:
-        meant = [f"{one!r}" for one in _meant(name, labels) if one not in there]
-        if meant:
-            told.append(f"{name!r} ({' or '.join(meant)}?)")
-    if told:
+    if told := meant_columns(columns, columns, labels):
         warnings.warn(
-            f"{argument}: columns that look like labels or their errors, and are not used: {', '.join(told)}; rename "
+            f"{argument}: columns that look like labels or their errors, and are not used: {told}; rename "
             "them as in spectrafm.quantities, errors as e_<label>, or leave them out",
             SpectraFMWarning,
             stacklevel=stacklevel,
         )
+
+
+def meant_columns(strange, columns, labels):
+    """Say which columns of labels or their errors others almost certainly stand for.
+
+    Parameters
+    ----------
+    strange : iterable of str
+        Names of columns that may be meant for others.
+    columns : iterable of str
+        Names of all columns: what is there already is not meant by another one.
+    labels : iterable of str
+        Names of labels.
+
+    Returns
+    -------
+    str
+        For example ``'feh' ('fe_h'?), 'teff_err' ('e_teff'?)``; empty for names that are like none of them.
+    """
+    there, told = set(columns), []
+    for name in strange:
+        meant = [f"{one!r}" for one in _meant(name, labels) if one not in there]
+        if meant:
+            told.append(f"{name!r} ({' or '.join(meant)}?)")
+    return ", ".join(told)
 
 
 def _meant(name, labels):

@@ -10,7 +10,7 @@ from astropy.table import Row
 
 from ._inference import why_masked
 from ._known import known_quantities, label_columns
-from ._spectral_units import check_spectral_axis
+from ._spectral_units import air_to_vacuum, check_spectral_axis
 from .adapters import from_arrays, resolving_powers
 from .arrays import SpectrumArrays
 from .exceptions import InputValueError, SpectraFMWarning
@@ -22,14 +22,14 @@ __all__ = ["expected_flux", "reconstructed_spectra", "spectra_of_labels"]
 _NO_GOOD_PIXEL = "no good pixel: all are masked or not finite, or repeat one value as where nothing was measured"
 
 
-def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=None):
+def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=None, medium=None):
     """Return what `SpectraFM.predict_spectrum` returns.
 
     Parameters
     ----------
     fm : SpectraFM
         Weights.
-    labels, spectral_axis, resolving_power, domain
+    labels, spectral_axis, resolving_power, domain, medium
         As for `SpectraFM.predict_spectrum`.
 
     Returns
@@ -39,8 +39,13 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
     """
     from specutils import Spectrum
 
+    if medium is not None and not (isinstance(medium, str) and medium in ("air", "vacuum")):
+        raise InputValueError(f"medium: {medium!r}; expected 'air' or 'vacuum', what the spectral_axis is in")
     wavelength = check_spectral_axis(spectral_axis)
+    wavelength = air_to_vacuum(wavelength) if medium == "air" else wavelength
     number = _domain_for(fm, wavelength, domain)
+    kind = fm.info.domains[number]
+    inside = kind.inside(wavelength)
     columns = label_columns(labels, "labels")
     lengths = {len(v) for v in columns.values() if np.ndim(v)}
     n_star = max(lengths, default=1)
@@ -48,22 +53,33 @@ def spectra_of_labels(fm, labels, spectral_axis, resolving_power=None, domain=No
         raise InputValueError("labels: columns without rows; give the labels of at least one star")
     known = known_quantities(columns, n_star, fm.info.known, "labels", fm.model.vocabulary.log)
     _refuse_unknown_stars(fm, known, n_star)
-    if "rv_offset" in fm.info.domains[number].labels and "rv_offset" in fm.info.known:
+    if "rv_offset" in kind.labels and "rv_offset" in fm.info.known:
         columns.setdefault("rv_offset", 0.0)
         known.setdefault("rv_offset", (np.zeros(n_star), np.full(n_star, np.nan)))
-    _warn_beyond(known, fm.info.domains[number])
+    _warn_beyond(known, kind)
     power = resolving_powers(resolving_power, n_star)
     if (power <= 0).any():
         raise InputValueError(f"resolving_power: {power.min():g}; expected positive numbers, or NaN where not known")
     # every pixel is asked for: between pixels as fine as the finest of training, what the network expects in the
     # optical differs from an interpolation by up to 0.8 of its error, and by 0.05 between those 16 times as fine
-    values, errors = _as_observed(fm, wavelength, *expected_flux(fm, known, number, wavelength, power))
+    at = wavelength[inside]
+    values, errors = np.full((2, n_star, len(wavelength)), np.nan)
+    values[:, inside], errors[:, inside] = _as_observed(fm, at, *expected_flux(fm, known, number, at, power))
+    _warn_outside(wavelength, inside, kind)
     one = not lengths or isinstance(labels, Row)
     return Spectrum(
         flux=(values[0] if one else values) * u.one,
         spectral_axis=_plain_axis(spectral_axis),
         uncertainty=StdDevUncertainty(errors[0] if one else errors),
-        meta={"labels": columns, "model": fm.info.name, "domain": fm.info.domains[number].name},
+        mask=~(inside if one else np.broadcast_to(inside, values.shape)),
+        meta={
+            "labels": columns,
+            "model": fm.info.name,
+            "domain": kind.name,
+            "medium": medium or "vacuum",
+            "normalizer": dict(kind.normalizer),
+            "wavelength_range": kind.wavelength_range,
+        },
     )
 
 
@@ -91,6 +107,17 @@ def _warn_beyond(known, domain):
     if names:
         beyond = ["{} ({:.5g} to {:.5g})".format(name, *domain.label_ranges[name]) for name in names]
         text = f"labels: beyond those of the training stars in {', '.join(beyond)}; the spectra are guesses"
+        warnings.warn(text, SpectraFMWarning, stacklevel=4)
+
+
+def _warn_outside(wavelength, inside, domain):
+    """Warn of pixels at which no flux can be told."""
+    if not inside.all():
+        low, high = domain.wavelength_range
+        text = (
+            f"spectral_axis: {np.count_nonzero(~inside)} of {len(inside)} pixels are outside of {low:.0f} to "
+            f"{high:.0f} Angstrom, vacuum, the range of {domain.name}; they are masked"
+        )
         warnings.warn(text, SpectraFMWarning, stacklevel=4)
 
 
@@ -195,8 +222,8 @@ def _domain_for(fm, wavelength, name):
     else:
         number = fm.info.domain_of(wanted)
     domain = domains[number]
-    if not domain.inside(wavelength).all():
-        kinds = [d for d in domains if d.predicts_flux] if name is None and able else [domain]
+    if not domain.inside(wavelength).any():
+        kinds = [d for d in domains if d.predicts_flux and name is None] or [domain]
         covered = ["{} covers {:.0f} to {:.0f} Angstrom".format(d.name, *d.wavelength_range) for d in kinds]
         others = [d.name for d in domains if not d.predicts_flux and d not in kinds]
         raise InputValueError(

@@ -64,8 +64,8 @@ def recalibrated_info(fm, spectra, labels_table, method="temperature"):
     labels = [name for name in fm.labels if name in columns]
     if not labels:
         raise InputValueError(f"labels_table: no column of a label; these weights predict {', '.join(fm.labels)}")
-    truth = known_labels(columns, labels, len(spectra), "labels_table", fm.model.vocabulary.log)
     spectra, domains = fm.info.assign_domains(spectra)
+    truth = known_labels(columns, labels, len(spectra), "labels_table", fm.model.vocabulary.log)
     readable = np.array([star.n_good > 0 for star in spectra], dtype=bool)
     told = labels_of(fm, domains[readable])
     if readable.any() and not told.intersection(labels):

@@ -14,7 +14,7 @@ __all__ = ["embedded", "similar_stars"]
 
 
 def embedded(fm, spectra, batch_size=256, **spectrum_options):
-    """Return the embeddings of stars, and what kind of spectra they were made from.
+    """Return the embeddings of stars, their names, and what kind of spectra they were made from.
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ def embedded(fm, spectra, batch_size=256, **spectrum_options):
     -------
     vectors : numpy.ndarray
         ``(n_star, embedding_dim)`` float32; NaN for stars that cannot be used.
+    names : list of str
+        ``(n_star,)`` names of the stars.
     domains : numpy.ndarray
         ``(n_star,)`` numbers of their domains.
     """
@@ -39,7 +41,7 @@ def embedded(fm, spectra, batch_size=256, **spectrum_options):
         prepared = [fm.prepare(arrays[row], number) for row in rows]
         readable = [star.n_good > 0 for star in prepared]
         vectors[rows[readable]] = fm.perceive(prepared, number).pooled[readable]
-    return vectors, domains
+    return vectors, [star.identifier for star in arrays], domains
 
 
 def similar_stars(fm, spectra, library, n, **options):
@@ -57,25 +59,30 @@ def similar_stars(fm, spectra, library, n, **options):
     Returns
     -------
     `~astropy.table.Table`
-        ``n`` rows a star, the nearest first: ``row``, ``match``, ``distance``.
+        ``n`` rows a star, the nearest first: ``row``, ``match``, ``distance``, ``identifier``, ``match_identifier``.
     """
     if not isinstance(n, (int, np.integer)) or n < 1:
         raise InputValueError(f"n: {n!r}, expected a positive integer")
-    theirs, kinds = _seen(fm, library, "library", options)
+    theirs, their_names, kinds = _seen(fm, library, "library", options)
     usable = np.flatnonzero(np.isfinite(theirs).all(axis=1))
     if len(usable) < 2:
         raise InputValueError(f"library: {len(usable)} stars that can be used; expected two at least")
     scatter = theirs[usable].std(axis=0)
     scale = np.where(scatter > 0, scatter, 1.0)
-    ours, domains = _seen(fm, spectra, "spectra", options)
+    among_themselves = spectra is library
+    ours, names, domains = (theirs, their_names, kinds) if among_themselves else _seen(fm, spectra, "spectra", options)
     told = [name for name, value in options.items() if name != "batch_size" and value is not None]
     if told and kinds is None and domains is None:
         raise InputValueError(f"{', '.join(told)}: for reading spectra, but only embeddings came; give them to embed")
     rows = []
     for row in np.flatnonzero(np.isfinite(ours).all(axis=1)):
-        distance = np.sqrt((((theirs[usable] - ours[row]) / scale) ** 2).mean(axis=1))
-        rows += [(row, usable[i], distance[i]) for i in np.argsort(distance, kind="stable")[:n]]
-    pairs = set() if kinds is None or domains is None else {(domains[row], kinds[match]) for row, match, _ in rows}
+        others = usable[usable != row] if among_themselves else usable
+        distance = np.sqrt((((theirs[others] - ours[row]) / scale) ** 2).mean(axis=1))
+        rows += [
+            (row, others[i], distance[i], names[row], their_names[others[i]])
+            for i in np.argsort(distance, kind="stable")[:n]
+        ]
+    pairs = set() if kinds is None or domains is None else {(domains[row], kinds[match]) for row, match, *_ in rows}
     if mixed := sorted((fm.info.domains[a].name, fm.info.domains[b].name) for a, b in pairs if a != b):
         texts = ", ".join(f"stars of {ours} with {theirs} of the library" for ours, theirs in mixed)
         warnings.warn(
@@ -83,11 +90,15 @@ def similar_stars(fm, spectra, library, n, **options):
             SpectraFMWarning,
             stacklevel=3,
         )
-    return Table(rows=rows, names=("row", "match", "distance"), dtype=(int, int, float))
+    columns = ("row", "match", "distance", "identifier", "match_identifier")
+    return Table(rows=rows, names=columns, dtype=(int, int, float, str, str))
 
 
 def _seen(fm, given, argument, options):
-    """Return embeddings ``(n_star, embedding_dim)`` of spectra, or those given, and domains of spectra or None."""
+    """Return embeddings of spectra, or those given, ``(n_star, embedding_dim)``, names, and domains of spectra or None.
+
+    Embeddings have no names: these are their numbers.
+    """
     found, width = _embeddings(given, argument), fm.model.config.embedding_dim
     if found is None:
         return embedded(fm, given, **options)
@@ -99,7 +110,7 @@ def _seen(fm, given, argument, options):
             f"{argument}: embeddings of shape {found.shape}; expected ({rows}, {width}) from embed of these weights, "
             "or spectra; spectrafm.adapters.from_arrays makes spectra of arrays"
         )
-    return found, None
+    return found, [str(row) for row in range(len(found))], None
 
 
 def _embeddings(given, argument):

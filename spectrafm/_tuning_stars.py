@@ -176,6 +176,7 @@ def tuned_domain(fm, arrays, truth, star):
         calibration={},
         unproven=(),
         usual_errors={},
+        smallest_errors={},
         label_ranges={k: v for k, v in before.label_ranges.items() if k in truth},
         predicts_flux=before.predicts_flux and not new,
     )

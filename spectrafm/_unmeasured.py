@@ -67,9 +67,11 @@ def _in_star(flux, finite, same, bend):
     typical, top = np.median(np.abs(flux[alone])), np.max(flux[finite])
     top -= _LEVEL * abs(top)
     runs = _runs(same, _RUN - 1)
-    n_short = same.sum() - (runs[:, 1] - runs[:, 0]).sum()
     values, ends = flux[runs[:, 0]], np.flatnonzero(finite)[[0, -1]]
-    rounded = n_short > _ROUNDED * finite.sum()
+    # zeros and marks that stand together say nothing of how the others were rounded
+    positive = flux > 0
+    n_short = (same & positive[1:]).sum() - (runs[:, 1] - runs[:, 0])[values > 0].sum()
+    rounded = n_short > _ROUNDED * positive.sum()
     odd = (runs[:, 0] == ends[0]) | (runs[:, 1] == ends[1])
     if rounded:
         length = runs[:, 1] - runs[:, 0] + 1

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from ._known import known_labels, table_columns
+from ._known import known_labels, refuse_other_rows, table_columns
 from ._label_columns import check_label_columns
 from ._numerics import mad_std, split_mask
 from .exceptions import InputTypeError, InputValueError
@@ -408,7 +408,7 @@ def calibration_table(table, truth_table):
     truth_table : `~astropy.table.Table` or dict
         ``n_star`` rows in the same order with columns ``<label>`` and, where there are
         any, ``e_<label>``; with units or in the usual ones; masked or NaN where not known.
-        Other columns do not matter.
+        Of other columns, only ``identifier`` matters, the names of the stars.
 
     Returns
     -------
@@ -424,8 +424,8 @@ def calibration_table(table, truth_table):
     InputTypeError
         One of them is no table.
     InputValueError
-        They have no label in common, a column has a unit or length that cannot be used, there is
-        an error without its label, or no star of which anything is known.
+        They have no label in common, their ``identifier`` has the same stars in another order, a column has a unit
+        or length that cannot be used, there is an error without its label, or no star of which anything is known.
 
     Warns
     -----
@@ -445,6 +445,7 @@ def calibration_table(table, truth_table):
             f"truth_table: none of its columns ({', '.join(given['truth_table'])}) is a label of the table, which has "
             f"{', '.join(offered) or 'none'}"
         )
+    refuse_other_rows(given["table"], truth_table)
     n_star = len(np.atleast_1d(given["table"][labels[0]]))
     predicted, truth = (known_labels(columns, labels, n_star, argument) for argument, columns in given.items())
     rows = []

@@ -81,13 +81,16 @@ def _parser():
 
 
 def _add_describe(parser):
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="name or folder; by default the packaged weights")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("model", nargs="?", metavar="MODEL", help="name or folder; by default the packaged weights")
+    model.add_argument("--model", dest="named", metavar="MODEL", help="the same, as for infer")
 
 
 def _run_describe(arguments):
     from .core import SpectraFM
 
-    print(SpectraFM.from_pretrained(arguments.model).describe())
+    name = arguments.model if arguments.named is None else arguments.named
+    print(SpectraFM.from_pretrained(name).describe())
     return 0
 
 

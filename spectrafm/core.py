@@ -495,6 +495,7 @@ class SpectraFM(Weights):
         refuse_other_order(labels_table, [star.identifier for star in arrays], "labels_table")
         # training needs gradients, wherever it is called
         with registered_on_success(), torch.inference_mode(False), torch.enable_grad():
+            self.info.register()
             truth = label_truth(labels_table, len(arrays), labels, self.model.vocabulary.log)
             return fine_tune(self, arrays, truth, config, groups=groups, name=name, progress=progress)
 
@@ -561,7 +562,7 @@ class SpectraFM(Weights):
         spectrum_options = _spectrum_options(medium, radial_velocity, resolving_power, mask_policy)
         return explain(self, "sensitivity", spectrum, label, known, **spectrum_options)
 
-    def predict_spectrum(self, labels, spectral_axis, *, resolving_power=None, domain=None):
+    def predict_spectrum(self, labels, spectral_axis, *, resolving_power=None, domain=None, medium=None):
         """Return the spectra that the model expects of stars with these labels.
 
         Parameters
@@ -573,33 +574,42 @@ class SpectraFM(Weights):
             known, and makes errors larger: give ``teff``, ``logg`` and ``fe_h`` where possible.
             Tables and rows that `infer` returned may be given as they are.
         spectral_axis : `~astropy.units.Quantity` or `~astropy.table.Column`
-            ``(n_pixel,)`` wavelengths, frequencies, energies or wavenumbers, in vacuum
-            and at rest, unless the labels hold an ``rv_offset``.
+            ``(n_pixel,)`` wavelengths, frequencies, energies or wavenumbers, at rest unless
+            the labels hold an ``rv_offset``.
         resolving_power : float or array_like, optional
             Resolving power of the spectra, for all or one a star.
         domain : str, optional
             Kind of spectrum, by the name of the domain; where left out, the one that these
             wavelengths and their spacing fit best.
+        medium : {"vacuum", "air"}, optional
+            What the wavelengths of ``spectral_axis`` are in; vacuum when left out.
 
         Returns
         -------
         `~specutils.Spectrum`
             Flux ``(n_pixel,)``, or ``(n_star, n_pixel)`` where a label is an array or a column,
-            with its standard deviation, normalised as the model sees spectra of this
-            domain: divided by their median, or by their smooth local mean.
+            with its standard deviation, at the ``spectral_axis`` as it was given. It has no unit:
+            it is normalised as the model sees spectra of this domain, which is what
+            ``fm.normalizer_of(name)`` makes of observed ones, ``name`` being ``meta["domain"]``.
+            In the domains of ``base`` that predict flux it is divided by its smooth local mean
+            (`~spectrafm.continuum.ContinuumNormalizer`), not by the true continuum, which lies
+            higher where lines are dense: the flux scatters around 1. In domains whose normaliser is
+            `~spectrafm.continuum.MedianScaler` it is divided by its median.
+            `~spectrafm.plotting.plot_spectrum` draws it over observed flux of any scale. Pixels
+            outside of the range of the domain are NaN and masked.
 
         Raises
         ------
         InputTypeError, InputValueError
-            Labels that cannot be given, a star without a stellar label, wavelengths outside of the
-            domain, or weights that were not trained to predict flux.
+            Labels that cannot be given, a star without a stellar label, no pixel in the range of
+            the domain, another medium, or weights that were not trained to predict flux.
 
         Warns
         -----
         SpectraFMWarning
-            Labels out of the range of the training stars.
+            Labels out of the range of the training stars; pixels outside of that of the domain.
         """
-        return spectra_of_labels(self, labels, spectral_axis, resolving_power, domain)
+        return spectra_of_labels(self, labels, spectral_axis, resolving_power, domain, medium)
 
     def reconstruct(self, spectra, *, medium=None, radial_velocity=None, resolving_power=None, mask_policy=None):
         """Return the spectra that the model sees behind noise, bad pixels and gaps.
@@ -686,7 +696,8 @@ class SpectraFM(Weights):
         library : `~specutils.Spectrum` or collection, or array_like
             Spectra to search, or their embeddings ``(n_library, embedding_dim)`` from
             `embed` of these weights, which need not be made again for each search; nobody can see
-            of what kind of spectra those are.
+            of what kind of spectra those are. Where it is the same object as ``spectra``, no star is
+            a match of itself.
         n : int, optional
             Number of stars to find.
         medium, radial_velocity, resolving_power, mask_policy, batch_size
@@ -695,10 +706,11 @@ class SpectraFM(Weights):
         Returns
         -------
         `~astropy.table.Table`
-            ``n`` rows a star, the nearest first: ``row`` of the star in ``spectra``,
-            ``match`` its row in the library, and their ``distance``, dimensionless: the root mean
-            square difference of their embeddings, each number in units of its scatter in the
-            library. Stars that cannot be used have no rows.
+            ``n`` rows a star, the nearest first, or as many as the library has: ``row`` of the star in
+            ``spectra``, ``match``, that of the other in the library; their ``distance``, dimensionless: the
+            root mean square difference of their embeddings, each number in units of its scatter in
+            the library; ``identifier`` and ``match_identifier``, the names of both, which are the
+            numbers of the rows where embeddings were given. Stars that cannot be used have no rows.
 
         Raises
         ------

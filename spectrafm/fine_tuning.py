@@ -130,6 +130,8 @@ def fine_tune(fm, arrays, truth, config, *, groups=None, name=None, progress=Fal
 
     Raises
     ------
+    CheckpointError
+        A label of the base is registered with another unit by now.
     InputValueError
         Names that are no labels, too few stars, a label that does not vary, spectra of several kinds, groups that
         do not fit the rows, or a method that the base does not allow.
@@ -139,6 +141,8 @@ def fine_tune(fm, arrays, truth, config, *, groups=None, name=None, progress=Fal
     SpectraFMWarning
         As `spectrafm.SpectraFM.fine_tune`.
     """
+    # labels that the base has, too, are to be in its units
+    fm.info.register()
     refuse_inputs(truth, fm.model.vocabulary.flux)
     before = fm.head
     if before is not None and config.method not in ("auto", "head"):

@@ -1,20 +1,24 @@
-"""Figures: a Kiel diagram of many stars, a spectrum with its labels, and whether errors can be trusted."""
+"""Figures: many stars, a spectrum with its labels, labels against true ones, and whether errors can be trusted."""
 
 import textwrap
 
 import numpy as np
 from astropy.table import Row
 
+from ._known import known_labels, refuse_other_rows, table_columns
 from ._meant_names import may_number_row
-from ._spectral_units import doppler_factor, plain_numbers, radial_velocity
+from ._numerics import mad_std
+from ._spectral_units import air_to_vacuum, doppler_factor, plain_numbers, radial_velocity
 from ._star_names import name_texts
 from ._table_formats import column_values
+from .continuum import normalizer_from_dict
 from .exceptions import InputTypeError, InputValueError
 from .flags import describe_flags
-from .quantities import QUANTITIES, column_unit
+from .quantities import QUANTITIES, column_unit, get_quantity
 from .results import check_row, label_names, label_values, round_to_error
 
 __all__ = [
+    "plot_comparison",
     "plot_coverage",
     "plot_labels",
     "plot_pit",
@@ -133,13 +137,33 @@ def plot_labels(table, x="teff", y="logg", color="fe_h", ax=None):
 
     if shade is not None:
         ax, to_color = _color_scale(ax, shade[shown], _axis_label(color))
+    colors = np.full(len(shown), _BLUE) if shade is None else to_color(shade)
+    handles = _draw_stars(ax, values, errors, shown, flagged, colors)
+    for name, values_shown, axis in ((x, values[0][shown], ax.xaxis), (y, values[1][shown], ax.yaxis)):
+        axis.set_label_text(_axis_label(name))
+        backwards = name in ("teff", "logg") or name.endswith("_mag")
+        if backwards and values_shown.size:
+            axis.set_inverted(True)
+    if shown.sum() > _MOST_ERROR_BARS:
+        _typical_cross(ax, [np.nanmedian(error[shown]) for error in errors])
+    if handles:
+        ax.legend(handles=handles, frameon=False, loc="upper left", fontsize="small")
+    else:
+        ax.text(0.5, 0.5, "no star has both labels", transform=ax.transAxes, ha="center", color=_GREY)
+    return ax
+
+
+def _draw_stars(ax, values, errors, shown, flagged, colors):
+    """Draw stars as points, with error bars where they are few; return what a legend says of them.
+
+    All arguments have a number, a truth value or a colour a star; values and errors are pairs, of both axes.
+    """
     n_shown = int(shown.sum())
     size = float(np.clip(2600 / max(n_shown, 1), 5, 42))
     handles = []
     for stars, label, marker in ((shown & flagged, "flagged", "D"), (shown & ~flagged, "no flags", "o")):
         if not stars.any():
             continue
-        colors = np.array([_BLUE] * stars.sum()) if shade is None else to_color(shade[stars])
         if n_shown <= _MOST_ERROR_BARS:
             bars = [np.nan_to_num(error[stars]) for error in errors]
             ax.errorbar(
@@ -151,25 +175,14 @@ def plot_labels(table, x="teff", y="logg", color="fe_h", ax=None):
                 elinewidth=0.8,
                 zorder=1,
             )
-        style = {"facecolors": "white", "edgecolors": colors, "linewidths": 1.2}
+        style = {"facecolors": "white", "edgecolors": colors[stars], "linewidths": 1.2}
         if marker == "o":
             edge = {"edgecolors": "black", "linewidths": 0.4} if size > 12 else {"linewidths": 0}
-            style = {"facecolors": colors, **edge}
+            style = {"facecolors": colors[stars], **edge}
         points = ax.scatter(*(value[stars] for value in values), s=size, marker=marker, zorder=2, **style)
         points.set_rasterized(n_shown > 5000)
         handles.append(_legend_handle(marker, f"{label} ({stars.sum()})"))
-    for name, values_shown, axis in ((x, values[0][shown], ax.xaxis), (y, values[1][shown], ax.yaxis)):
-        axis.set_label_text(_axis_label(name))
-        backwards = name in ("teff", "logg") or name.endswith("_mag")
-        if backwards and values_shown.size:
-            axis.set_inverted(True)
-    if n_shown > _MOST_ERROR_BARS:
-        _typical_cross(ax, [np.nanmedian(error[shown]) for error in errors])
-    if handles:
-        ax.legend(handles=handles, frameon=False, loc="upper left", fontsize="small")
-    else:
-        ax.text(0.5, 0.5, "no star has both labels", transform=ax.transAxes, ha="center", color=_GREY)
-    return ax
+    return handles
 
 
 def _color_scale(ax, shade, label):
@@ -203,10 +216,10 @@ def _legend_handle(marker, label):
     return Line2D([], [], linestyle="", marker=marker, markersize=6, mfc=face, mec="#404040", label=label)
 
 
-def _typical_cross(ax, errors):
-    """Draw one cross of the size of the median errors in the lower left corner."""
+def _typical_cross(ax, errors, across=0.08):
+    """Draw one cross of the size of the median errors at the lower end, so far across the axes."""
     low, high = ax.get_xlim(), ax.get_ylim()
-    x, y = low[0] + 0.08 * (low[1] - low[0]), high[0] + 0.1 * (high[1] - high[0])
+    x, y = low[0] + across * (low[1] - low[0]), high[0] + 0.1 * (high[1] - high[0])
     errors = np.nan_to_num(errors)
     ax.errorbar([x], [y], [errors[1]], [errors[0]], fmt="none", ecolor="black", elinewidth=1.2, capsize=2)
     ax.annotate("typical error", (x, y), (8, -12), textcoords="offset points", fontsize="x-small")
@@ -231,7 +244,9 @@ def plot_spectrum(spectrum, table=None, row=None, ax=None, model=None):
         of it: leave room there, as ``layout="constrained"`` does.
     model : `~specutils.Spectrum`, optional
         The model's spectrum of the star, from `~spectrafm.SpectraFM.reconstruct`, to
-        draw over it, in vacuum and at rest. If you gave ``reconstruct`` a medium or a
+        draw over it, in vacuum and at rest; or one from `~spectrafm.SpectraFM.predict_spectrum`,
+        which is multiplied by what the weights would divide the spectrum by, so that it has the
+        scale and the slope of the data, and ends where these do. If you gave ``reconstruct`` a medium or a
         velocity, give ``to_arrays(spectrum, medium="air")``, with the same keywords, as
         ``spectrum``. A velocity that was measured is taken from the ``table``.
 
@@ -245,8 +260,9 @@ def plot_spectrum(spectrum, table=None, row=None, ax=None, model=None):
     ------
     InputValueError
         There is no such row, ``row`` is left out and the name of the star does not tell it, the
-        table has other rows than there are stars, the spectrum cannot be used, or the flux of
-        the model has another unit.
+        table has other rows than there are stars, the spectrum cannot be used, the flux of
+        the model has another unit, it is of several stars, or was predicted for a range in which
+        the spectrum has no good pixel.
     InputTypeError
         These are no spectra, or this is not a table.
     """
@@ -293,15 +309,8 @@ def plot_spectrum(spectrum, table=None, row=None, ax=None, model=None):
         ax.fill_between(wavelength, flux - sigma, flux + sigma, color=_BLUE, alpha=0.25, linewidth=0, label="error")
     ax.plot(wavelength, flux, color=_BLUE, linewidth=1.2 if star.n_good < 2000 else 0.6, label="flux")
     if model is not None:
-        try:
-            # a unit that astropy does not know cannot be converted, and need not be
-            values = model.flux.value if model.flux.unit == flux_unit else model.flux.to_value(flux_unit)
-        except (u.UnitsError, ValueError):
-            raise InputValueError(
-                f"model: its flux is in {str(model.flux.unit) or 'no unit'!r}, that of the spectrum in "
-                f"{star.flux_unit or 'no unit'!r}; expected what reconstruct returns for this spectrum"
-            ) from None
-        there, values = model.spectral_axis.to_value(unit), scale * values
+        there, values = _at_level_of(star, model, flux_unit)
+        there, values = (there * u.AA).to_value(unit), scale * values
         ax.plot(there, values, color=_VERMILION, linewidth=0.8, label="model")
         ax.legend(loc="lower right", fontsize="small")
     if star.n_good > 1:
@@ -314,6 +323,41 @@ def plot_spectrum(spectrum, table=None, row=None, ax=None, model=None):
     ax.text(1.02, 1.0, labels, va="top", linespacing=1.55, **beside)
     ax.text(1.02, 0.0, flags, va="bottom", linespacing=1.25, fontsize="small", color=color, **beside)
     return ax
+
+
+def _at_level_of(star, model, flux_unit):
+    """Return wavelengths [Angstrom, vacuum] and flux of a model in the unit of a spectrum."""
+    from astropy import units as u
+
+    if model.flux.ndim > 1:
+        raise InputValueError(f"model: {len(model.flux)} spectra, expected that of one star, as model[0]")
+    there = model.spectral_axis.to_value(u.AA, u.spectral())
+    there = air_to_vacuum(there) if model.meta.get("medium") == "air" else there
+    if "normalizer" in model.meta:
+        return there, model.flux.value * _divisor(star, model.meta, there)
+    try:
+        # a unit that astropy does not know cannot be converted, and need not be
+        return there, model.flux.value if model.flux.unit == flux_unit else model.flux.to_value(flux_unit)
+    except (u.UnitsError, ValueError):
+        raise InputValueError(
+            f"model: its flux is in {str(model.flux.unit) or 'no unit'!r}, that of the spectrum in "
+            f"{star.flux_unit or 'no unit'!r}; expected what reconstruct returns for this spectrum, or what "
+            "predict_spectrum returns for its labels"
+        ) from None
+
+
+def _divisor(star, meta, there):
+    """Return what a spectrum is divided by in the domain of a predicted one, at the wavelengths of that."""
+    low, high = meta["wavelength_range"]
+    good = star.good & (star.wavelength >= low) & (star.wavelength <= high)
+    if not good.any():
+        raise InputValueError(
+            f"model: predicted for {meta['domain']}, {low:.0f} to {high:.0f} Angstrom, where the spectrum has no good "
+            "pixel; give predict_spectrum the wavelengths of this spectrum"
+        )
+    by = normalizer_from_dict(meta["normalizer"]).divisor(star.wavelength[None], star.flux[None], good[None])
+    by = np.broadcast_to(by, star.flux[None].shape)[0]
+    return np.interp(there, star.wavelength, by, left=np.nan, right=np.nan)
 
 
 def _row_of(stars, table):
@@ -424,13 +468,96 @@ def _flags_in_words(flag):
     return "\n".join([f"flag {flag}", *words])
 
 
+def plot_comparison(table, truth_table, label, ax=None):
+    """Plot predicted against true values of a label.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table` or dict
+        As `~spectrafm.SpectraFM.infer` returns it: columns ``<label>``, ``e_<label>`` and ``flag``,
+        of which only the first is needed.
+    truth_table : `~astropy.table.Table` or dict
+        ``n_star`` rows in the same order with columns ``<label>`` and, where there are any,
+        ``e_<label>``; with units or in the usual ones; masked or NaN where not known.
+    label : str
+        Name of the label.
+    ax : `~matplotlib.axes.Axes`, optional
+        Where to draw; a new figure when left out.
+
+    Returns
+    -------
+    `~matplotlib.axes.Axes`
+        The true label to the right and the predicted one upwards, in the unit of the registry and on
+        one scale, with the line on which both are equal. Stars without flags are filled circles,
+        flagged ones open diamonds. Up to 200 stars have error bars, more have one typical cross in
+        a corner. The title has ``bias``, the median of predicted minus true, and ``mad_std``, its
+        robust scatter, of all stars that are drawn, as `spectrafm.calibration.calibration_table`.
+
+    Raises
+    ------
+    InputTypeError
+        One of them is no table.
+    InputValueError
+        A table has no such label, or has it in a unit that does not fit; tables of different
+        lengths, or whose column ``identifier`` has the same names in another order; or no star
+        with both values.
+    """
+    get_quantity(label, "label")
+    given = {"table": table_columns(table, "table"), "truth_table": table_columns(truth_table, "truth_table")}
+    for argument, columns in given.items():
+        if label not in columns:
+            raise InputValueError(f"label: no column {label!r} in {argument}, which has {', '.join(columns) or 'none'}")
+    n_star = len(np.atleast_1d(given["table"][label]))
+    refuse_other_rows(given["table"], truth_table)
+    (predicted, error), (truth, truth_error) = (
+        known_labels(columns, [label], n_star, argument)[label] for argument, columns in given.items()
+    )
+    shown = np.isfinite(predicted) & np.isfinite(truth)
+    if not shown.any():
+        raise InputValueError(f"truth_table: no star has a predicted and a true {label}")
+    flagged = np.ma.filled(np.ma.asarray(given["table"].get("flag", np.zeros(n_star))), 1) != 0
+    ax = _new_axes((5.2, 5.2)) if ax is None else ax
+    handles = _draw_stars(ax, (truth, predicted), (truth_error, error), shown, flagged, np.full(n_star, _BLUE))
+    both = np.concatenate([truth[shown], predicted[shown]])
+    margin = 0.06 * np.ptp(both) or 0.5
+    limits = both.min() - margin, both.max() + margin
+    ax.plot(limits, limits, color=_GREY, linewidth=0.8, linestyle="--", zorder=1.5)
+    symbol, unit = _symbol(label), f"  [{_unit(label)}]" * bool(_unit(label))
+    ax.set(
+        xlim=limits, ylim=limits, aspect="equal", xlabel=f"{symbol}, true{unit}", ylabel=f"{symbol}, predicted{unit}"
+    )
+    if shown.sum() > _MOST_ERROR_BARS:
+        told = [one[shown & np.isfinite(one)] for one in (truth_error, error)]
+        # the line of equal labels begins in the other corner
+        _typical_cross(ax, [np.median(one) if len(one) else 0.0 for one in told], across=0.75)
+    residual = (predicted - truth)[shown]
+    figures = f"bias {np.median(residual):.3g}, mad_std {mad_std(residual):.3g}".replace("-", "\N{MINUS SIGN}")
+    ax.set_title(f"{figures} {get_quantity(label).error_unit}".rstrip(), loc="left", fontsize="medium")
+    ax.legend(handles=handles, frameon=False, loc="upper left", fontsize="small")
+    return ax
+
+
+def _in_one_unit(values, errors, truth, truth_errors):
+    """Return numbers in the unit of the values, where these have one; others as they are."""
+    unit = getattr(values, "unit", None)
+    if unit is None:
+        return values, errors, truth, truth_errors
+    numbers = [plain_numbers("values", values, unit, masked=True)]
+    for name, given in (("errors", errors), ("truth", truth), ("truth_errors", truth_errors)):
+        if given is not None and getattr(given, "unit", None) is None:
+            raise InputTypeError(f"{name}: no unit, but values are in {unit}; expected units of all, or of none")
+        numbers.append(None if given is None else plain_numbers(name, given, unit, masked=True))
+    return numbers
+
+
 def plot_coverage(values, errors, truth, truth_errors=None, levels=None, ax=None):
     """Plot the observed coverage of central intervals against the nominal one.
 
     Parameters
     ----------
-    values, errors, truth, truth_errors : array_like
-        ``(n_star,)`` as for `spectrafm.calibration.coverage`.
+    values, errors, truth, truth_errors : array_like or `~astropy.units.Quantity`
+        ``(n_star,)`` as for `spectrafm.calibration.coverage`; or all with units that convert into
+        each other.
     levels : sequence of float, optional
         Nominal coverages, by default 0.01 to 0.99 in steps of 0.01.
     ax : `~matplotlib.axes.Axes`, optional
@@ -450,8 +577,9 @@ def plot_coverage(values, errors, truth, truth_errors=None, levels=None, ax=None
     from .calibration import coverage, z_scores
 
     levels = np.linspace(0.01, 0.99, 99) if levels is None else np.asarray(levels, dtype=np.float64)
-    observed = coverage(values, errors, truth, truth_errors, levels)
-    n_star = int(np.isfinite(z_scores(values, errors, truth, truth_errors)).sum())
+    stars = _in_one_unit(values, errors, truth, truth_errors)
+    observed = coverage(*stars, levels)
+    n_star = int(np.isfinite(z_scores(*stars)).sum())
     ax = _new_axes((4.8, 4.8)) if ax is None else ax
     low, high = _binomial_band(n_star, levels)
     ax.fill_between(levels, low / n_star, high / n_star, color=_GREY, alpha=0.25, linewidth=0, label=_BAND)
@@ -467,8 +595,9 @@ def plot_pit(values, errors, truth, truth_errors=None, n_bin=10, ax=None):
 
     Parameters
     ----------
-    values, errors, truth, truth_errors : array_like
-        ``(n_star,)`` as for `spectrafm.calibration.pit`.
+    values, errors, truth, truth_errors : array_like or `~astropy.units.Quantity`
+        ``(n_star,)`` as for `spectrafm.calibration.pit`; or all with units that convert into
+        each other.
     n_bin : int, optional
         Number of bins.
     ax : `~matplotlib.axes.Axes`, optional
@@ -490,7 +619,7 @@ def plot_pit(values, errors, truth, truth_errors=None, n_bin=10, ax=None):
 
     if not isinstance(n_bin, (int, np.integer)) or n_bin < 1:
         raise InputValueError(f"n_bin: {n_bin!r}, expected a positive integer")
-    transform = pit(values, errors, truth, truth_errors)
+    transform = pit(*_in_one_unit(values, errors, truth, truth_errors))
     transform = transform[np.isfinite(transform)]
     ax = _new_axes((5.4, 3.8)) if ax is None else ax
     low, high = _binomial_band(len(transform), np.array([1 / n_bin]))
@@ -508,8 +637,9 @@ def plot_z_scores(values, errors, truth, truth_errors=None, ax=None):
 
     Parameters
     ----------
-    values, errors, truth, truth_errors : array_like
-        ``(n_star,)`` as for `spectrafm.calibration.z_scores`.
+    values, errors, truth, truth_errors : array_like or `~astropy.units.Quantity`
+        ``(n_star,)`` as for `spectrafm.calibration.z_scores`; or all with units that convert into
+        each other.
     ax : `~matplotlib.axes.Axes`, optional
         Where to draw; a new figure when left out.
 
@@ -528,7 +658,7 @@ def plot_z_scores(values, errors, truth, truth_errors=None, ax=None):
 
     from .calibration import z_scores
 
-    z = z_scores(values, errors, truth, truth_errors)
+    z = z_scores(*_in_one_unit(values, errors, truth, truth_errors))
     z = z[np.isfinite(z)]
     ax = _new_axes((5.4, 3.8)) if ax is None else ax
     edges = np.linspace(-5, 5, 41)

@@ -12,13 +12,16 @@ from ._meant_names import similar_names
 from .exceptions import InputValueError
 
 __all__ = [
+    "BUILT_IN",
     "OTHER_COLUMNS",
     "QUANTITIES",
     "Quantity",
     "column_unit",
+    "forget_quantity",
     "get_quantity",
     "register_quantity",
     "registered_on_success",
+    "same_units",
 ]
 
 
@@ -104,6 +107,9 @@ QUANTITIES = {
     )
 }
 
+#: Names of quantities that are part of the package, and never change.
+BUILT_IN = frozenset(QUANTITIES)
+
 #: Columns beside those of labels: name -> UCD, description.
 OTHER_COLUMNS = {
     "identifier": ("meta.id;meta.main", "Name of the star or row of the input"),
@@ -176,7 +182,7 @@ def register_quantity(quantity):
     Raises
     ------
     InputValueError
-        A name that cannot be used, or that means something else already.
+        A name that cannot be used, or that means something else already; see `forget_quantity`.
     """
     name = quantity.name
     if not name.isidentifier() or name.startswith("e_"):
@@ -185,7 +191,53 @@ def register_quantity(quantity):
         )
     known = QUANTITIES.setdefault(name, quantity)
     if known != quantity:
-        raise InputValueError(f"quantity: {name!r} is registered as {known}; give {quantity} another name")
+        or_forget = "" if name in BUILT_IN else f", or call spectrafm.quantities.forget_quantity({name!r}) first"
+        raise InputValueError(f"quantity: {name!r} is registered as {known}; give {quantity} another name{or_forget}")
+
+
+def forget_quantity(name):
+    """Take a quantity out of the registry, so that its name can be registered with another unit.
+
+    Weights that have it register it again when they are used next, with their own unit. Where the
+    name has another unit by then, they refuse to be used instead of telling numbers in a wrong unit.
+
+    Parameters
+    ----------
+    name : str
+        Name of a quantity that `register_quantity`, `~spectrafm.SpectraFM.fine_tune` or weights have
+        registered; one that is not registered is forgotten already.
+
+    Raises
+    ------
+    InputValueError
+        The quantity is one of the package.
+    """
+    if name in BUILT_IN:
+        raise InputValueError(
+            f"name: {name!r} is a quantity of the package, in {QUANTITIES[name].unit or 'no unit'}; "
+            "expected the name of one that was registered"
+        )
+    QUANTITIES.pop(name, None)
+
+
+def same_units(quantity, other):
+    """Tell whether numbers and errors of two quantities have the same units, however these are spelled.
+
+    Parameters
+    ----------
+    quantity, other : Quantity
+        The quantities.
+
+    Returns
+    -------
+    bool
+    """
+    pairs = [(getattr(quantity, key), getattr(other, key)) for key in ("unit", "error_unit")]
+    if all(one == another for one, another in pairs):
+        return True
+    from astropy.units import Unit
+
+    return all(Unit(one, parse_strict="silent") == Unit(another, parse_strict="silent") for one, another in pairs)
 
 
 @contextmanager

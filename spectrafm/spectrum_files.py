@@ -9,6 +9,7 @@ asked for.
 import re
 import warnings
 from contextlib import contextmanager
+from lzma import LZMAError
 from os import PathLike
 from pathlib import Path
 
@@ -16,12 +17,14 @@ import numpy as np
 
 from . import adapters
 from ._files.apogee import apogee_spectra
-from ._files.contents import ANGSTROM, OWN_UNITS, SpectrumFile, first_line
-from ._files.errors_and_masks import ERRORS
+from ._files.contents import OWN_UNITS, SpectrumFile, first_line, in_air
 from ._files.foreign import foreign_problem
-from ._files.images import axis_notes, gives_wavelengths, image_spectra, with_companions
-from ._files.table_columns import bracket_unit, known_columns, medium_in_name, unit_in_name
+from ._files.image_axes import axis_notes, gives_wavelengths
+from ._files.images import image_spectra, with_companions
+from ._files.table_columns import known_columns
 from ._files.tables import is_votable, read_tables, table_spectra
+from ._files.units import ANGSTROM, likely_unit, unit_problem
+from ._files.unread import unread_problem
 from ._pixel_quality import policy_bits, unusable
 from ._star_names import common_name
 from ._warning_filters import catch_warnings, taking_turns
@@ -39,12 +42,14 @@ _CUT_OFF = re.compile("truncated|Error validating header|corrupt", re.IGNORECASE
 _FITS_NAMES = re.compile(r"\.(fits?|fts)(\.(gz|bz2|xz|z|fz))?$")
 # what is said of options that the file, or its survey, tells
 _TOLD = {
-    "medium": "wavelengths are in {}, as its header says",
+    "medium": "wavelengths are in {}, as the file says",
     "mask_policy": "bad pixels are those of the mask policy {}, unless another is given",
     "resolving_power": "its resolving power is {:.0f}, that of its survey, unless another is given",
 }
 # a mask that leaves out a larger share than this may be the wrong way round
 _MOST_MASKED = 0.5
+# between these, in Angstrom, are spectra of stars
+_LEAST, _MOST = 100, 1e6
 
 
 def read_spectra(
@@ -114,6 +119,8 @@ def read_spectra(
     >>> notes[0]
     "read as a table: wavelength in 'wavelength_nm', flux in 'flux', standard deviations in 'error'"
     """
+    from astropy.units import UnitsWarning
+
     spectrum_options = {
         "medium": medium,
         "radial_velocity": radial_velocity,
@@ -129,7 +136,10 @@ def read_spectra(
     file = SpectrumFile(Path(path), None, file_format, units, merge_orders)
     with taking_turns():
         try:
-            stars, said = _read(file, spectrum_options)
+            with catch_warnings():
+                # units that are not known are told of where they matter
+                warnings.simplefilter("ignore", UnitsWarning)
+                stars, said = _read(file, spectrum_options)
         except InputValueError as error:
             raise InputValueError(f"{path}: {error}") from error
         if notes is not None:
@@ -168,8 +178,11 @@ def _read(file, spectrum_options):
     try:
         with _opened(file):
             groups, notes = _groups(file, spectrum_options)
-    except OSError as error:
-        raise InputValueError(f"it cannot be read: {error.strerror or error}") from error
+            for group in groups:
+                _check_wavelengths(group)
+    # compressed files have errors of their own where they are damaged
+    except (OSError, EOFError, LZMAError) as error:
+        raise InputValueError(f"it cannot be read: {getattr(error, 'strerror', None) or first_line(error)}") from error
     if not any(groups):
         raise InputValueError("there is no spectrum in it")
     notes += [f"{place} cannot be read ({cause})" for place, cause in file.causes.items()]
@@ -178,6 +191,19 @@ def _read(file, spectrum_options):
     if file.merge:
         return _merged(groups, notes), notes
     return [star for group in groups for star in group], notes
+
+
+def _check_wavelengths(stars):
+    """Refuse wavelengths that are logarithms, or in another unit than the file says."""
+    for star in stars:
+        if not np.size(star.wavelength):
+            continue
+        low, high = np.min(star.wavelength), np.max(star.wavelength)
+        if high < _LEAST or low > _MOST:
+            raise InputValueError(
+                f"its wavelengths are from {low:.6g} to {high:.6g} Angstrom by the units in it, where no spectrum of a "
+                "star is; give their unit as wavelength_unit=, which is 'dex(Angstrom)' for log10 of Angstrom"
+            )
 
 
 @contextmanager
@@ -219,16 +245,19 @@ def _groups(file, spectrum_options):
         raise InputValueError(problem)
     contents, reason = apogee_spectra(file, formats) if of_survey else _contents(file, spectrum_options), ""
     if not contents and (of_survey or not (given or _is_table(file))):
+        is_air = spectrum_options["medium"] is None and in_air(file.headers)
+        told = {"medium": "air"} if is_air else {}
         try:
-            groups, notes = _by_specutils(file, spectrum_options)
+            groups, notes = _by_specutils(file, spectrum_options | told)
         except _NotReadError as error:
             contents = _contents(file, spectrum_options) if of_survey else []
             reason = "" if is_votable(file.path) else f"specutils cannot read it ({error}); "
         else:
             # loaders of surveys know the units of what they read
+            notes += [_TOLD[name].format(value) for name, value in told.items()]
             return groups, notes + [OWN_UNITS] * given
     if not contents:
-        raise InputValueError(_problem(file, reason))
+        raise InputValueError(unread_problem(file, reason))
     groups, notes = [], []
     for one in contents:
         told = {name: value for name, value in one.defaults.items() if spectrum_options[name] is None}
@@ -352,12 +381,14 @@ def _complete(spectrum, file):
     formats, header = {*_formats(file, Spectrum)}, spectrum.meta.get("header", {})
     image = file.hdus and formats & _IMAGES
     if image and formats <= _PLAIN and not gives_wavelengths(header, spectrum.spectral_axis):
-        raise InputValueError(_problem(file, ""))
+        raise InputValueError(unread_problem(file, ""))
     if not (image and "wcs1d-fits" in formats):
         return []
     notes = []
     notes += axis_notes(header)
     if not header.get("CUNIT1") and "WAT1_001" not in header and str(spectrum.spectral_axis.unit) == "Angstrom":
+        if likely_unit(spectrum.spectral_axis.value) != "Angstrom":
+            raise InputValueError(unit_problem(spectrum.spectral_axis.value, ""))
         notes.append(ANGSTROM)
     known = {"flux": spectrum.data}
     known |= {"sigma": spectrum.uncertainty.array} if spectrum.uncertainty is not None else {}
@@ -374,81 +405,3 @@ def _add(spectrum, kind, values):
     from astropy.nddata import InverseVariance, StdDevUncertainty
 
     spectrum.uncertainty = (InverseVariance if kind == "ivar" else StdDevUncertainty)(values)
-
-
-def _where(file, place):
-    """Return the arguments with which astropy reads a table of a file."""
-    if file.hdus:
-        return f", hdu={place.split()[1]}"
-    if is_votable(file.path):
-        return ", format='votable'" + (f", table_id={place.split()[1]}" if place else "")
-    return "" if file.path.suffix.lower() == ".ecsv" else f", {file.table_options}"
-
-
-def _columns_in_python(table, known, unit):
-    """Return the lines of Python that make spectra of a table t, with its columns as far as they are known."""
-    names = table.colnames
-    if not known and len(names) == 2:
-        # in the order that everybody has them
-        known = dict(zip(("wavelength", "flux"), names, strict=True))
-    free = {*names} - {*known.values()}
-    column = {kind: f"t[{name!r}]" for kind, name in known.items()}
-    for kind in ("wavelength", "flux"):
-        column.setdefault(kind, f"t['the column of {kind}']" if free else kind)
-    lines, axis = [], known.get("wavelength")
-    # what is in the file, astropy knows
-    unit = unit or (unit_in_name(axis) or bracket_unit(axis) if axis else "")
-    if unit and "log" in known:
-        lines = ["from astropy import units as u"]
-        column["wavelength"] = f"10 ** {column['wavelength']} * u.Unit({unit!r})"
-    elif "log" in known:
-        column["wavelength"] = f"10 ** {column['wavelength']}"
-    elif unit and "t[" in column["wavelength"]:
-        lines = [f"{column['wavelength']}.unit = {unit!r}"]
-    errors = "sigma=None"
-    if taken := [kind for kind in ERRORS if kind in known]:
-        errors = f"sigma={column['var']} ** 0.5" if taken[0] == "var" else f"{taken[0]}={column[taken[0]]}"
-    arguments = [column["wavelength"], column["flux"], errors]
-    arguments += [f"mask={column[kind]}" for kind in ("mask",) if kind in known]
-    arguments += ["medium='air'"] * (axis is not None and medium_in_name(axis) == "air")
-    return "; ".join([*lines, f"stars = from_arrays({', '.join(arguments)})"])
-
-
-def _problem(file, reason):
-    """Return in words what is in a file that cannot be read, and what to do."""
-    tables = read_tables(file)
-    causes = "; ".join(f"{place} cannot be read ({cause})" for place, cause in file.causes.items())
-    if tables:
-        place, table = next(iter(tables.items()))
-        where = _where(file, place)
-        names, known = table.colnames, known_columns(table, by_unit=True)
-        missing = [kind for kind in ("wavelength", "flux") if kind not in known]
-        return (
-            f"{reason}{causes}{'; ' * bool(causes)}the table in it has the columns "
-            f"{', '.join(names[:12])}{' ...' * (len(names) > 12)}, of which none is "
-            f"known to be {', or '.join(missing)}; in Python: from astropy.table import Table; from "
-            f"spectrafm.adapters import from_arrays; t = Table.read({str(file.path)!r}{where}); "
-            f"{_columns_in_python(table, known, file.units['wavelength'])}; fm.infer(stars)"
-        )
-    if causes or file.damage:
-        # what specutils says of it is a consequence
-        cut_off = f": the file may be cut off{f' ({file.damage})' * bool(file.damage)}" if file.hdus else ""
-        return f"{causes or 'no data in it can be read'}{cut_off or '; correct the file'}"
-    if file.hdus:
-        kinds = ", ".join(
-            f"HDU {n} {hdu.name}{f' of shape {hdu.shape}' if hdu.is_image else ', a table without numbers'}"
-            for n, hdu in enumerate(file.hdus)
-            if hdu.size
-        )
-        if not kinds:
-            return "there is no data in it: the file may be cut off"
-        return (
-            f"{reason}there is in it {kinds}, and no wavelength that is understood; write CRVAL1, CRPIX1, CDELT1 "
-            "and CUNIT1 into its header, or give wavelengths in Python: from astropy.io import fits; from "
-            f"spectrafm.adapters import from_arrays; flux = fits.getdata({str(file.path)!r}); "
-            "stars = from_arrays(wavelength, flux); fm.infer(stars)"
-        )
-    return (
-        f"{reason}it is neither FITS nor a table of numbers; read it in Python, and give its arrays: from "
-        "spectrafm.adapters import from_arrays; fm.infer(from_arrays(wavelength, flux, sigma))"
-    )

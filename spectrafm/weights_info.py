@@ -9,7 +9,16 @@ import numpy as np
 
 from ._storage import write_json
 from .exceptions import CheckpointError, InputTypeError, InputValueError
-from .quantities import Quantity, get_quantity, register_quantity, registered_on_success
+from .quantities import (
+    BUILT_IN,
+    QUANTITIES,
+    Quantity,
+    column_unit,
+    get_quantity,
+    register_quantity,
+    registered_on_success,
+    same_units,
+)
 
 __all__ = ["LARGE_ERROR", "Domain", "WeightsInfo"]
 
@@ -57,6 +66,9 @@ class Domain:
         flagged; for a label that is modelled by its logarithm, the relative error.
     calibration : dict
         Per label, factors on the predicted error: ``{"with_sigma": f, "without_sigma": g}``.
+    smallest_errors : dict
+        Per label, the smallest error that is told: true labels whose own errors are larger than the
+        predicted ones cannot say whether these are right. 0 for a label without an entry.
     in_common : dict
         Per label, the fraction of the error variance shared by all subsets of pixels, which averaging does not
         reduce; 1 for a label without an entry. Only for models that read subsets.
@@ -95,6 +107,7 @@ class Domain:
     label_ranges: dict = field(default_factory=dict)
     usual_errors: dict = field(default_factory=dict)
     calibration: dict = field(default_factory=dict)
+    smallest_errors: dict = field(default_factory=dict)
     in_common: dict = field(default_factory=dict)
     unproven: tuple = ()
     density_threshold: float = float("inf")
@@ -260,7 +273,7 @@ class Domain:
         return {"with_sigma": 1.0, "without_sigma": 1.0} | self.calibration.get(label, {})
 
     def calibrated_errors(self, labels, errors, has_sigma):
-        """Return predicted errors, scaled by the factors from held-out stars.
+        """Return predicted errors, scaled by the factors from held-out stars, and none that these cannot prove.
 
         Parameters
         ----------
@@ -280,7 +293,8 @@ class Domain:
         for column, name in enumerate(labels):
             factor = self.error_factors(name)
             factors[:, column] = np.where(has_sigma, factor["with_sigma"], factor["without_sigma"])
-        return errors * factors
+        # NaN stays NaN
+        return np.maximum(errors * factors, [self.smallest_errors.get(name, 0.0) for name in labels])
 
 
 @dataclass
@@ -328,7 +342,7 @@ class WeightsInfo:
                 raise InputTypeError(f"splits: {split!r} of {name!r}, expected a dictionary of data, seed and fraction")
         self.quantities = _made("quantities", Quantity, self.quantities)
         with registered_on_success():
-            self._register()
+            self.register()
             self.domains = _made("domains", Domain, self.domains)
             for name in self.known:
                 get_quantity(name, "known")
@@ -337,12 +351,22 @@ class WeightsInfo:
         """Register quantities where weights are unpickled, as where they are loaded."""
         self.__dict__.update(state)
         with registered_on_success():
-            self._register()
+            self.register()
 
-    def _register(self):
-        """Make the quantities known to the registry."""
+    def register(self):
+        """Make the quantities known to the registry, where they are not yet.
+
+        Raises
+        ------
+        CheckpointError
+            A quantity is registered with another unit than that of these weights.
+        """
         for quantity in self.quantities:
-            register_quantity(quantity)
+            known = QUANTITIES.get(quantity.name)
+            if known is None:
+                register_quantity(quantity)
+            elif not same_units(known, quantity):
+                raise CheckpointError(f"quantities: {_other_unit(self.name, quantity, known)}")
 
     @property
     def labels(self):
@@ -402,7 +426,14 @@ class WeightsInfo:
             `Domain.degraded`.
         domains : numpy.ndarray
             ``(n_star,)`` int, the number of the domain of each.
+
+        Raises
+        ------
+        CheckpointError
+            As `register`: the registry has other units by now.
         """
+        # since these weights were loaded, quantities may have been forgotten, and registered anew
+        self.register()
         numbers = np.array([self.domain_of(arrays) for arrays in spectra], dtype=int)
         return [self.domains[i].degraded(a) for i, a in zip(numbers, spectra, strict=True)], numbers
 
@@ -436,7 +467,8 @@ class WeightsInfo:
                 "    range of the training labels:",
             ]
             lines += [
-                f"      {name}: {domain.label_ranges[name][0]:.5g} to {domain.label_ranges[name][1]:.5g}"
+                f"      {name}: {domain.label_ranges[name][0]:.5g} to {domain.label_ranges[name][1]:.5g} "
+                f"{column_unit(name) or ''}".rstrip()
                 if name in domain.label_ranges
                 else f"      {name}"
                 for name in domain.labels
@@ -472,14 +504,30 @@ class WeightsInfo:
         Raises
         ------
         CheckpointError
-            The file is missing, damaged, or has fields this version does not know.
+            The file is missing, damaged, or has fields this version does not know, or a quantity of it is
+            registered with another unit.
         """
         try:
             return cls(**_everywhere(json.loads(Path(path).read_text()), _out_of_words))
         except FileNotFoundError as error:
             raise CheckpointError(f"folder: {path} not found; expected weights saved by SpectraFM.save") from error
+        except CheckpointError as error:
+            raise CheckpointError(f"folder: {path}: {error}") from None
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"folder: {path} is damaged or of another version ({error})") from error
+
+
+def _other_unit(name, quantity, known):
+    """Say that weights have a quantity in another unit than it is registered in, and what to do."""
+    own, registered = (f"in {one.unit}" if one.unit else "without a unit" for one in (quantity, known))
+    if quantity.name in BUILT_IN:
+        remedy = "use them with the version of spectrafm that made them"
+    else:
+        remedy = (
+            f"call spectrafm.quantities.forget_quantity({quantity.name!r}) and try again; other weights with that "
+            "name will ask for the same, or fine-tune again with one unit in all"
+        )
+    return f"{quantity.name!r} is {own} in the weights {name!r}, but registered {registered}; {remedy}"
 
 
 def _made(name, kind, given):

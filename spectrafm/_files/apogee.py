@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .contents import OWN_UNITS, Contents, from_log10, header_names
+from .contents import OWN_UNITS, Contents, header_names
+from .units import from_log10
 
 __all__ = ["RESOLVING_POWER", "apogee_spectra"]
 

@@ -1,91 +1,14 @@
-"""What files of spectra hold, on its way to `spectrafm.adapters.from_arrays`, and the names that tell it."""
+"""A file of spectra while it is read, and what it holds, on its way to `spectrafm.adapters.from_arrays`."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from .._spectral_units import flux_rule
 from .._star_names import star_names
-from ..exceptions import InputValueError
 
-__all__ = [
-    "ANGSTROM",
-    "GOOD_MASKS",
-    "KINDS",
-    "NAMES",
-    "OWN_UNITS",
-    "UNITS",
-    "WORDS",
-    "Contents",
-    "SpectrumFile",
-    "first_line",
-    "from_log10",
-    "further_note",
-    "header_names",
-    "kind_of",
-    "plain_name",
-    "with_units",
-]
+__all__ = ["OWN_UNITS", "Contents", "SpectrumFile", "first_line", "further_note", "header_names", "in_air"]
 
-#: Spellings of units of wavelengths, in small letters, that astropy does not know, or knows in others.
-UNITS = {"nm": "nm", "um": "um", "micron": "um", "microns": "um"} | dict.fromkeys(
-    ("a", "aa", "ang", "angstrom", "angstroms", "\u00e5", "\u212b"), "Angstrom"
-)
-UNITS |= dict.fromkeys(("\u00b5m", "\u03bcm"), "um")
-#: What is in a column, or an extension.
-WORDS = {
-    "wavelength": "wavelength",
-    "flux": "flux",
-    "sigma": "standard deviations",
-    "var": "variances",
-    "ivar": "inverse variances",
-    "mask": "mask",
-}
-#: Names of columns and extensions by what these hold, as of `plain_name`, those first that are taken first.
-NAMES = {
-    "wavelength": ("wavelength", "wave", "lambda", "lam", "wl", "wavelengths"),
-    "log": ("loglam", "loglambda", "logwave", "logwavelength"),
-    "flux": (
-        *("flux", "fluxes", "fluxreduced", "fluxdensity", "flam", "flambda", "normflux", "fluxnorm"),
-        *("spectrum", "spec"),
-    ),
-    "sigma": (
-        *("err", "error", "errors", "sigma", "uncertainty", "uncert", "unc", "std", "stddev", "noise", "eflux"),
-        *("errreduced", "fluxerr", "fluxerror", "errflux", "sigmaflux", "fluxsigma", "fluxunc", "fluxuncertainty"),
-    ),
-    "var": ("var", "variance", "fluxvar", "varflux", "fluxvariance", "err2", "error2", "sigma2", "sigma^2", "sigma**2"),
-    "ivar": (
-        *("ivar", "invvar", "inversevariance", "fluxivar", "ivarflux"),
-        *("1/sigma^2", "1/sigma**2", "sigma**-2", "sigma^-2"),
-    ),
-    # 0 where a pixel is good
-    "mask": (
-        *("mask", "andmask", "dq", "dataquality", "qual", "quality", "flag", "flags", "bad", "isbad"),
-        *("badpix", "badpixel", "badpixels", "bpm", "pixmask", "badpixelmask"),
-    ),
-}
-#: Those of masks that are something else, or 1 where a pixel is good: they are not used, and that is said.
-GOOD_MASKS = ("ormask", "good", "isgood", "goodpix", "goodpixel", "goodpixels", "goodmask", "valid", "ok")
-# words of what is neither the flux of a star nor belongs to it as its errors do
-_OTHER = (
-    *GOOD_MASKS,
-    *("sky", "background", "bkg", "model", "bestfit", "fit", "template", "residual", "residuals", "continuum", "cont"),
-    *("blaze", "flat", "telluric", "response", "resp", "sensitivity", "throughput", "transmission", "snr"),
-    *("resolution", "lsf", "psf", "fwhm", "weight", "weights", "exptime"),
-)
-#: What words in names mean, where a name is more than one word.
-KINDS = {name: kind for kind, names in NAMES.items() for name in names} | dict.fromkeys(_OTHER, "other")
-KINDS |= {"stat": "var", "sig": "sigma"} | dict.fromkeys(("data", "sci", "science", "primary"), "flux")
-#: What is said where Angstrom is assumed.
-ANGSTROM = "no unit of wavelength in its header: Angstrom is assumed; give wavelength_unit= otherwise"
 #: What is said where units are given for a format that has its own.
 OWN_UNITS = "wavelength_unit= and flux_unit= are not used: its format has units of its own"
-# wavelengths up to here are in micrometres or nanometres rather than in Angstrom
-_MOST_UM, _MOST_NM = 30, 2500
-# log10 of wavelengths in Angstrom, natural logarithms of which are larger from 400 Angstrom on
-_MOST_LOG10 = 6.0
 
 
 @dataclass
@@ -120,6 +43,11 @@ class SpectrumFile:
     damage: str = ""
     causes: dict = field(default_factory=dict)
     table_options: str = "format='ascii'"
+
+    @property
+    def headers(self):
+        """list of `~astropy.io.fits.Header`: Those of FITS."""
+        return [hdu.header for hdu in self.hdus or ()]
 
     def image(self, number):
         """Read an image.
@@ -162,50 +90,6 @@ class Contents:
     defaults: dict = field(default_factory=dict)
 
 
-def plain_name(name):
-    """Write a name without capitals and what separates words.
-
-    Parameters
-    ----------
-    name : str
-        Of a column or an extension.
-
-    Returns
-    -------
-    str
-        A number that is set apart stays so: ``err_2`` is that of a second spectrum, ``err2`` a square.
-    """
-    return re.sub(r"[\s_.:](?!\d+$)|-(?=[a-z])", "", name.strip().lower())
-
-
-def kind_of(name):
-    """Tell what a column or an extension holds by the words of its name.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-
-    Returns
-    -------
-    kind : str or None
-        A key of `NAMES`, or "other"; None where no word is known.
-    rest : list of str
-        Words that are not known.
-    """
-    if (whole := KINDS.get(plain_name(name))) is not None:
-        return whole, []
-    words = re.findall("[a-z0-9]+", re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower())
-    kinds = [KINDS[word] for word in words if word in KINDS]
-    rest = [word for word in words if word not in KINDS]
-    of_axis = {"wavelength", "log"} & {*kinds} and {"sigma", "var", "ivar", "mask"} & {*kinds}
-    if "other" in kinds or of_axis:
-        return "other", rest
-    # errors of the flux are no flux
-    kinds = [kind for kind in kinds if kind != "flux"] or kinds
-    return (kinds[-1] if kinds else None), rest
-
-
 def first_line(error):
     """Shorten what an error says.
 
@@ -246,44 +130,6 @@ def further_note(first, others):
     ]
 
 
-def from_log10(values, unit, called):
-    """Turn log10 of wavelengths into wavelengths.
-
-    Parameters
-    ----------
-    values : array_like
-        The logarithms.
-    unit : str
-        Of the wavelengths.
-    called : str
-        What they are called, for the message.
-
-    Returns
-    -------
-    numpy.ndarray
-        Wavelengths in this unit.
-
-    Raises
-    ------
-    InputValueError
-        They would be longer than any spectrum of a star: these are natural logarithms.
-    """
-    from astropy import units as u
-
-    values = np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
-    scale = u.Unit(UNITS.get(unit.lower(), unit), parse_strict="silent")
-    scale = scale.to(u.AA) if scale.is_equivalent(u.AA) else 1.0
-    largest = np.max(values, where=np.isfinite(values), initial=-np.inf)
-    if largest + np.log10(scale) > _MOST_LOG10:
-        raise InputValueError(
-            f"{called} goes up to {largest:.6g}: as log10 this is a wavelength of 1e{largest:.4g} {unit}, as a natural "
-            f"logarithm one of {np.exp(min(largest, 700)):.6g} {unit}; if it is natural logarithms, read the file in "
-            "Python, and give numpy.exp of it with its unit to spectrafm.adapters.from_arrays"
-        )
-    with np.errstate(over="ignore"):
-        return 10**values
-
-
 def header_names(headers, n_star):
     """Find the names of stars in headers, by the keywords that are for them.
 
@@ -305,80 +151,20 @@ def header_names(headers, n_star):
     return None
 
 
-def with_units(values, own, file, notes):
-    """Give spectra their units: those given, or those of the file.
+def in_air(headers):
+    """Tell wavelengths in air by the keywords that headers have for it.
 
     Parameters
     ----------
-    values : dict of numpy.ndarray
-        ``wavelength``, ``flux`` and others.
-    own : dict of str
-        Units of ``wavelength`` and ``flux`` in the file, or "".
-    file : SpectrumFile
-        The file, with the units that were given.
-    notes : list of str
-        What was assumed so far; what is assumed here is appended.
+    headers : iterable of dict
+        Headers of FITS, or the meta of tables.
 
     Returns
     -------
-    Contents
-        The spectra.
-
-    Raises
-    ------
-    InputValueError
-        A unit that is none, or none of the wavelengths, or a flux in a logarithmic one.
+    bool
     """
-    from astropy import units as u
-    from astropy.units.function import FunctionUnitBase
-
-    found = {}
-    for what in ("wavelength", "flux"):
-        given, text = file.units.get(what), file.units.get(what) or own[what]
-        if what == "wavelength":
-            text = UNITS.get(text.lower(), text)
-        found[what] = u.Unit(text, parse_strict="silent")
-        if isinstance(found[what], FunctionUnitBase):
-            found[what] = _linear(what, found[what], values, notes)
-        unknown = isinstance(found[what], u.UnrecognizedUnit)
-        if given and unknown:
-            raise InputValueError(
-                f"{what}_unit: {text!r}; expected a unit as astropy writes it, for example "
-                f"{'nm' if what == 'wavelength' else 'erg/(s cm2 Angstrom)'!r}"
-            )
-        if what == "wavelength" and (unknown or not text):
-            low, high = np.ma.min(values[what]), np.ma.max(values[what])
-            likely = "um" if high < _MOST_UM else "nm" if high < _MOST_NM else "Angstrom"
-            problem = f"{text!r}, which it gives as" if text else "it does not give"
-            raise InputValueError(
-                f"{problem} the unit of its wavelengths, from {low:.6g} to {high:.6g}{', is not known' * bool(text)}; "
-                f"give it, for example wavelength_unit={likely!r}"
-            )
-        told = UNITS.get(own[what].lower(), own[what]) if what == "wavelength" else own[what]
-        if not text:
-            notes.append("no unit of the flux in it: taken as relative flux per wavelength; give flux_unit= otherwise")
-        elif given and told and found[what] != u.Unit(told, parse_strict="silent"):
-            notes.append(f"unit of the {what}: {text}, as given, and not {told} as in it")
-    return Contents(values | {what: _quantity(values[what], unit) for what, unit in found.items()}, notes)
-
-
-def _linear(what, unit, values, notes):
-    """Turn logarithms into wavelengths, and return the unit of these; refuse those of the flux."""
-    if what == "flux":
-        # it says what to give
-        flux_rule(unit)
-    plain = unit.to_physical(np.ma.getdata(values[what]).astype(float))
-    values[what] = np.ma.array(plain, mask=values[what].mask) if np.ma.isMaskedArray(values[what]) else plain
-    notes.append(f"wavelengths are logarithms, in {unit}")
-    return unit.physical_unit
-
-
-def _quantity(values, unit):
-    """Return values with a unit, known or not, and with their mask if they have one, as `from_arrays` takes them."""
-    from astropy import units as u
-    from astropy.utils.masked import Masked
-
-    if isinstance(values, np.ma.MaskedArray):
-        plain = values.filled(np.nan) if values.dtype.kind == "f" else values.data
-        return Masked(u.Quantity(plain, unit), mask=values.mask)
-    return u.Quantity(values, unit)
+    return any(
+        str(header.get("AIRORVAC", header.get("WAVETYPE", ""))).strip().lower() == "air"
+        or header.get("VACUUM") is False
+        for header in headers
+    )

@@ -1,15 +1,13 @@
 """Files that hold no spectra in a form that is read here: what they are, by how they begin, and how to go on."""
 
-import bz2
-import gzip
-import lzma
 import zipfile
+
+from .compressed import start_of
 
 __all__ = ["foreign_problem"]
 
 # bytes that are looked at
 _LOOK = 4096
-_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _NUMPY, _EXCEL = "import numpy; d = numpy.load({path!r})", "import pandas; d = pandas.read_excel({path!r})"
 # how files begin, what they are, and how they are read in Python, where that is one line
 _KINDS = (
@@ -41,7 +39,7 @@ def foreign_problem(path):
     str
         What it is, what is expected, and what to do, in words; "" where it may be text.
     """
-    start = _start(path)
+    start = start_of(path, _LOOK)
     if not path.stat().st_size:
         return "it is empty"
     if start.startswith(_UTF16):
@@ -59,21 +57,6 @@ def foreign_problem(path):
         f"it is {kind}{names}, which is neither FITS nor a table of numbers; {how}, and give its arrays: {line}from "
         "spectrafm.adapters import from_arrays; fm.infer(from_arrays(wavelength, flux, sigma))"
     )
-
-
-def _start(path):
-    """Return how a file begins, after it is decompressed."""
-    with path.open("rb") as opened:
-        start = opened.read(_LOOK)
-    for signature, open_it in _COMPRESSED.items():
-        if start.startswith(signature):
-            try:
-                with open_it(path, "rb") as opened:
-                    return opened.read(_LOOK)
-            # what is cut off, or only looks like it
-            except (OSError, EOFError, lzma.LZMAError):
-                return b""
-    return start
 
 
 def _of_archive(path):

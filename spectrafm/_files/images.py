@@ -1,26 +1,18 @@
-"""Spectra in images of FITS whose headers give the wavelengths, those of IRAF among them."""
+"""Spectra in images of FITS, with the errors, masks and wavelengths of their extensions."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
 
 from ..exceptions import InputValueError
-from .contents import ANGSTROM, UNITS, from_log10, further_note, header_names, kind_of, with_units
+from .contents import further_note, header_names, in_air
 from .errors_and_masks import ERRORS, fit_problem, take_errors, take_mask
+from .image_axes import axis_type, counts_pixels, header_unit, image_axis
+from .names import kind_of
+from .units import ANGSTROM, from_log10, likely_unit, with_units
 
-__all__ = ["axis_notes", "gives_wavelengths", "image_spectra", "with_companions"]
+__all__ = ["image_spectra", "with_companions"]
 
-# wavelengths of these types are in metres where no unit is given, if they are as small as this
-_METRES, _MOST_METRES = ("WAVE", "AWAV"), 1e-3
-# characters of a card of IRAF, and the kind of an axis there that was not calibrated
-_CARD, _NO_SOLUTION = 68, -1
-# of axes that are linear, or linear in log10 where DC-FLAG says so
-_LINEAR = ("", "LINEAR", "WAVE", "WAVELENGTH", "LAMBDA", "AWAV")
-# of axes that are something else, and of those that FITS gives a function for
-_OTHER = re.compile(
-    "FREQ|ENER|WAVN|VRAD|VOPT|ZOPT|VELO|BETA|LOG|RA$|DEC$|[GESH]L(ON|AT)|STOKES|TIME|MULTISPE|PIXEL|.{4}-.{3}$"
-)
 # rows of an image of LAMOST, to DR7
 _LAMOST = ("flux", "ivar", "wavelength", "mask")
 # how closely a row that holds wavelengths agrees with those of the header, and how many rows are looked at
@@ -85,7 +77,7 @@ def _may_be_flux(hdu, number):
     if not (hdu.is_image and header.get("NAXIS", 0) in (1, 2, 3) and header["NAXIS1"] > 1):
         return False
     # a frame with the dispersion along its columns
-    along = header["NAXIS"] == 2 and header.get("DISPAXIS", 1) == 2 and _ctype(header) != "MULTISPE"
+    along = header["NAXIS"] == 2 and header.get("DISPAXIS", 1) == 2 and axis_type(header) != "MULTISPE"
     return not along and (number == 0 or kind_of(hdu.name)[0] in (None, "flux"))
 
 
@@ -102,18 +94,20 @@ def _flux_and_axis(file, number, numbers):
         notes.append(f"of {len(bands)} bands the first is the spectrum, {errors}others are not read")
         flux = flux[0]
     if flux.ndim == 3:
-        return None
+        if len(flux) > 1:
+            return None
+        flux = flux[0]
     if (found := _axis_image(file, number, np.shape(flux), numbers, notes)) is not None:
         axis, unit, padding = found
         # pixels without a wavelength have no flux
         flux = np.where(padding, np.nan, flux) if padding.any() else flux
         return flux, axis, unit, values, notes
-    if (axis := _image_axis(hdu, flux, bool(file.units["wavelength"]), notes)) is None:
+    if (axis := image_axis(hdu, flux, file.units["wavelength"], notes)) is None:
         return None
     if (row := _row_of_wavelengths(flux, axis)) is not None:
         values = _lamost(file.hdus[0].header, flux, row, notes)
         flux = values.pop("flux")
-    return flux, axis, _header_unit(hdu.header, np.max(axis)), values, notes
+    return flux, axis, header_unit(hdu.header, np.max(axis)), values, notes
 
 
 def _axis_image(file, number, shape, numbers, notes):
@@ -127,7 +121,7 @@ def _axis_image(file, number, shape, numbers, notes):
         axis, place = np.asarray(file.image(at), dtype=float), _place(file, at)
         padding = ~(np.isfinite(axis) & (axis > 0))
         problem = fit_problem(axis, shape) or ("no wavelength in it is positive" if padding.all() else "")
-        if problem := problem or ("it counts pixels" if kind == "wavelength" and _counts_pixels(axis) else ""):
+        if problem := problem or ("it counts pixels" if kind == "wavelength" and counts_pixels(axis) else ""):
             problems[place] = problem
             continue
         axis, padding = (a if np.shape(a) == shape else np.reshape(a, -1) for a in (axis, padding))
@@ -139,7 +133,7 @@ def _axis_image(file, number, shape, numbers, notes):
         axis = from_log10(axis, unit or "Angstrom", place) if kind == "log" else axis
         own = file.hdus[number].header
         # a header that gives wavelengths tells their unit, too
-        return axis, unit or ("" if "CRVAL1" not in own else _header_unit(own, np.max(axis))), padding
+        return axis, unit or ("" if "CRVAL1" not in own else header_unit(own, np.max(axis))), padding
     if problems:
         told = "; ".join(f"{place} cannot be used: {problem}" for place, problem in problems.items())
         raise InputValueError(
@@ -182,7 +176,8 @@ def _contents(file, number, arms, found, further):
     hdu = file.hdus[number]
     notes = [*further, *notes]
     own = {"wavelength": unit, "flux": str(hdu.header.get("BUNIT", "")).strip()}
-    if not (own["wavelength"] or file.units["wavelength"]):
+    # what looks like another unit is asked for
+    if not (own["wavelength"] or file.units["wavelength"]) and likely_unit(axis) == "Angstrom":
         own["wavelength"] = "Angstrom"
         notes.append(ANGSTROM)
     n_star = len(flux) if flux.ndim == 2 else 1
@@ -195,7 +190,8 @@ def _contents(file, number, arms, found, further):
     found = with_units(values, own, file, notes)
     if names := header_names((hdu.header, file.hdus[0].header), n_star):
         found.arrays["identifier"] = names
-    return replace(found, defaults={"medium": "air"} if _ctype(hdu.header) == "AWAV" else {})
+    is_air = axis_type(hdu.header) == "AWAV" or in_air(file.headers)
+    return replace(found, defaults={"medium": "air"} if is_air else {})
 
 
 def with_companions(file, number, values, arms, notes):
@@ -230,6 +226,11 @@ def with_companions(file, number, values, arms, notes):
         taken, name = take_errors(values["flux"], unit, found, notes)
         values |= taken
         notes += [f"errors of HDU {number} are those in {name}"] if taken else []
+        if not found and (like := [name for name in name_of.values() if kind_of(name)[0] in ERRORS]):
+            notes.append(
+                f"no errors of HDU {number} are read: it is not known whether those in {', '.join(like)} are; if they "
+                "are, call the extension ERR, VAR or IVAR, or give them to spectrafm.adapters.from_arrays"
+            )
     for at in _companions(file, number, ("mask",), arms):
         if "mask" not in values:
             values["mask"] = file.image(at)
@@ -278,83 +279,6 @@ def _companions(file, number, kinds, arms):
     return hits
 
 
-def axis_notes(header):
-    """Say what is assumed of the axis of an image.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        Of the image.
-
-    Returns
-    -------
-    list of str
-        In words.
-    """
-    if "CRPIX1" in header or "CRVAL1" not in header:
-        return []
-    return [
-        "no CRPIX1 in its header: 0 is assumed, as the FITS standard has it, so that the first pixel is a step beyond "
-        "CRVAL1; if CRVAL1 is the wavelength of the first pixel, write CRPIX1 = 1 into the header"
-    ]
-
-
-def gives_wavelengths(header, axis):
-    """Tell whether a header gives the wavelengths of an image, or leaves them to the defaults of FITS.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        Of the image.
-    axis : `~astropy.units.Quantity`
-        What was made of it.
-
-    Returns
-    -------
-    bool
-        False where no value and step of an axis are given, or where these count pixels.
-    """
-    # one whose unit is given has a step of 1 by default
-    linear = any(
-        f"CRVAL{n}" in header and {f"CDELT{n}", f"CD{n}_{n}", f"PC{n}_{n}", f"CUNIT{n}"} & {*header}
-        for n in range(1, header.get("NAXIS", 1) + 1)
-    )
-    told = linear or re.search("-TAB$|^MULTISPE", _ctype(header))
-    # velocities may begin anywhere
-    pixels = axis.unit.physical_type != "speed" and _counts_pixels(axis.value)
-    return bool(told) and not pixels and _ctype(header) != "PIXEL"
-
-
-def _counts_pixels(axis):
-    """Tell numbers of pixels from wavelengths, by which no spectrum begins at 1 or below in steps of 1."""
-    steps = np.diff(axis)
-    return bool(np.size(steps) and (np.asarray(axis)[..., 0] <= 1).all() and (steps == 1).all())
-
-
-def _ctype(header):
-    return str(header.get("CTYPE1", "")).strip().upper()
-
-
-def _header_axis(header, n_pixel, any_type=False):
-    """Return the wavelengths of a header, and whether they were logarithms, or None where it gives none."""
-    step, ctype = header.get("CD1_1", header.get("CDELT1")), _ctype(header)
-    known = ctype in _LINEAR or ctype.lower() in UNITS or (any_type and not _OTHER.match(ctype))
-    if "CRVAL1" not in header or not step or not known:
-        return None
-    axis = header["CRVAL1"] + step * (np.arange(n_pixel) + 1 - header.get("CRPIX1", 0.0))
-    if _counts_pixels(axis):
-        return None
-    is_log = str(header.get("DC-FLAG", 0)).strip() == "1"
-    return (10**axis if is_log else axis), is_log
-
-
-def _header_unit(header, largest):
-    """Return the unit of the axis of a header, or "", for wavelengths up to the largest."""
-    of_iraf = re.findall(r"units=(\w+)", header.get("WAT1_001", "")) or [""]
-    metres = "m" if _ctype(header) in _METRES and largest < _MOST_METRES else ""
-    return str(header.get("CUNIT1", "")).strip() or of_iraf[0] or UNITS.get(_ctype(header).lower(), metres)
-
-
 def _bands(header):
     """Return what the bands of a file of IRAF hold, in words; nothing where there is one band."""
     names = [str(header.get(f"BANDID{band + 1}", "")) for band in range(header.get("NAXIS3", 1))]
@@ -382,64 +306,3 @@ def _lamost(header, flux, row, notes):
         )
     notes.append("rows are those of LAMOST: flux, inverse variances, wavelength, and-mask; the or-mask is not used")
     return {kind: flux[number] for number, kind in enumerate(_LAMOST) if kind != "wavelength"}
-
-
-def _image_axis(hdu, flux, any_type, notes):
-    """Return the wavelengths of an image, or None where its header gives none."""
-    if _ctype(hdu.header) == "MULTISPE":
-        return _multispec(hdu, flux)
-    found = _header_axis(hdu.header, flux.shape[-1], any_type)
-    if found is None:
-        return None
-    notes += axis_notes(hdu.header)
-    if found[1]:
-        notes.append("DC-FLAG is 1 in its header: its axis is taken as log10 of wavelengths")
-    return found[0]
-
-
-def _multispec(hdu, flux):
-    """Return the wavelengths of a file of IRAF that gives them for each row, or None where it gives them otherwise."""
-    header = hdu.header
-    # a part of an image, or one with fewer pixels, keeps the wavelengths of the pixels that it had first
-    scale, shift = header.get("LTM1_1", 1.0), header.get("LTV1", 0.0)
-    pixels = (np.arange(flux.shape[-1]) + 1 - shift) / scale - 1
-    # cards are full, but FITS drops what is blank at their end
-    text = "".join(str(value).ljust(_CARD) for value in header["WAT2_*"].values())
-    rows = re.findall(r'spec\d+\s*=\s*"([^"]*)"', text)
-    axes = []
-    for row in rows:
-        try:
-            _, _, kind, start, step, _, redshift = map(float, row.split()[:7])
-        except ValueError:
-            return None
-        if kind == _NO_SOLUTION:
-            return None
-        if kind not in (0, 1):
-            if (scale, shift) != (1, 0):
-                raise InputValueError(
-                    "its image was cut or binned after its wavelengths were calibrated (LTV1, LTM1_1 in its header), "
-                    "and they are no linear ones; write it with linear wavelengths, or give it as it was"
-                )
-            return _non_linear(header, flux)
-        axis = start + step * pixels
-        if _counts_pixels(axis):
-            return None
-        axes.append((10**axis if kind == 1 else axis) / (1 + redshift))
-    return np.reshape(axes, np.shape(flux)) if np.size(axes) == np.size(flux) else None
-
-
-def _non_linear(header, flux):
-    """Return the wavelengths of a file of IRAF that are polynomials, by specutils; None where it cannot."""
-    from astropy.io import fits
-    from specutils import SpectrumCollection
-
-    header = header.copy()
-    header["WCSDIM"] = 2
-    for key in ("NAXIS3", "CTYPE3", "CD3_3", "LTM3_3", "WAT3_001"):
-        header.remove(key, ignore_missing=True)
-    try:
-        rows = SpectrumCollection.read(fits.HDUList([fits.PrimaryHDU(np.atleast_2d(flux), header)]), format="iraf")
-        return rows.spectral_axis.value.reshape(np.shape(flux))
-    # whatever its parsing runs into
-    except Exception:
-        return None

@@ -1,15 +1,14 @@
 """Columns of tables of spectra: which of them are wavelength, flux, errors or a mask."""
 
 import re
-import warnings
 
-from .._warning_filters import catch_warnings
-from .contents import GOOD_MASKS, NAMES, UNITS, kind_of, plain_name
+from .names import GOOD_MASKS, NAMES, UNITS, kind_of, plain_name
 
 __all__ = [
     "bracket_unit",
     "error_like",
     "is_bare",
+    "is_other_axis",
     "known_columns",
     "masks_not_used",
     "medium_in_name",
@@ -161,6 +160,27 @@ def medium_in_name(name):
     return _axis(name)[1]
 
 
+def is_other_axis(name, medium):
+    """Tell a column of wavelengths that differ from others: in another medium, or at rest, or whatever it says.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    medium : str or None
+        That in the name of the others.
+
+    Returns
+    -------
+    bool
+    """
+    if unit_in_name(name) is not None:
+        return medium_in_name(name) != medium
+    kind, rest = kind_of(name)
+    # numbers are those of further spectra
+    return kind in ("wavelength", "log") and any(word.isalpha() for word in rest)
+
+
 def _axis(name):
     """Return the unit and the medium in the name of a column of wavelengths, as of `unit_in_name`, `medium_in_name`."""
     name, bracket = _bracket(re.sub("_1$", "", name.strip().lstrip("# ")))
@@ -206,10 +226,7 @@ def _name_and_unit(name):
     # as they are written in papers
     text = re.sub(r"(?<![A-Za-z])(A|AA|[Aa]ngs?|[Aa]ngstroms?|\u00c5|\u212b)(?![A-Za-z])", "Angstrom", text)
     text = re.sub(r"^(?:1(?:\.0*)?)?[eE](?=[-+]?\d)", "1e", text.replace("{", "").replace("}", ""))
-    with catch_warnings():
-        # several slashes
-        warnings.simplefilter("ignore", u.UnitsWarning)
-        unit = u.Unit(text, parse_strict="silent")
+    unit = u.Unit(text, parse_strict="silent")
     return (name, None) if isinstance(unit, u.UnrecognizedUnit) else (plain, unit)
 
 

@@ -9,11 +9,14 @@ from .._pixel_quality import order_starts
 from .._star_names import star_names
 from .._warning_filters import catch_warnings
 from ..exceptions import InputValueError
-from .contents import WORDS, first_line, from_log10, further_note, header_names, with_units
+from .compressed import begins_with
+from .contents import first_line, further_note, header_names, in_air
 from .errors_and_masks import ERRORS, take_errors, take_mask
+from .names import WORDS
 from .table_columns import (
     error_like,
     is_bare,
+    is_other_axis,
     known_columns,
     masks_not_used,
     medium_in_name,
@@ -21,7 +24,8 @@ from .table_columns import (
     velocities,
     with_units_of_names,
 )
-from .text_tables import begins_with, text_tables
+from .text_tables import text_tables
+from .units import from_log10, with_units
 
 __all__ = ["is_votable", "read_tables", "table_spectra"]
 
@@ -44,9 +48,7 @@ def is_votable(path):
     bool
         Its name ends like that of a VOTable, or it begins like one.
     """
-    if path.name.lower().removesuffix(".gz").endswith(_VOTABLE_NAMES):
-        return True
-    return begins_with(path, _VOTABLE)
+    return path.name.lower().endswith(_VOTABLE_NAMES) or begins_with(path, _VOTABLE)
 
 
 def read_tables(file):
@@ -90,7 +92,6 @@ def _numbers_and_text(table):
 
 
 def _of_fits(file):
-    from astropy import units as u
     from astropy.io import fits
     from astropy.table import Table
 
@@ -99,10 +100,7 @@ def _of_fits(file):
         if not isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
             continue
         try:
-            with catch_warnings():
-                # units that are not known are told of where they matter
-                warnings.simplefilter("ignore", u.UnitsWarning)
-                table = Table.read(hdu)
+            table = Table.read(hdu)
         # what is cut off fails in many ways
         except Exception as error:
             file.causes[f"HDU {number}"] = first_line(error)
@@ -116,14 +114,12 @@ def _of_fits(file):
 
 
 def _of_votable(file):
-    from astropy import units as u
     from astropy.io import votable
 
     try:
         with catch_warnings():
             # most VOTables break the standard somewhere
             warnings.simplefilter("ignore", votable.exceptions.VOWarning)
-            warnings.simplefilter("ignore", u.UnitsWarning)
             parsed = votable.parse(str(file.path)).iter_tables()
             tables = [table.to_table(use_names_over_ids=True) for table in parsed]
     # what is none, or cut off, fails in many ways
@@ -133,7 +129,7 @@ def _of_votable(file):
     return {f"table {number}" if len(tables) > 1 else "": table for number, table in enumerate(tables)}
 
 
-def _in_air(column):
+def _has_ucd_of_air(column):
     """Tell whether the UCD of a column is that of wavelengths in air."""
     return {"em.wl", "obs.atmos"} <= set(str(getattr(column, "meta", {}).get("ucd", "")).lower().split(";"))
 
@@ -185,60 +181,88 @@ def _spectra(file, place, table, further, options):
     if unnamed := {"wavelength", "flux"} - set(names):
         names = known_columns(table, by_unit=True, medium=options["medium"])
     if len(table) > 1 and any(_has_lengths(table[name]) for name in names.values()):
-        if single := [names[kind] for kind in ("wavelength", "flux") if not _is_array_a_row(table[names[kind]])]:
-            raise InputValueError(
-                f"rows of its table hold arrays, but those of {single[0]!r} hold one number each; give what belongs "
-                "together, row by row, to spectrafm.adapters.from_arrays"
-            )
-        rows = [_spectra(file, place, table[row : row + 1], further, options) for row in range(len(table))]
-        for row, found in enumerate(rows):
-            for one in found:
-                one.arrays.setdefault("identifier", str(row))
-        return [one for found in rows for one in found]
-    values = {kind: _cells(table[column]) for kind, column in names.items() if kind != "log"}
-    if texts := [names[kind] for kind, value in values.items() if value.dtype.kind not in "biuf" and kind != "mask"]:
-        raise InputValueError(f"not numbers alone in the columns {', '.join(texts)} of its table; correct them")
-    counts = {names[kind]: np.shape(values[kind]) for kind in ("wavelength", "flux")}
-    if {np.ndim(values[kind]) for kind in ("wavelength", "flux")} == {1} and len({*counts.values()}) > 1:
-        told = " and ".join(f"{name!r} {shape[0]}" for name, shape in counts.items())
-        raise InputValueError(
-            f"a row of its table has different numbers of pixels, of {told}; cut what is padding, and give the arrays "
-            "of each row to spectrafm.adapters.from_arrays"
-        )
-    n_pixel = len(values["wavelength"]) if np.ndim(values["wavelength"]) == 1 else None
-    if np.ndim(values["flux"]) == 2 and np.shape(values["flux"])[1] != n_pixel == len(values["flux"]):
-        # a column a star
-        values = {kind: value.T for kind, value in values.items()}
+        return _row_by_row(file, place, table, names, further, options)
+    values = _values(table, names)
     said = []
     errors = _take_errors(values, table, names, said)
     _take_mask(values, table, names, said)
-    notes = list(further)
-    has_units = all(table[names[kind]].unit for kind in {*names} - {"mask"})
-    if unnamed or not has_units or set(table.colnames) > set(names.values()):
-        # otherwise there was nothing to choose, or to assume
-        read = ", ".join(
-            f"{words} in {names[kind]!r}" for kind, words in WORDS.items() if kind in {*values} - {*ERRORS} | errors
-        )
-        notes.insert(0, f"read as a table{f' ({place})' * bool(place)}: {read}")
+    notes = [*_column_notes(table, names, {*values} - {*ERRORS} | errors, unnamed, place), *further]
     if unnamed:
         notes.append(f"{' and '.join(f'{names[what]!r}' for what in sorted(unnamed))} by the unit, not by the name")
     notes += said
-    if "log" in names and "(" not in (file.units["wavelength"] or str(table[names["log"]].unit or "")):
-        own = file.units["wavelength"] or _length(table[names["log"]].unit) or "Angstrom"
-        values["wavelength"] = from_log10(values["wavelength"], own, repr(names["log"]))
-        notes.append(f"{names['log']!r} is taken as log10 of wavelengths in {own}")
-    else:
-        own = str(table[names["wavelength"]].unit or "") or unit_in_name(names["wavelength"]) or ""
-    found = with_units(values, {"wavelength": own, "flux": str(table[names["flux"]].unit or "")}, file, notes)
+    own = {"wavelength": _wavelength_unit(values, table, names, file, notes), "flux": _unit(table[names["flux"]])}
+    found = with_units(values, own, file, notes)
     n_star = len(values["flux"]) if np.ndim(values["flux"]) == 2 else 1
     if stars := _column_names(table, n_star) or _meta_names(file, table.meta, n_star):
         found.arrays["identifier"] = stars
-    in_air = _in_air(table[names["wavelength"]]) or medium_in_name(names["wavelength"]) == "air"
-    found.defaults = {"medium": "air"} if in_air else {}
+    told = medium_in_name(names["wavelength"])
+    is_air = _has_ucd_of_air(table[names["wavelength"]]) or in_air((table.meta, *file.headers))
+    found.defaults = {"medium": "air"} if told == "air" or (told is None and is_air) else {}
     found.notes += _medium_notes(table, names["wavelength"], options["medium"])
     if options["radial_velocity"] is None:
         found.notes += _velocity_notes(file, table)
     return _split_orders(found) if file.merge else [found]
+
+
+def _row_by_row(file, place, table, names, further, options):
+    """Return the spectra of a table whose rows hold arrays of different lengths."""
+    if single := [names[kind] for kind in ("wavelength", "flux") if not _is_array_a_row(table[names[kind]])]:
+        raise InputValueError(
+            f"rows of its table hold arrays, but those of {single[0]!r} hold one number each; give what belongs "
+            "together, row by row, to spectrafm.adapters.from_arrays"
+        )
+    rows = [_spectra(file, place, table[row : row + 1], further, options) for row in range(len(table))]
+    for row, found in enumerate(rows):
+        for one in found:
+            one.arrays.setdefault("identifier", str(row))
+    return [one for found in rows for one in found]
+
+
+def _values(table, names):
+    """Return the numbers in the columns that are understood, a star a row, by their kind."""
+    values = {kind: _cells(table[column]) for kind, column in names.items() if kind != "log"}
+    for kind, value in values.items():
+        if value.dtype.kind not in "biuf" and kind != "mask":
+            text = _first_text(value)
+            raise InputValueError(
+                f"column {names[kind]!r} of its table should be of numbers, and has {text!r}; correct the file"
+                + ": decimals come after a point, not after a comma" * ("," in text)
+            )
+    shapes = {kind: np.shape(values[kind]) for kind in ("wavelength", "flux")}
+    if all(len(shape) == 1 for shape in shapes.values()) and len({*shapes.values()}) > 1:
+        told = " and ".join(f"{names[kind]!r} {n_pixel}" for kind, (n_pixel,) in shapes.items())
+        raise InputValueError(
+            f"a row of its table has different numbers of pixels, of {told}; cut what is padding, and give the arrays "
+            "of each row to spectrafm.adapters.from_arrays"
+        )
+    n_pixel = shapes["wavelength"][0] if len(shapes["wavelength"]) == 1 else None
+    if len(shapes["flux"]) == 2 and shapes["flux"][1] != n_pixel == shapes["flux"][0]:
+        # a column a star
+        values = {kind: value.T for kind, value in values.items()}
+    return values
+
+
+def _column_notes(table, names, used, unnamed, place):
+    """Say which columns are read, unless there was nothing to choose, or to assume."""
+    has_units = all(table[names[kind]].unit for kind in {*names} - {"mask"})
+    if has_units and not unnamed and not set(table.colnames) > set(names.values()):
+        return []
+    read = ", ".join(f"{words} in {names[kind]!r}" for kind, words in WORDS.items() if kind in used)
+    return [f"read as a table{f' ({place})' * bool(place)}: {read}"]
+
+
+def _wavelength_unit(values, table, names, file, notes):
+    """Return the unit of wavelengths in a table, or ""; turn log10 of them into wavelengths."""
+    if "log" in names and "(" not in (file.units["wavelength"] or _unit(table[names["log"]])):
+        unit = file.units["wavelength"] or _length(table[names["log"]].unit) or "Angstrom"
+        values["wavelength"] = from_log10(values["wavelength"], unit, repr(names["log"]))
+        notes.append(f"{names['log']!r} is taken as log10 of wavelengths in {unit}")
+        return unit
+    return _unit(table[names["wavelength"]]) or unit_in_name(names["wavelength"]) or ""
+
+
+def _unit(column):
+    return str(column.unit or "")
 
 
 def _length(unit):
@@ -274,12 +298,11 @@ def _may_be_sigma(sigma, flux):
 
 def _medium_notes(table, name, given):
     """Say where a column of wavelengths is taken in another medium than its name says, or is one of several."""
-    others = [other for other in table.colnames if other != name and unit_in_name(other) is not None]
-    media = {other: medium_in_name(other) for other in (name, *others)}
-    notes = [f"wavelengths are those in {name!r}, and not in {', '.join(map(repr, others))}"]
-    notes = notes if len({*media.values()}) > 1 else []
-    if isinstance(given, str) and media[name] not in (None, given):
-        notes.append(f"wavelengths are in {given}, as given, and not in {media[name]} as the name of {name!r} says")
+    medium = medium_in_name(name)
+    others = [other for other in table.colnames if other != name and is_other_axis(other, medium)]
+    notes = [f"wavelengths are those in {name!r}, and not in {', '.join(map(repr, others))}"] * bool(others)
+    if isinstance(given, str) and medium not in (None, given):
+        notes.append(f"wavelengths are in {given}, as given, and not in {medium} as the name of {name!r} says")
     return notes
 
 
@@ -359,6 +382,16 @@ def _split_orders(found):
 def _has_lengths(column):
     """Tell a column of arrays that may differ in length."""
     return column.dtype.kind == "O" and isinstance(column[0], np.ndarray)
+
+
+def _first_text(values):
+    """Return the first of the values of a column that is no number."""
+    for value in np.ravel(values):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return str(value)
+    return str(np.ravel(values)[0])
 
 
 def _is_array_a_row(column):

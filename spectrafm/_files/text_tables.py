@@ -2,10 +2,12 @@
 
 import re
 
-from .contents import KINDS, first_line, kind_of
+from .compressed import begins_with, open_plain, start_of
+from .contents import first_line
+from .names import KINDS, kind_of
 from .table_columns import plain_column, unit_in_name
 
-__all__ = ["begins_with", "text_tables"]
+__all__ = ["text_tables"]
 
 # a number of Fortran in double precision
 _FORTRAN = re.compile(r"(?<![\w.+-])([-+]?\d+\.?\d*|[-+]?\.\d+)[dD]([-+]?\d+)(?![\w.])")
@@ -20,24 +22,6 @@ _OTHER_FORMATS = re.compile(r"#\s*%ECSV|#[KNUF]\s|#\s*1\s+[A-Za-z_]\w*(\s.*)?\n#
 _MOST_BARE = 3
 # words of sentences, which are no names of columns
 _SENTENCE = {"and", "at", "by", "for", "from", "in", "of", "on", "over", "per", "the", "to", "versus", "vs", "with"}
-
-
-def begins_with(path, starts):
-    """Tell what a file begins with, after blanks.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        A file.
-    starts : bytes or tuple of bytes
-        Any of them.
-
-    Returns
-    -------
-    bool
-    """
-    with path.open("rb") as opened:
-        return opened.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(starts)
 
 
 def text_tables(file):
@@ -66,8 +50,9 @@ def text_tables(file):
     for attempt in dict.fromkeys((kind, "ascii")):
         try:
             table = Table.read(source, format=attempt)
-            if len(table.columns) == 1 and ";" in table.colnames[0]:
-                table = Table.read(source, format="ascii", delimiter=";")
+        except EOFError:
+            # a compressed file that is cut off
+            raise
         # what is no table fails in many ways
         except Exception:
             continue
@@ -90,14 +75,14 @@ def text_tables(file):
 
 def _astropy_lines(file):
     """Return a file of text as lines that astropy understands, or its path where it does as it is."""
-    with file.path.open("rb") as opened:
-        start = opened.read(_LOOK)
+    start = start_of(file.path, _LOOK)
     if b"\0" in start or file.path.suffix.lower() == ".ecsv":
         return file.path
     start = start.decode(errors="replace")
     has_bom, text = start.startswith(_BOM), start.removeprefix(_BOM).lstrip(" \t\r\n")
-    # a semicolon may separate columns
-    signs = _COMMENTS + ";" * (not re.search(r"(?m)^[^;#!%\n]+;", text))
+    # a semicolon separates columns, or begins a comment
+    is_separator = bool(re.search(r"(?m)^[^;#!%\n]+;", text))
+    signs = _COMMENTS + ";" * (not is_separator)
     # a format that was given says itself what comments are
     is_comment = (
         text[:1] in tuple(signs)
@@ -109,10 +94,14 @@ def _astropy_lines(file):
     header = next((line for line in text.splitlines() if line.strip() and line.lstrip()[0] not in signs), "")
     has_blanks = any(" " in word for word in _words(header)) and not re.search("[,;\t]", header)
     is_count = re.match(rf"(?:\s*[*{re.escape(signs)}].*\n)*\s*\d+(?:[ \t,]+\d+)?[ \t]*\r?\n", text)
-    if not (text and (has_bom or is_comment or is_index or is_count or has_blanks or _FORTRAN.search(text))):
+    is_odd = has_bom or is_comment or is_index or is_count or has_blanks or is_separator or _FORTRAN.search(text)
+    if not (text and is_odd):
         return file.path
-    lines = file.path.read_text(errors="replace").removeprefix(_BOM).splitlines()
+    with open_plain(file.path) as opened:
+        lines = opened.read().decode(errors="replace").removeprefix(_BOM).splitlines()
     lines = [_FORTRAN.sub(r"\1e\2", line) for line in lines if line.strip()]
+    if is_separator:
+        lines = [re.sub("[ \t]*;[ \t]*", "\t", line) for line in lines]
     if is_index:
         lines[0] = f"row{lines[0]}"
     data = [number for number, line in enumerate(lines) if line.lstrip()[0] not in f"*{signs}"]
@@ -120,7 +109,10 @@ def _astropy_lines(file):
     if is_count and len(first) < len(second) and first[0] == str(len(data) - 1):
         file.causes["its table"] = f"line {data[0] + 1} is the number of its pixels: delete the lines up to this one"
     encoding = ", encoding='utf-8-sig'" * has_bom
-    file.table_options = f"format='ascii'{encoding}"
+    is_bare = bool(data) and _is_number(re.split(r"[\s,;]", lines[data[0]].strip())[0])
+    kind = "ascii.no_header" if is_bare else "ascii.basic"
+    delimiter = ", delimiter=';'" * is_separator
+    file.table_options = (f"format={kind!r}{delimiter}" if is_separator else "format='ascii'") + encoding
     if not is_comment:
         if has_blanks and (names := _names_with_blanks(lines)):
             file.table_options = f"format='ascii.no_header', data_start=1, names={names}{encoding}"
@@ -128,13 +120,13 @@ def _astropy_lines(file):
         return lines
     comments = [line.lstrip()[1:] for line in lines[: data[0] if data else 0]]
     lines = [line for line in lines if line.lstrip()[0] not in signs]
-    names, kind, skipped = [], "ascii.basic", ""
-    if lines and _is_number(re.split(r"[\s,;]", lines[0].strip())[0]):
-        names, kind = _names_in(comments, lines[0]), "ascii.no_header"
+    names, skipped = [], ""
+    if is_bare:
+        names = _names_in(comments, lines[0])
     elif has_blanks and (names := _names_with_blanks(lines)):
         kind, skipped, lines = "ascii.no_header", ", data_start=1", lines[1:]
     told = f"{skipped}, names={names}" * bool(names)
-    file.table_options = f"format={kind!r}, comment='[{signs}]'{told}{encoding}"
+    file.table_options = f"format={kind!r}{delimiter}, comment='[{signs}]'{told}{encoding}"
     sign = next((sign for sign in ",;\t" if lines and sign in lines[0]), " ")
     return [sign.join(map(_quoted, names)), *lines] if names else lines
 

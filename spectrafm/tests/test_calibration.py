@@ -1,6 +1,7 @@
 """Calibration: measures with known answers, factors that mend errors, and weights that carry them."""
 
 import copy
+import re
 import warnings
 from dataclasses import asdict, replace
 from threading import Thread
@@ -314,6 +315,35 @@ def test_calibration_table_names_mistyped_columns():
         calibration_table(table, {"teff": teff, "e_logg": e_teff})
 
 
+@pytest.mark.parametrize("as_results", [Table, dict])
+@pytest.mark.parametrize("as_truth", [Table, dict])
+def test_calibration_table_in_another_order(as_results, as_truth):
+    """The same stars in another order are refused, and code in the message puts them in order."""
+    table, teff, e_teff = results()
+    stars = np.array([f"star {i}" for i in range(300)])
+    table = Table({"identifier": stars, "teff": table["teff"], "e_teff": table["e_teff"]})
+    truth = Table({"identifier": stars, "teff": teff, "e_teff": e_teff})
+    expected = calibration_table(table, truth)
+    table, mixed = (
+        kind(one[order].items()) if kind is dict else one[order]
+        for kind, one, order in (
+            (as_results, table, np.arange(300)),
+            (as_truth, truth, np.random.default_rng(0).permutation(300)),
+        )
+    )
+    with pytest.raises(InputValueError, match=r"truth_table\['identifier'\]: .* in another order, 'star") as caught:
+        calibration_table(table, mixed)
+    row, order, remedy = re.search("with row = (.*) and order = (.*) give (.*); where", str(caught.value)).groups()
+    scope = {"table": table, "truth_table": mixed, "numpy": np}
+    scope["row"] = eval(row, scope)
+    scope["order"] = eval(order, scope)
+    found = calibration_table(table, eval(remedy, scope))
+    assert list(found["bias"]) == list(expected["bias"])
+    assert calibration_table(
+        {**table, "identifier": "all"} if as_results is dict else table, {**truth, "identifier": stars + "b"}
+    )
+
+
 def test_calibration_table_honours_units_and_masks():
     """Kilokelvin are kelvin, masked is not known, and a label without any star has masked figures."""
     table, teff, e_teff = results()
@@ -545,7 +575,7 @@ def test_recalibrate_asks_spectra_for_what_they_tell(fm):
 def test_recalibrate_tells_of_a_wrong_truth(fm):
     """Factors at the end of the range are a sign of a wrong unit or order."""
     with pytest.warns(SpectraFMWarning, match=r"check units and order of the stars: teff of tiny with_sigma \(10\)"):
-        fm.recalibrate(held_out(), {"teff": HELD_OUT.values[:, 0] / 1000})
+        fm.recalibrate(held_out(), {"teff": HELD_OUT.values[:, 0] / 10})
 
 
 def test_recalibrate_with_errors_of_labels_that_are_too_large(fm):

@@ -549,7 +549,12 @@ def test_describe(capsys):
     """`describe` prints what the weights say of themselves."""
     assert main(["describe"]) == 0
     assert capsys.readouterr().out == "weights of a fake\n"
-    assert main(["describe", "missing"]) == 2
+    for named in (["missing"], ["--model", "missing"]):
+        assert main(["describe", *named]) == 2
+        assert "no weights 'missing'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["describe", "base", "--model", "gaia_xp"])
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_help_and_version(capsys):

@@ -375,8 +375,8 @@ def test_known_label(fm):
 def test_label_known_of_some_stars(fm):
     """A label is told where it is not known, masked where it is, without a flag of what was not asked; not more."""
     spectra = [spectrum(0), spectrum(1), spectrum(2)]
-    strict = changed(fm, usual_errors={"teff": 0.0, "logg": np.inf}, label_ranges={"teff": [1.0, 1.1]})
-    known = {"logg": [4.4, np.nan, np.nan], "teff": np.ma.array([1.05, 1.05, 1.05], mask=[False, False, True])}
+    strict = changed(fm, usual_errors={"teff": 0.0, "logg": np.inf}, label_ranges={"teff": [1000.0, 1100.0]})
+    known = {"logg": [4.4, np.nan, np.nan], "teff": np.ma.array([1050.0, 1050.0, 1050.0], mask=[False, False, True])}
     for labels in (None, ["teff", "logg"]):
         table = strict.infer(spectra, labels, known)
         assert table["logg"].mask.tolist() == table["e_logg"].mask.tolist() == [True, False, False]
@@ -423,7 +423,7 @@ def test_known_from_a_row(fm, kind):
 def test_known_out_of_range(fm):
     """A label given that no training star had is flagged, and no other star is."""
     strict = changed(fm, label_ranges={"teff": [3000.0, 9000.0]})
-    table = strict.infer([spectrum(0)] * 3, labels="logg", known={"teff": [3.67, 5000.0, np.nan]})
+    table = strict.infer([spectrum(0)] * 3, labels="logg", known={"teff": [367.0, 5000.0, np.nan]})
     assert ((table["flag"] & Flag.OUTSIDE_LABEL_RANGE) != 0).tolist() == [True, False, False]
 
 
@@ -627,6 +627,8 @@ def test_describe(fm):
     for part in ("'tiny'", "teff, logg", "3950-9050 Angstrom", "median", "trained on"):
         assert part in text
     assert "made by" not in text
+    assert "teff: 2000 to 12000 K" in text
+    assert "logg: -3 to 8" in text
     info = replace(fm.info, package_version="0.1")
     assert SpectraFM(fm.model, info).describe().endswith("made by spectrafm 0.1")
 
@@ -982,7 +984,8 @@ def test_what_are_no_numbers(values):
         ("vsini", [-9.99], [0, 500]),
         ("age", [-9.99], [0, 40]),
         ("rv_offset", [-9999], [-600, 600]),
-        ("teff", [-9.99], [2000, 200_000]),
+        # in kilokelvin without the unit, too
+        ("teff", [-9.99, 5.0], [250, 200_000]),
     ],
 )
 def test_numbers_that_no_star_has(name, wrong, fine):
@@ -991,6 +994,40 @@ def test_numbers_that_no_star_has(name, wrong, fine):
         with pytest.raises(InputValueError, match=rf"known\['{name}'\]: {value:g} in row 1, expected numbers from"):
             known_quantities({name: [fine[0], value]}, 2, [name])
     assert known_quantities({name: fine}, 2, [name])[name][0].tolist() == fine
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("Teff", "teff"), ("log_g", "logg"), ("logg_err", "e_logg"), ("e_Teff", "e_teff"), ("temperature", "teff")),
+        ("K_MAG", "k_mag"),
+    ],
+)
+def test_mistyped_known(fm, name, meant):
+    """A name that is nearly one of a quantity, or of its error, is told what was meant."""
+    known = {"teff": 5000.0} if meant != "teff" else {}
+    message = rf"known: \['{name}'\] cannot be given to these weights; did you mean: '{name}' \('{meant}'\?\); they"
+    with pytest.raises(InputValueError, match=f"{message} accept .*, and their errors as e_<name>; rename"):
+        fm.infer(
+            spectrum(), known={"logg": 4.0, "k_mag": 9.0, **known, name: 1.0} if meant[:2] == "e_" else {name: 1.0}
+        )
+
+
+@pytest.mark.parametrize("kind", ["table", "data frame", "row", "dict"])
+def test_other_columns_in_known(fm, kind):
+    """Columns of other things are refused, and code in the message leaves them out of a table."""
+    known = Table({"identifier": ["a", "b"], "name": ["x", "y"], "teff": [5000.0, 5100.0], "e_teff": [50.0, 60.0]})
+    given = {"table": known, "row": known[0], "dict": dict(known[["name", "teff"]].items())}
+    given = given[kind] if kind in given else pytest.importorskip("pandas").DataFrame(dict(known.items()))
+    spectra = named(1 if kind == "row" else 2, None)
+    with pytest.raises(InputValueError, match=r"known: \['name'\] cannot be given .* and leave others out") as caught:
+        fm.infer(spectra, known=given)
+    if kind in ("table", "data frame"):
+        code = str(caught.value).rpartition("for example with ")[2]
+        assert code == "known[['identifier', 'teff', 'e_teff']]"
+        assert len(fm.infer(spectra, known=eval(code, {"known": given}))) == 2
+    else:
+        assert str(caught.value).endswith("leave others out")
 
 
 def test_repeated_labels(fm, monkeypatch):

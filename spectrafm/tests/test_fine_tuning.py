@@ -25,7 +25,7 @@ from spectrafm.adapters import from_arrays, to_arrays
 from spectrafm.exceptions import CheckpointError, ConfigError, InputTypeError, InputValueError
 from spectrafm.fine_tuning import METHODS, FineTuneConfig, fine_tune
 from spectrafm.flags import Flag
-from spectrafm.quantities import OTHER_COLUMNS, Quantity, register_quantity
+from spectrafm.quantities import OTHER_COLUMNS, Quantity, forget_quantity, register_quantity
 from spectrafm.quantities import QUANTITIES as REGISTRY
 from spectrafm.stellarperceptron import FitConfig, StellarPerceptron, Vocabulary
 from spectrafm.tests.tiny import QUANTITIES, WAVELENGTH, tiny_config, tiny_table
@@ -356,6 +356,87 @@ def test_label_of_nobody(base, tmp_path):
     REGISTRY.pop("spot_share")
     with pytest.raises(InputValueError, match="name 'e_x'; expected letters"):
         register_quantity(Quantity("e_x", "K", "K", "", ""))
+
+
+@pytest.fixture
+def p_rot():
+    """Return rotation periods [d] of the few stars; what is registered of them goes at the end."""
+    yield 10 + LOGG[FEW]
+    forget_quantity("p_rot")
+
+
+def test_unit_of_a_new_label(p_rot):
+    """Once a label has a unit, columns are converted to it, or refused where that is a guess or not possible."""
+    own, n_star = {"labels": ["p_rot"]}, len(p_rot)
+    found = label_truth(QTable({"p_rot": p_rot * u.h, "e_p_rot": 0.1 * p_rot * u.h}), n_star, **own)["p_rot"]
+    in_days = {"p_rot": p_rot / 24 * u.d, "e_p_rot": 0.1 * p_rot / 24 * u.d}
+    np.testing.assert_allclose(label_truth(in_days, n_star, **own)["p_rot"], found)
+    np.testing.assert_allclose(label_truth({"p_rot": list(in_days["p_rot"])}, n_star, **own)["p_rot"][0], p_rot)
+    # errors in the unit of their label, as where it was registered
+    np.testing.assert_allclose(label_truth(dict(in_days, p_rot=p_rot * u.h), n_star, **own)["p_rot"], found)
+    plain = r"labels_table\['p_rot'\]: plain numbers, but 'p_rot' is registered in h, .*Unit\('h'\); or call "
+    with pytest.raises(InputValueError, match=plain + r"spectrafm.quantities.forget_quantity\('p_rot'\) first"):
+        label_truth({"p_rot": p_rot}, n_star, **own)
+    with pytest.raises(
+        InputValueError, match=r"labels_table\['e_p_rot'\]: plain numbers beside 'p_rot' in d, which is"
+    ):
+        label_truth({"p_rot": p_rot * u.d, "e_p_rot": p_rot}, n_star, **own)
+    with pytest.raises(InputValueError, match=r"unit K, but 'p_rot' is registered in h, .*forget_quantity\('p_rot'\)"):
+        label_truth({"p_rot": p_rot * u.K}, n_star, **own)
+    forget_quantity("p_rot")
+    label_truth({"p_rot": p_rot}, n_star, **own)
+    with pytest.raises(InputValueError, match=r"unit d, but 'p_rot' is registered without a unit, .*forget_quantity"):
+        label_truth({"p_rot": p_rot * u.d}, n_star, **own)
+    label_truth({"p_rot": p_rot}, n_star, **own)
+
+
+def test_new_label_as_list_of_quantities(p_rot):
+    """A new label has the unit of the numbers in a list."""
+    assert label_truth({"p_rot": list(p_rot * u.d)}, len(p_rot), ["p_rot"])["p_rot"][0].tolist() == p_rot.tolist()
+    assert REGISTRY["p_rot"].unit == "d"
+
+
+def test_weights_with_another_unit_of_a_new_label(base, p_rot, tmp_path):
+    """Weights never tell numbers in the unit of others: the message names both units and the remedy, which works."""
+    given = {"labels": "p_rot", "method": "head", **SETTINGS}
+    in_days = base.fine_tune(spectra(FEW), QTable({"p_rot": p_rot * u.d}), **given)
+    in_days.save(tmp_path)
+    first = in_days.infer(spectra(REST))["p_rot"]
+    forget_quantity("p_rot")
+    in_hours = base.fine_tune(spectra(FEW), QTable({"p_rot": 24 * p_rot * u.h}), **given)
+    message = r"'p_rot' is in d in the weights 'tiny-head', but registered in h; call spectrafm.quantities.forget_"
+    with pytest.raises(CheckpointError, match=message) as caught:
+        SpectraFM.load(tmp_path, base=base)
+    assert "spectrafm.json" in str(caught.value)
+    assert "damaged" not in str(caught.value)
+    with pytest.raises(CheckpointError, match=message):
+        in_days.infer(spectra(REST))
+    with pytest.raises(CheckpointError, match=message):
+        fine_tune(in_days, to_arrays(spectra(FEW)), {"p_rot": (p_rot, 0 * p_rot)}, FineTuneConfig(method="head"))
+    hours = in_hours.infer(spectra(REST))["p_rot"]
+    assert hours.unit == u.h
+    forget_quantity("p_rot")
+    for weights in (SpectraFM.load(tmp_path, base=base), in_days):
+        found = weights.infer(spectra(REST))["p_rot"]
+        assert found.unit == u.d
+        np.testing.assert_allclose(found.value, first.value, rtol=1e-4)
+    assert np.median((hours / found).to_value(u.one)) == pytest.approx(1, rel=0.1)
+    with pytest.raises(CheckpointError, match="'p_rot' is in h in the weights 'tiny-head', but registered in d"):
+        in_hours.infer(spectra(REST))
+
+
+def test_same_unit_of_a_new_label(p_rot):
+    """Weights whose quantity differs in its spelling or description alone are loaded."""
+    domains = (
+        {"name": "tiny", "labels": ("teff", "p_rot"), "wavelength_range": (4e3, 9e3), "spacing_range": (0.01, 0.03)},
+    )
+    WeightsInfo("one", domains, quantities=(Quantity("p_rot", "d", "d", "", "Period"),))
+    WeightsInfo("two", domains, quantities=(Quantity("p_rot", "day", "day", "", "Rotation period"),))
+    built_in = Quantity("teff", "kK", "kK", "phys.temperature.effective", "In another unit")
+    with pytest.raises(
+        CheckpointError, match="'teff' is in kK in the weights 'old', but registered in K; use them with"
+    ):
+        WeightsInfo("old", domains, quantities=(built_in,))
 
 
 def test_label_of_nobody_is_pickled(base):

@@ -59,6 +59,61 @@ def test_no_unit(tmp_path, header):
 
 
 @pytest.mark.parametrize(
+    ("header", "unit"),
+    [
+        ({"CRVAL1": 500.0, "CDELT1": 0.1}, "'nm'"),
+        ({"CRVAL1": 1.5, "CDELT1": 1e-3}, "'um'"),
+        ({"CRVAL1": 3.7, "CDELT1": 1e-5}, r"'um'; where .* wavelength_unit='dex\(Angstrom\)'"),
+        ({"CRVAL1": 3.7, "PC1_1": 1e-5, "CTYPE1": ""}, r"'um'; where .* wavelength_unit='dex\(Angstrom\)'"),
+    ],
+)
+def test_numbers_that_are_not_in_angstrom(tmp_path, header, unit):
+    """The unit is asked for where wavelengths look like another one, or like logarithms."""
+    path = write(tmp_path / "star.fits", {"CRPIX1": 1.0, "CTYPE1": "WAVE"} | header)
+    with pytest.raises(InputValueError, match=f"for example wavelength_unit={unit}$"):
+        read_spectra(path, notes=[])
+
+
+# as FITS has it the first are wavelengths in equal steps of their logarithm
+@pytest.mark.parametrize("header", [{"CTYPE1": "WAVE-LOG", "CUNIT1": "Angstrom"}, {"CTYPE1": "WAVE", "CUNIT1": "m"}])
+def test_wavelengths_of_no_star(tmp_path, header):
+    """Units that give wavelengths at which no star is observed are wrong."""
+    path = write(tmp_path / "star.fits", {"CRPIX1": 1.0, "CRVAL1": 3.7, "CDELT1": 1e-5} | header)
+    with pytest.raises(InputValueError, match="its wavelengths are from 3.7.* to 3.7.* Angstrom by the units in it"):
+        read_spectra(path, notes=[])
+
+
+def test_axes_of_one_pixel(tmp_path):
+    """An image of a spectrum may have more axes; its errors, too."""
+    errors = fits.ImageHDU(np.full((1, 1, 300), 0.1), name="ERR")
+    path = write(tmp_path / "star.fits", LINEAR | {"CDELT1": 1.0}, FLUX[:1, None], errors)
+    [star] = read_spectra(path, notes=[])
+    assert_allclose(star.flux, FLUX[0])
+    assert_allclose(star.sigma, 0.1)
+
+
+@pytest.mark.parametrize("unit", [{}, {"CUNIT1": "Angstrom"}, {"CUNIT1": "nm"}, {"CUNIT1": "dex(Angstrom)"}])
+@pytest.mark.parametrize("ctype", ["LOGLAM", "LOG-LINEAR"])
+def test_axes_called_logarithms(tmp_path, ctype, unit):
+    """They are log10 of wavelengths, also where the unit of these is given."""
+    start = 2.7 if "nm" in unit.values() else 3.7
+    path = write(tmp_path / "star.fits", {"CRPIX1": 1.0, "CRVAL1": start, "CDELT1": 1e-4, "CTYPE1": ctype} | unit)
+    given = {"wavelength_unit": "dex(nm)" if "nm" in unit.values() else "dex(Angstrom)"}
+    for options in ({}, given):
+        [star] = read_spectra(path, notes=[], **options)
+        assert_allclose(star.wavelength[[0, -1]], 10 ** np.array([3.7, 3.7 + 299e-4]))
+
+
+def test_errors_and_units_of_xshooter(tmp_path, recwarn):
+    """Errors are in ERRS; a unit that FITS discourages is no reason to warn."""
+    header = LINEAR | {"CRVAL1": 500.0, "CDELT1": 0.02, "CUNIT1": "nm", "BUNIT": "erg/s/cm2/Angstrom"}
+    errors = fits.ImageHDU(np.full(FLUX[0].shape, 0.1), fits.Header(header), name="ERRS")
+    [star] = read_spectra(write(tmp_path / "star.fits", header, FLUX[0], errors), notes=[])
+    assert_allclose(star.sigma, 0.1)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
     ("header", "wavelength"),
     [
         ({"CTYPE1": "FREQ", "CUNIT1": "Hz", "CRVAL1": 6e14, "CDELT1": -1e10}, 4996.540967),

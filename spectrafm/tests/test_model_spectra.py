@@ -4,12 +4,15 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import Table
+from matplotlib.figure import Figure
 from specutils import Spectrum
 
 from spectrafm import SpectraFM, SpectraFMWarning
+from spectrafm._spectral_units import air_to_vacuum
 from spectrafm.adapters import from_arrays
 from spectrafm.datasets import load_example_spectrum
 from spectrafm.exceptions import InputTypeError, InputValueError
+from spectrafm.plotting import plot_spectrum
 
 GIANT = {"teff": 4700, "logg": 2.4, "fe_h": -0.4}
 AXIS = np.linspace(15_200, 16_900, 2000) * u.AA
@@ -70,8 +73,8 @@ def test_similar_of_embeddings(fm, optical):
     """Embeddings stand for spectra on either side; flux does not, and nothing is read of them."""
     library = list(from_arrays(optical[0], np.stack([optical[1], optical[1] ** 2])))
     vectors = fm.embed(library)
-    expected = fm.similar(library, library)
-    for spectra, others in ((vectors, library), (vectors, vectors), (list(vectors), vectors), (library, vectors)):
+    expected = fm.similar(library, list(library))
+    for spectra, others in ((vectors, library), (vectors, vectors[:]), (list(vectors), vectors), (library, vectors)):
         found = fm.similar(spectra, others)
         assert (found["row", "match"] == expected["row", "match"]).all()
         np.testing.assert_allclose(found["distance"], expected["distance"], rtol=1e-6)
@@ -85,6 +88,88 @@ def test_similar_of_embeddings(fm, optical):
         fm.similar(vectors * u.Jy, vectors)
     with pytest.raises(InputValueError, match="medium: for reading spectra, but only embeddings came"):
         fm.similar(vectors, vectors, medium="air")
+
+
+def test_similar_among_themselves(fm, optical):
+    """Stars searched among themselves are no match of themselves; names are those of the spectra, or rows."""
+    fluxes = np.stack([optical[1] ** power for power in (1, 2, 3)])
+    library = list(from_arrays(optical[0], fluxes, identifier=list("abc")))
+    found = fm.similar(library, library)
+    assert found.colnames == ["row", "match", "distance", "identifier", "match_identifier"]
+    assert found["row"].tolist() == [0, 0, 1, 1, 2, 2]
+    assert (found["row"] != found["match"]).all()
+    assert ["abc"[row] for row in found["match"]] == found["match_identifier"].tolist()
+    assert found["identifier"].tolist() == list("aabbcc")
+    vectors = fm.embed(library)
+    same = fm.similar(vectors, vectors, n=1)
+    assert (same["match"] == found["match"][::2]).all()
+    assert same["match_identifier"].tolist() == [str(row) for row in same["match"]]
+    # two objects are two sets of stars
+    mixed = fm.similar(library, vectors, n=1)
+    assert mixed["match"].tolist() == [0, 1, 2]
+    assert mixed["identifier"].tolist() == ["a", "b", "c"]
+    assert mixed["match_identifier"].tolist() == ["0", "1", "2"]
+
+
+def test_pixels_outside(fm):
+    """Pixels beyond the range of the domain are masked, with a warning; where none is inside there is an error."""
+    axis = np.linspace(15_091, 16_900, 2000) * u.AA
+    with pytest.warns(SpectraFMWarning, match="spectral_axis: 10 of 2000 pixels are outside of 15100 to 17000") as seen:
+        found = fm.predict_spectrum({"teff": [4700, 5000], "logg": 2.4}, axis)
+    assert seen[0].filename == __file__
+    assert len(seen) == 1
+    np.testing.assert_array_equal(found.mask, np.tile(axis.value < 15_100, (2, 1)))
+    np.testing.assert_array_equal(found.mask, ~np.isfinite(found.flux.value))
+    np.testing.assert_array_equal(found.mask, ~np.isfinite(found.uncertainty.array))
+    np.testing.assert_array_equal(found.spectral_axis.value, axis.value)
+    inside = fm.predict_spectrum({"teff": 5000, "logg": 2.4}, axis[10:])
+    np.testing.assert_allclose(inside.flux.value, found.flux.value[1, 10:], rtol=1e-5)
+    assert not inside.mask.any()
+    for domain, text in (
+        ("apogee", "apogee covers 15100 to 17000 Angstrom; no flux of gaia_xp"),
+        (None, "15100 to .*gaia_rvs covers 8450"),
+    ):
+        with pytest.raises(InputValueError, match=f"spectral_axis: from 17090 to 17100 Angstrom; .*{text}"):
+            fm.predict_spectrum(GIANT, [17_090, 17_100] * u.AA, domain=domain)
+
+
+def test_axis_in_air(fm):
+    """Wavelengths in air are those of the vacuum where the flux is told; the axis stays what it was."""
+    found = fm.predict_spectrum(GIANT, AXIS, medium="air")
+    expected = fm.predict_spectrum(GIANT, air_to_vacuum(AXIS.value) * u.AA, medium="vacuum")
+    np.testing.assert_array_equal(found.spectral_axis.value, AXIS.value)
+    np.testing.assert_array_equal(found.flux.value, expected.flux.value)
+    assert (found.meta["medium"], expected.meta["medium"]) == ("air", "vacuum")
+    for medium in ("water", ["air"]):
+        with pytest.raises(InputValueError, match="medium: .*; expected 'air' or 'vacuum'"):
+            fm.predict_spectrum(GIANT, AXIS, medium=medium)
+
+
+def test_predicted_over_data(fm):
+    """A prediction is drawn at the level of the data, whatever their unit, slope and medium."""
+    slope = np.linspace(3e-14, 1e-14, 2000)
+    flux = fm.predict_spectrum(GIANT, AXIS).flux.value
+    star = Spectrum(flux=flux * slope * u.Unit("erg s-1 cm-2 AA-1"), spectral_axis=AXIS)
+    for medium in ("vacuum", "air"):
+        model = fm.predict_spectrum(GIANT, AXIS[20:-20], medium=medium)
+        data, drawn = plot_spectrum(star, model=model, ax=Figure().subplots()).lines
+        ratio = np.interp(data.get_xdata()[40:-40], drawn.get_xdata(), drawn.get_ydata()) / data.get_ydata()[40:-40]
+        # the local mean of what is normalised is 1 but for a per cent or so; lines between pixels differ
+        assert abs(np.median(ratio) - 1) < 0.01
+        assert np.std(ratio) < 0.015
+    with pytest.raises(InputValueError, match="model: 1 spectra, expected that of one star, as model"):
+        plot_spectrum(star, model=fm.predict_spectrum({"teff": [4700]}, AXIS))
+    other = fm.predict_spectrum(GIANT, np.linspace(8500, 8700, 50) * u.AA)
+    with pytest.raises(InputValueError, match="model: predicted for gaia_rvs, 8450 to 8720 Angstrom, where the spec"):
+        plot_spectrum(star, model=other)
+
+
+def test_observed_in_the_form_of_predicted(fm):
+    """The normaliser of the domain makes an observed spectrum comparable with a predicted one."""
+    flux = fm.predict_spectrum(GIANT, AXIS).flux.value
+    [star] = from_arrays(AXIS.value, flux * np.linspace(3e-14, 1e-14, 2000))
+    normalised = fm.normalizer_of("apogee")(star)
+    assert np.abs(normalised.flux / flux - 1).max() < 0.05
 
 
 def test_labels_out_of_range(fm):

@@ -16,7 +16,16 @@ from spectrafm._spectral_units import doppler_factor
 from spectrafm.adapters import to_arrays
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import Flag
-from spectrafm.plotting import plot_labels, plot_sensitivity, plot_spectrum, spectrum_size
+from spectrafm.plotting import (
+    plot_comparison,
+    plot_coverage,
+    plot_labels,
+    plot_pit,
+    plot_sensitivity,
+    plot_spectrum,
+    plot_z_scores,
+    spectrum_size,
+)
 from spectrafm.results import label_table
 
 LABELS = ("teff", "logg", "fe_h")
@@ -157,6 +166,82 @@ def test_labels_need_a_table():
         plot_labels({"teff": [1]})
     with pytest.raises(InputValueError, match="x: no column 'mass'"):
         plot_labels(stars(), x="mass")
+
+
+def compared(n=6):
+    """Return a table of results, and true temperatures that are 20 K lower but for one star."""
+    table = stars(n, flag=[Flag.LOW_SNR] + [0] * (n - 1))
+    truth = table["teff"].value - 20
+    truth[-1] -= 500
+    return table, Table({"teff": truth, "e_teff": np.full(n, 30.0)})
+
+
+def test_predicted_against_true():
+    """Truth to the right, both in the unit of the registry, on one scale, with errors of both and the figures."""
+    table, truth = compared()
+    for given in (truth, QTable({"teff": truth["teff"] / 1000 * u.kK, "e_teff": truth["e_teff"] * u.K})):
+        ax = plot_comparison(table, given, "teff")
+        ax.figure.canvas.draw()
+        drawn = np.concatenate([points.get_offsets() for points in ax.collections if len(points.get_offsets()) > 1])
+        np.testing.assert_allclose(drawn, np.stack([truth["teff"], table["teff"].value], axis=1)[1:])
+        assert ax.get_xlim() == ax.get_ylim()
+        assert ax.get_title("left") == "bias 20, mad_std 0 K"
+        assert legend(ax) == ["flagged (1)", "no flags (5)"]
+        assert ax.get_xlabel() == r"$T_\mathrm{eff}$, true  [K]"
+        assert ax.get_ylabel() == r"$T_\mathrm{eff}$, predicted  [K]"
+    _, _, (across, up) = ax.containers[-1]
+    assert np.ptp(across.get_segments()[0][:, 0]) == pytest.approx(60)
+    assert np.ptp(up.get_segments()[0][:, 1]) == pytest.approx(100)
+
+
+def test_comparison_of_plain_columns():
+    """Only the label itself is needed; stars without both values are not drawn; many have one cross."""
+    own = Figure().subplots()
+    ax = plot_comparison({"fe_h": [-0.1, 0.2, 0.1]}, {"fe_h": [0.0, np.nan, 0.2]}, "fe_h", ax=own)
+    assert ax is own
+    assert legend(ax) == ["no flags (2)"]
+    assert ax.get_title("left") == "bias \N{MINUS SIGN}0.1, mad_std 0 dex"
+    table, truth = compared(300)
+    assert "typical error" in texts(plot_comparison(table, truth, "teff"))
+
+
+def test_comparisons_that_are_none():
+    """What is missing is named: the label, its column, stars, their order."""
+    table, truth = compared()
+    for label, theirs, text in (
+        ("eyes", truth, "label: unknown quantity 'eyes'"),
+        ("logg", truth, "label: no column 'logg' in truth_table, which has teff, e_teff"),
+        ("vsini", truth, "label: no column 'vsini' in table, which has"),
+        ("teff", truth[:4], "truth_table"),
+        ("teff", {"teff": np.full(6, np.nan)}, "truth_table: no star has a predicted and a true teff"),
+    ):
+        with pytest.raises(InputValueError, match=text):
+            plot_comparison(table, theirs, label)
+    with pytest.raises(InputTypeError, match="truth_table: list"):
+        plot_comparison(table, [5000.0] * 6, "teff")
+    table["identifier"], truth["identifier"] = list("abcdef"), list("abcdfe")
+    with pytest.raises(InputValueError, match="the names of the stars in another order"):
+        plot_comparison(table, truth, "teff")
+
+
+@pytest.mark.parametrize("plot", [plot_coverage, plot_pit, plot_z_scores])
+def test_calibration_of_quantities(plot):
+    """Columns with units are drawn as they are, in whatever unit each is; units of some alone are refused."""
+    table, truth = compared()
+    plain = table["teff"].value, table["e_teff"].value, np.asarray(truth["teff"]), np.asarray(truth["e_teff"])
+    units = plain[0] * u.K, (plain[1] * u.K).to(u.kK), plain[2] * u.K, (plain[3] * u.K).to(u.kK)
+
+    def drawn(stars):
+        ax = plot(*stars, ax=Figure().subplots())
+        return np.concatenate([one.get_ydata() for one in ax.lines] + [one.get_xy()[:, 1] for one in ax.patches[-1:]])
+
+    np.testing.assert_allclose(drawn(units), drawn(plain))
+    with pytest.raises(InputTypeError, match="errors: no unit, but values are in K; expected units of all, or of none"):
+        plot(units[0], *plain[1:])
+    with pytest.raises(InputTypeError, match="truth: has the unit K"):
+        plot(*plain[:2], units[2])
+    with pytest.raises(InputValueError, match="truth: unit s, expected K"):
+        plot(*units[:2], plain[2] * u.s)
 
 
 def test_spectrum_axes():

@@ -16,8 +16,11 @@ from spectrafm.benchmarks import mad_std, stars_apart
 from spectrafm.benchmarks.stars import SameStars, observed_spectra
 from spectrafm.datasets import load_example_spectrum, read_gaia_xp_apogee
 from spectrafm.exceptions import InputTypeError, InputValueError
+from spectrafm.results import label_values
 from spectrafm.tests.conftest import WEIGHTS_FOLDER
 from spectrafm.training import load_recipe
+from spectrafm.training.calibrate_weights import proven_errors
+from spectrafm.weights_info import Domain
 
 # beside the package, where its repository is
 
@@ -128,7 +131,7 @@ def test_predict_coarse_spectrum():
     assert (np.abs(spectrum.flux.value - 1) < 0.5).all()
     assert (spectrum.uncertainty.array < 0.1).all()
     with pytest.raises(InputValueError, match="optical covers 3549 to 7450 Angstrom; no flux of gaia_xp is predicted"):
-        fm.predict_spectrum(labels, axis + 300 * u.AA, resolving_power=2000)
+        fm.predict_spectrum(labels, axis + 20_000 * u.AA, resolving_power=2000)
     for changes, message in (
         ({"labels": labels | {"vsini": 0.0}}, r"labels\['vsini'\]: 0 in row 0, expected positive"),
         ({"resolving_power": [1000, 2000]}, r"resolving_power: shape \(2,\) for 1 stars"),
@@ -242,3 +245,26 @@ def test_held_out_stars(fm, held_out, found):
 def test_recipe_of_base():
     """The recipe makes the architecture that is in the package."""
     assert SpectraFM.from_pretrained("base").model.config == load_recipe("base-lines").model
+
+
+def test_smallest_errors():
+    """No error is told that is smaller than those that held for stars with well known labels, and NaN stays NaN."""
+    domain = Domain(name="x", labels=("teff", "logg"), calibration={}, smallest_errors={"logg": 0.05})
+    errors = domain.calibrated_errors(("teff", "logg"), np.array([[0.01, 0.01], [3.0, 3.0], [np.nan] * 2]), True)
+    np.testing.assert_array_equal(errors, [[0.01, 0.05], [3.0, 3.0], [np.nan] * 2])
+    error, truth_error = np.array([0.1, 0.2, 0.3, np.nan, 0.4]), np.array([0.2, 0.1, np.nan, 0.1, 0.1])
+    truth = np.array([1.0, 1.0, 1.0, 1.0, np.nan])
+    np.testing.assert_array_equal(proven_errors(error, truth, truth_error), [0.2, 0.3])
+    # stars whose labels have no errors say nothing of which are the smallest
+    assert not len(proven_errors(error, truth, np.full(5, np.nan)))
+
+
+@pytest.mark.parametrize("name", ["base", "gaia_xp"])
+def test_smallest_errors_of_weights(name):
+    """Spectra of Gaia XP that are far better than any have errors that training stars have shown to hold."""
+    fm = SpectraFM.from_pretrained(name)
+    domain = fm.info.domains[fm.info.number_of("gaia_xp")]
+    assert set(domain.smallest_errors) == set(domain.labels)
+    table = fm.infer(load_example_spectrum())
+    for label in domain.labels:
+        assert label_values(table, label)[1][0] >= 0.999 * domain.smallest_errors[label]

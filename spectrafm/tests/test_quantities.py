@@ -9,7 +9,7 @@ from astropy.io.votable.ucd import check_ucd
 
 from spectrafm.exceptions import InputTypeError, InputValueError
 from spectrafm.flags import MASKING_FLAGS, Flag, describe_flags
-from spectrafm.quantities import QUANTITIES, column_unit, get_quantity
+from spectrafm.quantities import QUANTITIES, Quantity, column_unit, forget_quantity, get_quantity, register_quantity
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES.values(), ids=lambda q: q.name)
@@ -46,6 +46,23 @@ def test_nothing_similar(name):
     """Other elements, other words, and what is no text have nothing similar."""
     with pytest.raises(InputValueError, match=re.escape(f"labels: unknown quantity {name!r}; known are: teff")):
         get_quantity(name)
+
+
+def test_forget_quantity():
+    """What was registered can be registered anew once it is forgotten; what is built in stays."""
+    register_quantity(Quantity("p_rot", "h", "h", "", "Rotation period"))
+    with pytest.raises(InputValueError, match=r"give .* another name, or call .*forget_quantity\('p_rot'\) first"):
+        register_quantity(Quantity("p_rot", "d", "d", "", "Rotation period"))
+    forget_quantity("p_rot")
+    register_quantity(Quantity("p_rot", "d", "d", "", "Rotation period"))
+    assert column_unit("p_rot") == "d"
+    for _ in range(2):
+        forget_quantity("p_rot")
+        assert "p_rot" not in QUANTITIES
+    with pytest.raises(InputValueError, match="name: 'teff' is a quantity of the package, in K; expected"):
+        forget_quantity("teff")
+    with pytest.raises(InputValueError, match="give .* another name$"):
+        register_quantity(Quantity("teff", "kK", "kK", "", ""))
 
 
 def test_units_of_columns():

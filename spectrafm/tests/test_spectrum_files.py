@@ -1,6 +1,9 @@
 """Files of spectra, of the kinds that are common and that specutils does not read."""
 
+import bz2
 import gzip
+import lzma
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -346,7 +349,7 @@ def test_text_among_numbers():
     """Text in a column of numbers is told, and in which column."""
     with open("a.csv", "w") as file:
         file.write("wavelength_AA,flux,err\n4000,1,0.1\n4001,saturated,0.1\n")
-    with pytest.raises(InputValueError, match="not numbers alone in the columns flux of its table; correct them"):
+    with pytest.raises(InputValueError, match="column 'flux' .* and has 'saturated'; correct the file$"):
         read_stars("a.csv")
 
 
@@ -503,7 +506,7 @@ def test_votable(name, table_format, recwarn):
     votable.to_xml(name, tabledata_format=table_format)
     recwarn.clear()
     notes = check(read_stars(name), wavelength=air_to_vacuum(WAVELENGTH))
-    assert notes == ["wavelengths are in air, as its header says"]
+    assert notes == ["wavelengths are in air, as the file says"]
     assert [str(w.message) for w in recwarn] == []
 
 
@@ -605,7 +608,7 @@ def test_medium_of_a_plain_table():
     hdu.header["TUCD1"] = "em.wl;obs.atmos"
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto("a.fits")
     notes = check(read_stars("a.fits"), wavelength=air_to_vacuum(WAVELENGTH))
-    assert notes == ["wavelengths are in air, as its header says"]
+    assert notes == ["wavelengths are in air, as the file says"]
 
 
 @pytest.mark.parametrize(
@@ -1254,7 +1257,7 @@ def test_coordinates_in_a_table():
         names = hdus[1].columns.names
         hdus[1].header[f"TUCD{names.index('wavelength') + 1}"] = "em.wl;obs.atmos"
     stars, notes = read_stars("a.fits")
-    assert "wavelengths are in air, as its header says" in notes
+    assert "wavelengths are in air, as the file says" in notes
     assert_allclose(stars[1].wavelength, air_to_vacuum(WAVELENGTH))
     table.write("a.ecsv")
     assert len(read_stars("a.ecsv")[0]) == 2
@@ -1411,7 +1414,7 @@ def test_arguments_of_another_kind():
         read_stars("a.csv", wavelength_unit="nm", flux_unit=5)
 
 
-IN_AIR = "wavelengths are in air, as its header says"
+IN_AIR = "wavelengths are in air, as the file says"
 
 
 @pytest.mark.parametrize("extension", ["fits", "csv"])
@@ -1567,3 +1570,136 @@ def test_text_that_is_not_read(recwarn):
         with pytest.raises(InputValueError, match=message):
             read_stars(name)
     assert [str(one.message) for one in recwarn.list] == []
+
+
+def write_text(name, text):
+    """Write text, compressed as the name says."""
+    compress = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(name.rpartition(".")[2], bytes)
+    with open(name, "wb") as file:
+        file.write(compress(text.encode()))
+
+
+def rows(sign=" ", columns=(WAVELENGTH, FLUX, SIGMA)):
+    """Return numbers as lines of text."""
+    return "".join(sign.join(f"{value:.10g}" for value in row) + "\n" for row in zip(*columns, strict=True))
+
+
+@pytest.mark.parametrize("extension", ["txt", "txt.gz", "txt.bz2", "txt.xz"])
+@pytest.mark.parametrize("start", ["# a star\n# wave(A) flux err\n", "; wave(A) flux err\n", "Wave (A) Flux Err\n"])
+def test_compressed_text(extension, start):
+    """It is read like text that is not compressed; what is cut off is told."""
+    name = f"a.{extension}"
+    write_text(name, start + rows())
+    assert check(read_stars(name))[1:] == [RELATIVE]
+    if extension == "txt":
+        return
+    with open(name, "r+b") as file:
+        file.truncate(300)
+    with pytest.raises(InputValueError, match="it cannot be read: Compressed file ended"):
+        read_stars(name)
+
+
+def test_compressed_votable():
+    """One whose name does not say so is found by what it begins with."""
+    path = "a.vot"
+    Table({"wavelength": WAVELENGTH / 10 * u.nm, "flux": FLUX}).write(path, format="votable")
+    with open(path) as file:
+        write_text("b.dat.gz", file.read())
+    check(read_stars("b.dat.gz"), None)
+
+
+@pytest.mark.parametrize("sign", [";", " ; "])
+@pytest.mark.parametrize("start", ["", "Wavelength (A);Flux;Err\n", "\ufeffwave(A);flux;err\n", "# wave(A);flux;err\n"])
+def test_semicolons(start, sign):
+    """They separate columns, with names and without."""
+    write_text("a.csv", start + rows(sign))
+    check(read_stars("a.csv", wavelength_unit=None if start else "AA"))
+
+
+def test_lines_of_python_for_semicolons():
+    """They can be run."""
+    for name, start in (("a.csv", "a;b;c\n"), ("b.csv", "")):
+        columns = (WAVELENGTH, FLUX, SIGMA) if start else (WAVELENGTH, FLUX, SIGMA, SIGMA)
+        write_text(name, start + rows(";", columns))
+        with pytest.raises(InputValueError) as error:
+            read_stars(name)
+        options = re.search(r"Table\.read\('.*?', format='(.*?)', delimiter=';'\)", str(error.value))
+        table = Table.read(name, format=options[1], delimiter=";")
+        assert (table.columns[0] == WAVELENGTH).all()
+
+
+def test_decimal_commas():
+    """The message says what they are."""
+    write_text("a.csv", "wave;flux\n4000,0;1,0\n4001,0;1,1\n")
+    with pytest.raises(InputValueError, match="'wave' .* has '4000,0'; .* after a point, not after a comma$"):
+        read_stars("a.csv", wavelength_unit="AA")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("waveobs", "flux", "err"),
+        ("wave", "Normalized Flux", "Flux Uncertainty"),
+        ("wave", "flux_normalised", "error"),
+        ("\u03bb (\u00c5)", "flux", "\u03c3"),
+    ],
+)
+def test_further_names(names):
+    """Names of iSpec, those of normalized fluxes, and Greek letters."""
+    write_text("a.csv", ",".join(names) + "\n" + rows(","))
+    check(read_stars("a.csv", wavelength_unit="AA"))
+
+
+@pytest.mark.parametrize("name", ["log10_wavelength", "log10(lambda)", "LogLambda"])
+def test_names_of_logarithms(name):
+    """Their base may be in them."""
+    write_text("a.csv", f"{name.replace('(', '_').replace(')', '')},flux\n" + rows(",", (np.log10(WAVELENGTH), FLUX)))
+    check(read_stars("a.csv"), None)
+
+
+def test_wavelengths_that_are_not_read():
+    """Those at rest, or of another name, are told."""
+    columns = {"wavelength": WAVELENGTH * u.AA, "wavelength_rest": WAVELENGTH, "flux": FLUX}
+    Table(columns).write("a.fits")
+    assert "wavelengths are those in 'wavelength', and not in 'wavelength_rest'" in check(read_stars("a.fits"), None)
+
+
+@pytest.mark.parametrize("header", [{"AIRORVAC": "air"}, {"VACUUM": False}, {"WAVETYPE": "Air"}])
+@pytest.mark.parametrize("kind", ["image", "image of specutils", "table", "ecsv"])
+def test_medium_in_a_header(kind, header):
+    """Keywords tell it where nothing else does."""
+    name = "a.ecsv" if kind == "ecsv" else "a.fits"
+    if kind.startswith("image"):
+        bunit = {"BUNIT": "erg/s/cm2/Angstrom"} if "specutils" in kind else {}
+        fits.PrimaryHDU(FLUX, axis_header(CTYPE1="WAVE", CUNIT1="Angstrom", **bunit, **header)).writeto(name)
+    else:
+        Table({"wavelength": WAVELENGTH * u.AA, "flux": FLUX * u.Jy}, meta=header).write(name)
+    [star], notes = read_stars(name)
+    assert_allclose(star.wavelength, air_to_vacuum(WAVELENGTH))
+    assert "wavelengths are in air, as the file says" in notes
+    [star], _ = read_stars(name, medium="vacuum")
+    assert_allclose(star.wavelength, WAVELENGTH)
+
+
+def test_medium_in_a_name_goes_first():
+    """A header says it of other columns."""
+    Table({"wave_vac": WAVELENGTH * u.AA, "flux": FLUX}, meta={"AIRORVAC": "air"}).write("a.fits")
+    check(read_stars("a.fits"), None)
+
+
+@pytest.mark.parametrize("name", ["RELATIVE_ERROR", "INPUT_SIGMA"])
+def test_extensions_that_may_be_errors(name):
+    """They are told where they are not read."""
+    image = fits.PrimaryHDU(FLUX, axis_header(CTYPE1="WAVE", CUNIT1="Angstrom"))
+    fits.HDUList([image, fits.ImageHDU(SIGMA, name=name)]).writeto("a.fits")
+    notes = check(read_stars("a.fits"), None)
+    assert any(f"no errors of HDU 0 are read: it is not known whether those in {name} are" in note for note in notes)
+
+
+def test_logarithms_in_angstrom():
+    """Angstrom cannot be the unit of logarithms."""
+    Table({"wave": np.log10(WAVELENGTH) * u.AA, "flux": FLUX * u.Jy}).write("a.fits")
+    with pytest.raises(InputValueError, match=r"from 3.6\d* to 3.6\d* Angstrom .* 'dex\(Angstrom\)'"):
+        read_stars("a.fits")
+    [star], _ = read_stars("a.fits", wavelength_unit="dex(Angstrom)")
+    assert_allclose(star.wavelength, WAVELENGTH)

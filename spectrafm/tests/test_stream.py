@@ -802,7 +802,7 @@ def test_similar(trained):
     fm, _ = trained
     library = [line_star(row, 0.001) for row in range(8)]
     table = fm.similar([line_star(3, 0.002), line_star(5, 0.002)], library, n=2)
-    assert table.colnames == ["row", "match", "distance"]
+    assert table.colnames == ["row", "match", "distance", "identifier", "match_identifier"]
     assert table["match"][0] == 3
     assert table["match"][2] == 5
     assert table["distance"][0] < table["distance"][1]

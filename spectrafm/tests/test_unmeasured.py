@@ -81,6 +81,15 @@ def test_marks():
     np.testing.assert_array_equal(found(flux), [10, 11, 12, 50, 300, 400, 500])
 
 
+def test_zeros_side_by_side():
+    """Zeros that stand in pairs are no sign of numbers that were rounded, however many there are."""
+    flux = noisy()
+    pairs = np.sort(np.random.default_rng(4).choice(np.arange(10, 590, 5), 40, replace=False))
+    pairs = np.concatenate((pairs, pairs + 1))
+    flux[pairs] = 0.0
+    np.testing.assert_array_equal(found(flux), np.sort(pairs))
+
+
 def test_no_flux():
     """Where a star has no flux, zeros are measurements."""
     flux = noisy()

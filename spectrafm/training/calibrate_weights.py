@@ -15,10 +15,10 @@ from ..thresholds import set_thresholds
 from ..weights_info import LARGE_ERROR, Domain, WeightsInfo
 from .train_readout import set_doubt
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "proven_errors"]
 
-# fraction of spectra that count as usual
-_USUAL_SPECTRUM = 0.995
+# fraction of spectra that count as usual, and of proven errors that are smaller than the smallest that is told
+_USUAL_SPECTRUM, _SMALLEST = 0.995, 0.02
 # stars that set the density of the embeddings, largest number of its directions, and stars that calibrate errors
 _N_DENSITY, _N_DIRECTION, _N_CALIBRATION = 4000, 192, 2000
 # stars that are read in sets of pixels, to see what these have in common
@@ -131,7 +131,7 @@ def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
     """Set the factors on the errors of some labels of a domain, and by the first spectra which errors are usual."""
     usual = np.arange(len(spectra)) < n_usual
     truth = {name: columns for name, columns in truth.items() if np.isfinite(columns[0]).any()}
-    factors = {name: {} for name in truth}
+    factors, proven = {name: {} for name in truth}, {name: [] for name in truth}
     for kind, stars, rows in with_and_without_errors(spectra):
         # of stars with more pixels than a context holds, what one context says
         table, _ = infer_stars(fm, stars, tuple(truth), whole=False)
@@ -141,15 +141,39 @@ def _calibrate_errors(fm, domain, spectra, n_usual, truth, log):
                 # of spectra of this kind, none has a label that is known
                 continue
             factors[name][kind] = error_factor(predicted, error, values[rows], errors[rows])
+            proven[name].append(proven_errors(factors[name][kind] * error, values[rows], errors[rows]))
             if name not in domain.usual_errors:
                 relative = (error / predicted if name in log else error)[usual[rows]]
                 domain.usual_errors[name] = float(LARGE_ERROR * np.nanmedian(relative))
+    proven = {name: np.concatenate(found) for name, found in proven.items() if found}
+    domain.smallest_errors |= {name: float(np.quantile(e, _SMALLEST)) for name, e in proven.items() if len(e)}
     # of spectra that never have errors
     domain.calibration |= {
         name: {kind: found.get(kind, found["without_sigma"]) for kind in ("with_sigma", "without_sigma")}
         for name, found in factors.items()
         if found
     }
+
+
+def proven_errors(error, truth, truth_error):
+    """Return the predicted errors that are not smaller than the errors of the true labels, which would hide them.
+
+    Parameters
+    ----------
+    error : numpy.ndarray
+        ``(n_star,)`` predicted, after calibration.
+    truth, truth_error : numpy.ndarray
+        ``(n_star,)`` true labels, NaN where not known, and their errors, NaN where there are none.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n_proven,)``; none where no true label has an error, as of synthetic stars.
+    """
+    known = np.isfinite(error) & np.isfinite(truth)
+    if not (truth_error[known] > 0).any():
+        return error[:0]
+    return error[known & ~(truth_error > error)]
 
 
 def _measure_in_common(fm, domain, sources, labels, most, generator):
